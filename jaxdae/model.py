@@ -1,0 +1,404 @@
+"""The autoencoders, as Flax modules.
+
+    model = DenoisingAutoencoder()
+    params = model.init(key, jnp.zeros((1, 28, 28, 1)))["params"]
+    images = model.apply({"params": params}, noisy)                      # in [0, 1]
+    latent = model.apply({"params": params}, noisy, method="encode")     # (batch, 16)
+    images = model.apply({"params": params}, latent, method="decode")
+
+Every architecture has the same face: images in and out are channels last and outputs lie in
+[0, 1]; `encode` and `decode` are its two halves, and `logits` is the output before the sigmoid,
+which is what a cross-entropy wants. The parameters split into `encoder` and `decoder`, each layer
+a `kernel` and a `bias`; kernels start Glorot-uniform and biases at zero, as Keras's do. Parameters
+are float32; `dtype` is the type of the computation, as in Flax.
+
+A side that the strides do not divide is padded with zeros (half before, half after) on the way in
+and cropped on the way out.
+"""
+
+from math import prod
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
+from jaxtyping import Array, Float
+
+from jaxdae.convolution import Geometry, Padding, conv, conv_transpose, unfold
+from jaxdae.errors import InputError
+
+Dtype = Any
+Images = Float[Array, "batch height width channels"]
+Latent = Float[Array, "batch *latent"]
+
+
+class Affine(nn.Module):
+    """A kernel and a bias, readable as attributes: what the layers below share.
+
+    Fields:
+      inputs, outputs: channels (or features) in and out.
+      dtype: the type to compute in; None takes the widest of the input's and the parameters'.
+    """
+
+    inputs: int
+    outputs: int
+    dtype: Dtype = None
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        """The kernel's spatial axes."""
+        return ()
+
+    def setup(self) -> None:
+        shape = (*self.window, self.inputs, self.outputs)
+        self.kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
+        self.bias = self.param("bias", nn.initializers.zeros, (self.outputs,))
+
+
+class Dense(Affine):
+    """A fully connected layer: (..., inputs) to (..., outputs)."""
+
+    def __call__(self, x: Array) -> Array:
+        x, kernel, bias = promote_dtype(x, self.kernel, self.bias, dtype=self.dtype)
+        return x @ kernel + bias
+
+
+class Conv(Affine):
+    """A convolution on the forms of `jaxdae.convolution`; see there for stride and padding."""
+
+    kernel_size: tuple[int, int] = (3, 3)
+    stride: int = 1
+    padding: Padding = "SAME"
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        return self.kernel_size
+
+    def __call__(self, x: Images) -> Images:
+        x, kernel, bias = promote_dtype(x, self.kernel, self.bias, dtype=self.dtype)
+        return conv(x, kernel, stride=self.stride, padding=self.padding) + bias
+
+
+class ConvTranspose(Conv):
+    """A transposed convolution: both axes grow by the stride. "SAME" padding only."""
+
+    def __call__(self, x: Images) -> Images:
+        x, kernel, bias = promote_dtype(x, self.kernel, self.bias, dtype=self.dtype)
+        return conv_transpose(x, kernel, stride=self.stride) + bias
+
+    def after_dense(self, dense: Dense, latent: Latent, shape: tuple[int, int, int]) -> Images:
+        """Equals `self(dense(latent).reshape(-1, *shape))`, for less work on a large batch.
+
+        With no activation in between, the two layers are one affine map of the latent vector.
+        The layer is applied to the rows of the dense kernel and to its bias, `inputs + 1` images
+        however large the batch; the result is the kernel and the bias of the joint map.
+        """
+        if len(latent) <= dense.inputs + 1:
+            return self(dense(latent).reshape(-1, *shape))
+        latent, kernel, bias, rows, constant = promote_dtype(
+            latent, self.kernel, self.bias, dense.kernel, dense.bias, dtype=self.dtype
+        )
+        images = jnp.concatenate([rows, constant[None]]).reshape(-1, *shape)
+        images = conv_transpose(images, kernel, stride=self.stride)
+        joint, constant = images[:-1].reshape(dense.inputs, -1), images[-1] + bias
+        return (latent @ joint).reshape(-1, *constant.shape) + constant
+
+
+class Autoencoder(nn.Module):
+    """What every architecture shares: a subclass sets up `encoder` and `decoder`.
+
+    Fields:
+      image_shape: (height, width, channels) of the images that come in.
+      out_channels: channels of the reconstruction; None for as many as come in.
+      dtype: the type to compute in.
+    """
+
+    image_shape: tuple[int, int, int] = (28, 28, 1)
+    out_channels: int | None = None
+    dtype: Dtype = None
+
+    def __call__(self, images: Images) -> Images:
+        """Reconstructs images: (batch, *image_shape) to (batch, height, width, out_channels)."""
+        return nn.sigmoid(self.logits(images))
+
+    def logits(self, images: Images) -> Images:
+        """The reconstruction before the sigmoid, float32."""
+        return self._decode_logits(self.encode(images))
+
+    def encode(self, images: Images) -> Latent:
+        """The latent representation of images, (batch, *latent).
+
+        Raises:
+          InputError: the images have another shape than `image_shape`.
+        """
+        shape = tuple(self.image_shape)
+        if images.ndim != 4 or images.shape[1:] != shape:
+            raise InputError(
+                f"images of shape {images.shape} do not fit this model, which takes (batch, "
+                f"{', '.join(map(str, shape))}): build one with image_shape={images.shape[1:]}"
+            )
+        edges = [_split(total - size) for total, size in zip(self.padded, shape, strict=False)]
+        return self.encoder(jnp.pad(images, ((0, 0), *edges, (0, 0))))
+
+    def decode(self, latent: Latent) -> Images:
+        """Images in [0, 1], (batch, height, width, out_channels), from latent representations."""
+        return nn.sigmoid(self._decode_logits(latent))
+
+    def _decode_logits(self, latent: Latent) -> Images:
+        images = self.decoder(latent).reshape(len(latent), *self.padded, self._outputs)
+        top, left = (
+            _split(total - size)[0]
+            for total, size in zip(self.padded, self.image_shape, strict=False)
+        )
+        height, width, _ = self.image_shape
+        images = images[:, top : top + height, left : left + width]
+        return images.astype(jnp.promote_types(images.dtype, jnp.float32))
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """The height and width that the layers see."""
+        return self.image_shape[:2]
+
+    @property
+    def _outputs(self) -> int:
+        return self.image_shape[2] if self.out_channels is None else self.out_channels
+
+
+class StridedEncoder(nn.Module):
+    """Strided convolutions, flattened, and a dense layer to the latent vector."""
+
+    image_shape: tuple[int, int, int]
+    features: tuple[int, ...]
+    latent_dim: int
+    kernel_size: tuple[int, int]
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Images) -> Float[Array, "batch latent"]:
+        inputs = self.image_shape[2]
+        for i, outputs in enumerate(self.features):
+            name = f"conv_{i}"
+            x = Conv(inputs, outputs, self.dtype, self.kernel_size, stride=2, name=name)(x)
+            x, inputs = nn.relu(x), outputs
+        x = x.reshape(len(x), prod(x.shape[1:]))
+        return Dense(x.shape[1], self.latent_dim, self.dtype, name="latent")(x)
+
+
+class StridedDecoder(nn.Module):
+    """A dense layer, transposed convolutions of stride 2, and one of stride 1 to the image."""
+
+    image_shape: tuple[int, int, int]
+    features: tuple[int, ...]
+    latent_dim: int
+    kernel_size: tuple[int, int]
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, latent: Float[Array, "batch latent"]) -> Images:
+        height, width, channels = self.image_shape
+        stride, inputs = 2 ** len(self.features), self.features[-1]
+        shape = (height // stride, width // stride, inputs)
+        dense = Dense(self.latent_dim, prod(shape), self.dtype, name="dense")
+        x = None
+        for i, outputs in enumerate(reversed(self.features)):
+            name = f"conv_transpose_{i}"
+            layer = ConvTranspose(
+                inputs, outputs, self.dtype, self.kernel_size, stride=2, name=name
+            )
+            x = layer.after_dense(dense, latent, shape) if x is None else layer(x)
+            x, inputs = nn.relu(x), outputs
+        output = ConvTranspose(inputs, channels, self.dtype, self.kernel_size, name="output")
+        return output(x)
+
+
+class DenoisingAutoencoder(Autoencoder):
+    """`strided`: strided convolutions to a latent vector, transposed convolutions back.
+
+    178,001 parameters at the defaults: the denoising autoencoder of the Keras tutorials.
+
+    Fields:
+      features: channels after each halving of the image.
+      latent_dim: length of the latent vector.
+      kernel_size: height and width of every kernel.
+    """
+
+    features: tuple[int, ...] = (32, 64)
+    latent_dim: int = 16
+    kernel_size: tuple[int, int] = (3, 3)
+
+    def setup(self) -> None:
+        fields = (tuple(self.features), self.latent_dim, self.kernel_size, self.dtype)
+        self.encoder = StridedEncoder((*self.padded, self.image_shape[2]), *fields)
+        self.decoder = StridedDecoder((*self.padded, self._outputs), *fields)
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        stride = 2 ** len(self.features)
+        height, width = (-(-size // stride) * stride for size in self.image_shape[:2])
+        return height, width
+
+
+class MaxPoolEncoder(nn.Module):
+    """Convolution, relu and 2x2 max-pooling, once for each entry of `features`."""
+
+    inputs: int
+    features: tuple[int, ...]
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Images) -> Images:
+        inputs = self.inputs
+        for i, outputs in enumerate(self.features):
+            x = max_pool(nn.relu(Conv(inputs, outputs, self.dtype, name=f"conv_{i}")(x)))
+            inputs = outputs
+        return x
+
+
+class MaxPoolDecoder(nn.Module):
+    """Convolutions, each followed (or replaced, if transposed) by an up-sampling by 2."""
+
+    outputs: int
+    features: tuple[int, ...]
+    upsampling: Literal["nearest", "transposed"]
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Images) -> Images:
+        inputs, levels = self.features[-1], len(self.features)
+        for i, outputs in enumerate(reversed(self.features)):
+            if self.upsampling == "transposed":
+                name = f"conv_transpose_{i}"
+                x = nn.relu(ConvTranspose(inputs, outputs, self.dtype, stride=2, name=name)(x))
+            else:
+                # The published network brings 32 back to 28 by one convolution without padding.
+                padding = "VALID" if levels > 2 and i == levels - 1 else "SAME"
+                layer = Conv(inputs, outputs, self.dtype, padding=padding, name=f"conv_{i}")
+                x = upsample(nn.relu(layer(x)))
+            inputs = outputs
+        return Conv(inputs, self.outputs, self.dtype, name="output")(x)
+
+
+class MaxPoolAutoencoder(Autoencoder):
+    """`maxpool`: 3x3 convolutions with max-pooling, to a small image as the latent.
+
+    Fields:
+      features: channels at each level; (16, 8, 8) and (32, 32) are the two published sizes.
+      upsampling: "nearest" neighbour after a convolution (published with 16-8-8), or
+        "transposed" convolutions (published with 32-32; 28,353 parameters).
+    """
+
+    features: tuple[int, ...] = (16, 8, 8)
+    upsampling: Literal["nearest", "transposed"] = "nearest"
+
+    def setup(self) -> None:
+        features = tuple(self.features)
+        self.encoder = MaxPoolEncoder(self.image_shape[2], features, self.dtype)
+        self.decoder = MaxPoolDecoder(self._outputs, features, self.upsampling, self.dtype)
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        # Of n levels, the unpadded convolution takes 2 off before the last doubling: 4 in all, so
+        # a side of 2**n m - 4 comes back as it went in (the pools round up).
+        stride = 2 ** len(self.features)
+        short = 4 if self.upsampling == "nearest" and len(self.features) > 2 else 0
+        height, width = (-(-(s + short) // stride) * stride - short for s in self.image_shape[:2])
+        return height, width
+
+
+class DenseStack(nn.Module):
+    """Dense layers with relu between them."""
+
+    widths: tuple[int, ...]
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch *inputs"]) -> Float[Array, "batch outputs"]:
+        x = x.reshape(len(x), self.widths[0])
+        for i, (inputs, outputs) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
+            x = nn.relu(x) if i else x
+            x = Dense(inputs, outputs, self.dtype, name=f"dense_{i}")(x)
+        return x
+
+
+class DenseAutoencoder(Autoencoder):
+    """`dense`: the image flattened to a vector, the baseline that shows what flattening loses.
+
+    Fields:
+      features: widths of the hidden layers between the image and the latent vector.
+      latent_dim: length of the latent vector.
+    """
+
+    features: tuple[int, ...] = (128,)
+    latent_dim: int = 16
+
+    def setup(self) -> None:
+        height, width, channels = self.image_shape
+        widths = (height * width * channels, *self.features, self.latent_dim)
+        self.encoder = DenseStack(widths, self.dtype)
+        widths = (self.latent_dim, *reversed(self.features), height * width * self._outputs)
+        self.decoder = DenseStack(widths, self.dtype)
+
+def max_pool(x: Images) -> Images:
+    """2x2 max-pooling with stride 2, rounding up, of values that are not negative.
+
+    Of equal values the first receives the gradient, as in TensorFlow.
+    """
+    sides = x.shape[1:3]
+    padding = tuple((0, side % 2) for side in sides)  # zeros: never above a value that is >= 0
+    patches = unfold(x, Geometry(sides, (2, 2), 2, padding))
+    best, *others = jnp.split(patches, 4, axis=-1)
+    for other in others:
+        best = jnp.where((other > best) | jnp.isnan(other), other, best)
+    return best
+
+
+def upsample(x: Images) -> Images:
+    """Doubles height and width by repeating every pixel (nearest neighbour)."""
+    batch, height, width, channels = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
+    return x.reshape(batch, 2 * height, 2 * width, channels)
+
+
+def _split(total: int) -> tuple[int, int]:
+    """Half before, the rest after."""
+    return total // 2, total - total // 2
+
+
+ARCHITECTURES: dict[str, type[Autoencoder]] = {
+    "strided": DenoisingAutoencoder,
+    "maxpool": MaxPoolAutoencoder,
+    "dense": DenseAutoencoder,
+}
+
+
+def build(architecture: str, **fields: Any) -> Autoencoder:
+    """Makes an architecture by its name, checking the fields.
+
+    Raises:
+      InputError: an unknown architecture or field, or sizes that are not positive integers.
+    """
+    if architecture not in ARCHITECTURES:
+        raise InputError(
+            f"unknown architecture {architecture!r}: it is one of {', '.join(ARCHITECTURES)}"
+        )
+    kind = ARCHITECTURES[architecture]
+    known = [name for name in kind.__dataclass_fields__ if name not in ("parent", "name")]
+    for field, value in fields.items():
+        if field not in known:
+            raise InputError(
+                f"the {architecture} architecture has no {field!r}: it has {', '.join(known)}"
+            )
+        if field in ("dtype", "upsampling") or (field == "out_channels" and value is None):
+            continue
+        sizes = value if isinstance(value, (tuple, list)) else (value,)
+        if not sizes or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in sizes):
+            raise InputError(f"{field}={value!r} must be of positive integers, such as 16")
+    if fields.get("upsampling", "nearest") not in ("nearest", "transposed"):
+        raise InputError(f"upsampling={fields['upsampling']!r} must be nearest or transposed")
+    return kind(**fields)
+
+
+def parameter_count(params: Any) -> int:
+    """The number of values in a parameter tree."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,178 @@
+"""The CPU forms against `jax.lax`: values, both gradients, every transformation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jax.test_util import check_grads
+
+from jaxdae.convolution import DIMENSIONS, Geometry, conv, conv_transpose, fold, unfold
+
+sizes = st.tuples(st.integers(1, 9), st.integers(1, 9))
+windows = st.tuples(st.integers(1, 5), st.integers(1, 5))
+channels = st.tuples(st.integers(1, 4), st.integers(1, 4))
+strides = st.integers(1, 3)
+# Each example compiles two programs.
+few = settings(max_examples=12)
+
+
+def lax_conv(x, kernel, stride=1, padding="SAME"):
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=DIMENSIONS
+    )
+
+
+def lax_conv_transpose(x, kernel, stride=1):
+    return lax.conv_transpose(x, kernel, (stride, stride), "SAME", dimension_numbers=DIMENSIONS)
+
+
+def arrays(size, window, channel, batch=2, dtype=jnp.float32):
+    x_key, kernel_key = jax.random.split(jax.random.key(sum(size) * 7 + sum(window)))
+    x = jax.random.normal(x_key, (batch, *size, channel[0]), dtype)
+    return x, jax.random.normal(kernel_key, (*window, *channel), dtype)
+
+
+def assert_same_function(ours, theirs, x, kernel, tolerance=1e-4):
+    """Equal outputs and, for a random cotangent, equal gradients of the input and the kernel."""
+
+    def with_gradients(function):
+        def run(x, kernel):
+            out, vjp = jax.vjp(function, x, kernel)
+            return out, *vjp(jax.random.normal(jax.random.key(1), out.shape, out.dtype))
+
+        return jax.jit(run)(x, kernel)
+
+    got, want = with_gradients(ours), with_gradients(theirs)
+    assert got[0].shape == want[0].shape
+    assert got[0].dtype == want[0].dtype
+    for a, b in zip(got, want, strict=True):
+        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * (1 + np.abs(b).max()))
+
+
+
+@few
+@given(sizes, windows, channels, strides, st.sampled_from(["SAME", "VALID", "wide"]))
+def test_conv_is_lax_conv(size, window, channel, stride, padding):
+    if padding == "wide":
+        # No wider: XLA's own CPU gradient reads out of bounds where it exceeds the window less 1.
+        padding = ((window[0] - 1, 0), (window[1] // 2, window[1] - 1))
+    x, kernel = arrays([s + 4 for s in size], window, channel)
+    assert_same_function(
+        lambda x, k: conv(x, k, stride=stride, padding=padding),
+        lambda x, k: lax_conv(x, k, stride, padding),
+        x,
+        kernel,
+    )
+
+
+
+@few
+@given(sizes, windows, channels, strides)
+def test_conv_transpose_is_lax_conv_transpose(size, window, channel, stride):
+    x, kernel = arrays(size, window, channel)
+    assert_same_function(
+        lambda x, k: conv_transpose(x, k, stride=stride),
+        lambda x, k: lax_conv_transpose(x, k, stride),
+        x,
+        kernel,
+    )
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_narrow_types_accumulate_in_float32(dtype):
+    x, kernel = arrays((9, 8), (3, 3), (64, 8), dtype=dtype)
+    ours = [conv(x, kernel, stride=2), conv_transpose(x, kernel, stride=2), conv(x, kernel)]
+    wide, wide_kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
+    exact = [
+        lax_conv(wide, wide_kernel, 2),
+        lax_conv_transpose(wide, wide_kernel, 2),
+        lax_conv(wide, wide_kernel),
+    ]
+    for a, b in zip(ours, exact, strict=True):
+        assert a.dtype == dtype
+        error = np.linalg.norm(np.asarray(a, np.float32) - b) / np.linalg.norm(b)
+        assert error < float(jnp.finfo(dtype).eps)
+    assert_same_function(
+        lambda x, k: conv_transpose(x, k, stride=2),
+        lambda x, k: lax_conv_transpose(x, k, 2),
+        x,
+        kernel,
+        tolerance=8 * float(jnp.finfo(dtype).eps),
+    )
+
+
+@few
+@given(sizes, windows, st.integers(1, 3), strides, st.integers(0, 2), st.integers(0, 2))
+
+def test_fold_is_the_adjoint_of_unfold(size, window, count, stride, low, high):
+    image = tuple(s + 5 for s in size)
+    geometry = Geometry(image, window, stride, ((low, high), (high, low)))
+    x = jax.random.normal(jax.random.key(0), (2, *image, count))
+    patches = jax.jit(unfold, static_argnums=1)(x, geometry)
+    assert patches.shape == (2, *geometry.grid, window[0] * window[1] * count)
+    other = jax.random.normal(jax.random.key(1), patches.shape)
+    np.testing.assert_allclose(
+        jnp.vdot(patches, other), jnp.vdot(x, jax.jit(fold, static_argnums=1)(other, geometry)), rtol=1e-3, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("layer", [conv, conv_transpose])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("channel", [(1, 3), (3, 1)])
+def test_differentiates_both_ways_and_twice(layer, stride, channel):
+    x, kernel = arrays((5, 4), (3, 3), channel)
+    check_grads(
+        lambda x, k: jnp.sin(layer(x, k, stride=stride)), (x, kernel), order=2, rtol=0.02, atol=0.02
+    )
+
+
+@pytest.mark.parametrize("layer", [conv, conv_transpose])
+def test_under_jit_vmap_scan_and_pmap(layer):
+    x, kernel = arrays((6, 7), (3, 3), (3, 4), batch=4)
+
+    def gradients(x, kernel):
+        return jax.value_and_grad(lambda x, k: (layer(x, k, stride=2) ** 2).sum(), (0, 1))(
+            x, kernel
+        )
+
+    stacked = jnp.stack([x, -2 * x])
+    expected = [gradients(one, kernel) for one in stacked]
+    expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *expected)
+    ways = {
+        "jit": lambda: jax.tree.map(
+            lambda *leaves: jnp.stack(leaves),
+            *[jax.jit(gradients)(one, kernel) for one in stacked],
+        ),
+        "vmap": lambda: jax.vmap(gradients, (0, None))(stacked, kernel),
+        "scan": lambda: lax.scan(lambda _, one: (None, gradients(one, kernel)), None, stacked)[1],
+    }
+    if jax.local_device_count() >= 2:
+        ways["pmap"] = lambda: jax.pmap(gradients, in_axes=(0, None))(stacked, kernel)
+        shard = jax.shard_map(
+            lambda one, kernel: jax.tree.map(lambda g: g[None], gradients(one[0], kernel)),
+            mesh=Mesh(jax.devices()[:2], ("devices",)),
+            in_specs=(P("devices"), P()),
+            out_specs=(P("devices"), (P("devices"), P("devices"))),
+            check_vma=False,
+        )
+        ways["shard_map"] = lambda: jax.jit(shard)(stacked, kernel)
+    for name, run in ways.items():
+        for a, b in zip(jax.tree.leaves(run()), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3, err_msg=name)
+
+
+@pytest.mark.parametrize("layer", [conv, conv_transpose])
+def test_cpu_programs_hold_no_convolution_and_others_do(layer):
+    """The choice is made when the program is lowered, for whichever platform it is lowered."""
+    x, kernel = arrays((8, 8), (3, 3), (3, 4))
+    gradient = jax.jit(jax.grad(lambda x, k: (layer(x, k, stride=2) ** 2).sum(), (0, 1)))
+    traced = gradient.trace(x, kernel)
+    assert "stablehlo.convolution" not in traced.lower(lowering_platforms=("cpu",)).as_text()
+    for platform in ("cuda", "tpu"):
+        assert "stablehlo.convolution" in traced.lower(lowering_platforms=(platform,)).as_text()

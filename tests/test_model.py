@@ -1,0 +1,202 @@
+"""The models against Keras's arrays, and their shapes at every size."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxdae.errors import InputError
+from jaxdae.losses import LOSSES
+from jaxdae.model import (
+    ARCHITECTURES,
+    DenoisingAutoencoder,
+    DenseAutoencoder,
+    MaxPoolAutoencoder,
+    build,
+    max_pool,
+    parameter_count,
+)
+
+DATA = Path(__file__).parent / "data"
+PUBLISHED = {
+    "strided": (
+        DenoisingAutoencoder(),
+        "mse",
+        "encoder/conv_0 encoder/conv_1 encoder/latent decoder/dense decoder/conv_transpose_0 "
+        "decoder/conv_transpose_1 decoder/output",
+        178_001,
+    ),
+    "maxpool_16_8_8": (
+        MaxPoolAutoencoder(),
+        "bce",
+        "encoder/conv_0 encoder/conv_1 encoder/conv_2 decoder/conv_0 decoder/conv_1 "
+        "decoder/conv_2 decoder/output",
+        4_385,
+    ),
+    "maxpool_32_32": (
+        MaxPoolAutoencoder(features=(32, 32), upsampling="transposed"),
+        "bce",
+        "encoder/conv_0 encoder/conv_1 decoder/conv_transpose_0 decoder/conv_transpose_1 "
+        "decoder/output",
+        28_353,
+    ),
+}
+
+
+def from_keras(arrays, kind, layers):
+    """Keras's arrays (`weight/` or `grad/`, in layer order) as a parameter tree."""
+    tree = {"encoder": {}, "decoder": {}}
+    for name in sorted(key for key in arrays.files if key.startswith(kind)):
+        number, layer, leaf = name.removeprefix(kind + "/").split("_")
+        value = arrays[name]
+        if layer == "Conv2DTranspose" and leaf == "kernel":
+            value = value[::-1, ::-1].swapaxes(2, 3)
+        half, layer = layers[int(number) // 2].split("/")
+        tree[half].setdefault(layer, {})[leaf] = value
+    return tree
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_computes_what_keras_computes(name):
+    model, loss, layers, count = PUBLISHED[name]
+    arrays = np.load(DATA / f"keras_parity_{name}.npz", allow_pickle=False)
+    params = from_keras(arrays, "weight", layers.split())
+    assert parameter_count(params) == count
+    fresh = jax.eval_shape(model.init, jax.random.key(0), jnp.asarray(arrays["noisy"]))["params"]
+    assert jax.tree.map(jnp.shape, fresh) == jax.tree.map(jnp.shape, params)
+
+    # Eight images take the plain decoder; repeated to 32, the one with the joint dense layer.
+    for repeats in (1, 4):
+        noisy, clean, expected = (
+            np.tile(arrays[key], (repeats, 1, 1, 1)) for key in ("noisy", "clean", "output")
+        )
+
+        @jax.jit
+        def run(params, noisy=noisy, clean=clean):
+            logits = model.apply({"params": params}, noisy, method="logits")
+            return LOSSES[loss](logits, clean).mean(), logits
+
+        (value, logits), gradient = jax.value_and_grad(run, has_aux=True)(params)
+        np.testing.assert_allclose(jax.nn.sigmoid(logits), expected, atol=1e-5, rtol=0)
+        np.testing.assert_allclose(value, arrays["loss"], atol=1e-5, rtol=0)
+        for path, ours in jax.tree.leaves_with_path(gradient):
+            theirs = from_keras(arrays, "grad", layers.split())
+            for key in path:
+                theirs = theirs[key.key]
+            error = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
+            assert error < 1e-4, (jax.tree_util.keystr(path), error)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@settings(max_examples=8)
+@given(st.integers(1, 37), st.integers(1, 37), st.integers(1, 3), st.integers(1, 4))
+def test_any_size_and_channels(name, height, width, channels, out_channels):
+    model = build(name, image_shape=(height, width, channels), out_channels=out_channels)
+    images = jax.ShapeDtypeStruct((2, height, width, channels), jnp.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), images)
+    out = jax.eval_shape(model.apply, params, images)
+    assert out.shape == (2, height, width, out_channels)
+    assert out.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        DenoisingAutoencoder(image_shape=(9, 14, 3), features=(4, 8, 5), latent_dim=3),
+        DenoisingAutoencoder(image_shape=(11, 7, 2), out_channels=1, kernel_size=(5, 4)),
+        MaxPoolAutoencoder(image_shape=(15, 17, 1), features=(3, 4)),
+        MaxPoolAutoencoder(image_shape=(28, 28, 1), features=(4, 3, 2)),
+        DenseAutoencoder(image_shape=(5, 6, 2), features=(7, 5), latent_dim=3),
+    ],
+)
+def test_encode_then_decode_is_the_model(model):
+    images = jax.random.uniform(jax.random.key(0), (9, *model.image_shape))
+    variables = model.init(jax.random.key(1), images)
+    assert set(variables["params"]) == {"encoder", "decoder"}
+    assert {path[-1].key for path, _ in jax.tree.leaves_with_path(variables)} == {"kernel", "bias"}
+    out = model.apply(variables, images)
+    latent = model.apply(variables, images, method="encode")
+    np.testing.assert_allclose(out, model.apply(variables, latent, method="decode"), atol=1e-6)
+    assert 0 <= out.min() <= out.max() <= 1
+    # What an image becomes does not depend on its neighbours in the batch, nor on their number.
+    for i in (0, 8):
+        np.testing.assert_allclose(out[i : i + 1], model.apply(variables, images[i : i + 1]), atol=1e-5)
+
+
+def test_padding_is_centred():
+    """An image in the middle of a larger one that is black there gives the same latent vector."""
+    small, large = (build("strided", image_shape=(s, s, 1), latent_dim=2) for s in (26, 28))
+    image = jax.random.uniform(jax.random.key(0), (1, 26, 26, 1))
+    variables = small.init(jax.random.key(1), image)
+    framed = jnp.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    np.testing.assert_allclose(
+        small.apply(variables, image), large.apply(variables, framed)[:, 1:-1, 1:-1], atol=1e-6
+    )
+
+
+def test_computes_in_bfloat16_near_float32():
+    images = jax.random.uniform(jax.random.key(0), (32, 28, 28, 1))
+    wide, narrow = DenoisingAutoencoder(), DenoisingAutoencoder(dtype=jnp.bfloat16)
+    variables = wide.init(jax.random.key(1), images)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
+    assert narrow.apply(variables, images, method="encode").dtype == jnp.bfloat16
+    out = narrow.apply(variables, images)
+    assert out.dtype == jnp.float32
+    np.testing.assert_allclose(out, wide.apply(variables, images), atol=0.02)
+
+
+def test_initialises_as_keras_does():
+    params = DenoisingAutoencoder().init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))["params"]
+    kernel = params["decoder"]["conv_transpose_1"]["kernel"]
+    limit = np.sqrt(6 / (9 * (64 + 32)))
+    assert 0.99 * limit < jnp.abs(kernel).max() <= limit
+    np.testing.assert_allclose(kernel.std(), limit / np.sqrt(3), rtol=0.02)
+    assert not any(
+        leaf.any() for path, leaf in jax.tree.leaves_with_path(params) if path[-1].key == "bias"
+    )
+
+
+def test_max_pool_rounds_up_and_gives_ties_to_the_first():
+    x = jax.nn.relu(jax.random.normal(jax.random.key(0), (2, 5, 7, 3)))
+    reference = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "SAME")
+    np.testing.assert_array_equal(max_pool(x), reference)
+    gradient = jax.grad(lambda x: max_pool(x).sum())(jnp.ones((1, 2, 2, 1)))
+    np.testing.assert_array_equal(gradient.ravel(), [1, 0, 0, 0])
+    assert jnp.isnan(max_pool(jnp.array([0.0, jnp.nan, 2, 1]).reshape(1, 2, 2, 1))).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "words"),
+    [
+        ("unet9", {}, "strided"),
+        ("strided", {"depth": 3}, "features"),
+        ("strided", {"latent_dim": 0}, "positive"),
+        ("strided", {"features": ()}, "positive"),
+        ("maxpool", {"upsampling": "cubic"}, "nearest"),
+    ],
+)
+def test_refuses_what_it_cannot_build(name, fields, words):
+    with pytest.raises(InputError, match=words):
+        build(name, **fields)
+
+
+def test_refuses_images_of_another_shape():
+    with pytest.raises(InputError, match=r"image_shape=\(32, 32, 3\)"):
+        DenoisingAutoencoder().init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+
+
+def test_importing_the_model_imports_little_else():
+    """Nothing beyond jax, flax and jaxtyping: no TensorFlow, no data set library, no plots."""
+    heavy = "tensorflow tensorflow_datasets matplotlib orbax.checkpoint PIL tyro rich"
+    code = (
+        "import sys, jax, flax.linen; before = set(sys.modules); import jaxdae.model; "
+        f"new = set(sys.modules) - before; print(sorted(new & set({heavy.split()!r})))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
