@@ -15,7 +15,8 @@ Keys are threefry, JAX's default: with `rbg` keys the draws of `vmap` depend on 
 division.
 
 A strength given as a pair, `gaussian((0.1, 1.0))`, is drawn for each image uniformly from that
-range: training on it makes a blind denoiser.
+range: training on it makes a blind denoiser. A strength that is a JAX array may be traced, so that
+one compiled program serves many; it is not checked.
 """
 
 import math
@@ -30,7 +31,7 @@ from jaxdae.errors import InputError
 
 Image = Float[Array, "height width channels"]
 Images = Float[Array, "batch height width channels"]
-Strength = float | tuple[float, float]
+Strength = float | Float[Array, ""] | tuple[float, float]
 
 
 def example_keys(key: Key[Array, ""], positions: Int[Array, " batch"]) -> Key[Array, " batch"]:
@@ -184,6 +185,8 @@ def _strength(key: Key[Array, ""], strength: Strength, dtype) -> tuple[Key[Array
 def _check(
     name: str, strength: Strength, low: float, high: float, exclusive: bool = False
 ) -> None:
+    if isinstance(strength, jax.Array):
+        return
     ends = strength if isinstance(strength, tuple) else (strength,)
     inside = all(
         math.isfinite(end) and low <= end <= high and not (exclusive and end == low) for end in ends

@@ -7,3 +7,7 @@ class InputError(ValueError):
     The message is one line that names the value, the rule it breaks and the mend, so that a
     command line can print it as it is.
     """
+
+
+class DivergenceError(ArithmeticError):
+    """Training met a loss that is not finite; the message names the step and the learning rate."""

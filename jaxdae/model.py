@@ -393,7 +393,7 @@ def build(architecture: str, **fields: Any) -> Autoencoder:
             continue
         sizes = value if isinstance(value, (tuple, list)) else (value,)
         if not sizes or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in sizes):
-            raise InputError(f"{field}={value!r} must be of positive integers, such as 16")
+            raise InputError(f"{field}={value!r} must be made of positive integers, such as 16")
     if fields.get("upsampling", "nearest") not in ("nearest", "transposed"):
         raise InputError(f"upsampling={fields['upsampling']!r} must be nearest or transposed")
     return kind(**fields)

@@ -1,0 +1,510 @@
+"""A run from its configuration to its last figure: calls to `jaxdae`, files out."""
+
+import csv
+import io
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from functools import partial
+from importlib.metadata import version
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+import jaxdae
+from experiments.recipes import Config
+from experiments.run import PROGRAM, Arguments
+from jaxdae import corruption as corruptions
+from jaxdae import data, training
+from jaxdae.checkpoint import Checkpoints, Restored, tree_sha256
+from jaxdae.corruption import Corruption
+from jaxdae.errors import DivergenceError, InputError
+from jaxdae.evaluation import Evaluator, encode, reconstruct
+from jaxdae.losses import LOSSES
+from jaxdae.model import Autoencoder, build, parameter_count
+from jaxdae.optimizers import make_optimizer, make_schedule
+from jaxdae.training import AXIS, Progress as TrainingProgress, TrainState
+
+NOISE_LEVELS = ("gaussian", "speckle")  # corruptions that have a sigma
+LATENT_POINTS = 5000
+
+
+def run(arguments: Arguments) -> None:
+    """Trains, or resumes, and writes everything; see `experiments.run`."""
+    console = Console(highlight=False, soft_wrap=True)
+    if arguments.resume is None:
+        config, out = arguments.config, arguments.out
+    else:
+        config, out = _read_config(arguments.resume), arguments.resume
+        if (out / "summary.json").exists():
+            console.print(f"The run in {out} is finished: its result is in {out}/summary.json.")
+            return
+    experiment = Experiment(config, arguments, console)
+    experiment.go(_claim(out, config) if arguments.resume is None else out)
+
+
+class Experiment:
+    """A run: everything checked and built at construction, before any work starts.
+
+    Raises:
+      InputError: a value that cannot be, said in one line.
+    """
+
+    def __init__(self, config: Config, arguments: Arguments, console: Console) -> None:
+        self.config, self.arguments, self.console = config, arguments, console
+        _check(config)
+        self.corruption = make_corruption(config)
+        self.devices = jax.devices()[: arguments.devices]
+        if len(self.devices) < (arguments.devices or 1):
+            raise InputError(
+                f"--devices {arguments.devices} exceeds the {len(self.devices)} here: "
+                f"choose at most {len(self.devices)}"
+            )
+        dataset = data.load(config.dataset)
+        self.dataset = data.Dataset(
+            dataset.name,
+            _first(dataset.train, config.train_images, "train-images"),
+            _first(dataset.test, config.test_images, "test-images"),
+        )
+        training.share_batch(config.batch_size, len(self.devices), len(self.dataset.train))
+        self.model = make_model(config, dataset.image_shape, self.corruption)
+        clean = corruptions.identity()
+        border, last = config.clean_epochs, config.clean_epochs + config.epochs
+        stages = [(range(border), clean), (range(border, last), self.corruption)]
+        self.stages = [stage for stage in stages if stage[0]]
+        self.steps_per_epoch = len(self.dataset.train) // config.batch_size
+        self.history: list[dict[str, float]] = []
+        self.compile_seconds = 0.0
+
+    def go(self, out: Path) -> None:
+        """Trains from where the checkpoints in `out` are to the end."""
+        config = self.config
+        with Checkpoints(out / "checkpoints", keep=self.arguments.keep) as checkpoints:
+            state = training.create_state(
+                self.model, self.optimizer(0)[0], config.seed, ema=config.ema_decay is not None
+            )
+            self.count = parameter_count(state.params)
+            self.console.print(self.headline(out))
+            if restored := checkpoints.restore(state):
+                state = self.take_up(restored)
+            test = self.epoch_evaluator()
+            for index, (epochs, corruption) in enumerate(self.stages):
+                done = len(self.history)
+                left = range(max(done, epochs.start), epochs.stop)
+                if not left:
+                    continue
+                try:
+                    state = self.train(out, checkpoints, state, index, left, corruption, test)
+                except DivergenceError as error:
+                    raise DivergenceError(f"{error}{self.kept(out)}") from None
+                except KeyboardInterrupt:
+                    raise KeyboardInterrupt(self.kept(out)) from None
+        self.finish(out, jax.tree.map(np.asarray, state.best_params))
+
+    def headline(self, out: Path) -> str:
+        config, device = self.config, self.devices[0]
+        kind = device.device_kind if device.platform != "cpu" else platform.machine()
+        return (
+            f"[bold]{config.recipe}[/]: {config.architecture}, {self.count:,} parameters; "
+            f"{self.corruption}; {len(self.dataset.train):,} images of {self.dataset.name}; "
+            f"{len(self.devices)} x {device.platform} ({kind}); into {out}"
+        )
+
+    def kept(self, out: Path) -> str:
+        """Where the last good checkpoint is and how to go on from it."""
+        if not self.history:
+            return f"; no epoch was finished, and {out} can be deleted"
+        return (
+            f"; the checkpoint after epoch {len(self.history)} is kept: "
+            f"{PROGRAM} --resume {out}"
+        )
+
+    def take_up(self, restored: Restored) -> TrainState:
+        """The state to go on with, and the history up to it."""
+        for step, reason in restored.skipped:
+            self.console.print(f"[yellow]skipped the checkpoint of step {step}[/]: {reason}")
+        self.history = restored.meta["history"]
+        self.compile_seconds = restored.meta["compile_seconds"]
+        self.console.print(f"resumed after epoch {len(self.history)}")
+        return restored.state
+
+    def optimizer(self, stage: int):
+        """The optimiser and the schedule of a stage, whose steps count from its beginning."""
+        config = self.config
+        steps = len(self.stages[stage][0]) * self.steps_per_epoch
+        schedule = make_schedule(config.schedule, config.learning_rate, steps)
+        optimizer = make_optimizer(
+            config.optimizer,
+            schedule,
+            b1=config.b1,
+            b2=config.b2,
+            weight_decay=config.weight_decay,
+            plateau_steps=self.steps_per_epoch if config.schedule == "plateau" else None,
+        )
+        return optimizer, schedule
+
+    def epoch_evaluator(self):
+        """Parameters to test metrics under the stage's corruption, which it is given."""
+        config, test = self.config, self.dataset.test.images
+        make = partial(Evaluator, self.model, devices=self.devices)
+        if config.corruption in NOISE_LEVELS and len(config.sigma) == 1:
+            noisy = make(self.at_sigma, test)
+            self.by_sigma: Evaluator | None = noisy
+            under = partial(noisy, strength=config.sigma[0])
+        else:
+            self.by_sigma = None
+            if config.corruption in NOISE_LEVELS:
+                self.by_sigma = make(self.at_sigma, test)
+            under = make(lambda _: self.corruption, test)
+        clean = make(lambda _: corruptions.identity(), test) if config.clean_epochs else None
+        return [clean, under] if clean else [under]
+
+    def at_sigma(self, sigma: Any) -> Corruption:
+        return make_corruption(self.config, sigma)
+
+    def train(
+        self,
+        out: Path,
+        checkpoints: Checkpoints,
+        state: TrainState,
+        index: int,
+        epochs: range,
+        corruption: Corruption,
+        test: list[Any],
+    ) -> TrainState:
+        """Trains the epochs that are left of one stage."""
+        config = self.config
+        optimizer, schedule = self.optimizer(index)
+        begin = self.stages[index][0].start * self.steps_per_epoch
+        if epochs.start == self.stages[index][0].start:
+            state = state.replace(opt_state=optimizer.init(state.params))
+        train_step = training.make_train_step(
+            self.model,
+            corruption,
+            LOSSES[config.loss],
+            optimizer,
+            ema_decay=config.ema_decay,
+            axis_name=AXIS,
+        )
+        losses: list[np.ndarray] = []
+        seconds, images = 0.0, 0
+        with self.bar(epochs.stop) as show:
+            for progress in training.train(
+                train_step,
+                state,
+                self.dataset.train.images,
+                seed=config.seed,
+                epochs=epochs,
+                batch_size=config.batch_size,
+                fixed_noise=config.noise == "fixed",
+                devices=self.devices,
+                learning_rate=lambda step: schedule(step - begin),
+            ):
+                state = progress.state
+                losses.append(progress.losses)
+                seconds, images = seconds + progress.seconds, images + progress.images
+                self.compile_seconds += progress.compile_seconds
+                show(progress, len(losses))
+                if not progress.ended:
+                    continue
+                metrics = test[index](state.best_params)
+                before = self.history[-1]["train_seconds"] if self.history else 0.0
+                self.history.append(
+                    {
+                        "epoch": progress.epoch + 1,
+                        "step": int(state.step),
+                        "train_loss": float(np.concatenate(losses).mean(dtype=np.float64)),
+                        "test_loss": metrics[config.loss],
+                        **{f"test_{name}": value for name, value in metrics.items()},
+                        "learning_rate": float(schedule(int(state.step) - 1 - begin)),
+                        "train_seconds": before + seconds,
+                        "images_per_second": images / seconds,
+                    }
+                )
+                # The row is on disk before the checkpoint that answers for it.
+                write_text(out / "metrics.csv", _csv(self.history))
+                meta = {
+                    "config": asdict(config),
+                    "history": self.history,
+                    "compile_seconds": self.compile_seconds,
+                }
+                loss = self.history[-1]["test_loss"]
+                checkpoints.save(int(state.step), state, meta, loss=loss)
+                self.report(self.history[-1], epochs.stop)
+                losses, seconds, images = [], 0.0, 0
+        return state
+
+    def report(self, row: dict[str, float], epochs: int) -> None:
+        self.console.print(
+            f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  "
+            f"train {self.config.loss} {row['train_loss']:.5f}  "
+            f"test {self.config.loss} {row['test_loss']:.5f}  "
+            f"psnr {row['test_psnr']:.2f} dB  ssim {row['test_ssim']:.3f}  "
+            f"{row['images_per_second']:,.0f} images/s"
+        )
+
+    @contextmanager
+    def bar(self, epochs: int) -> Iterator[Any]:
+        """A progress bar on stderr, and the function that moves it."""
+        columns = (
+            TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f}%  loss {task.fields[loss]:.5f}"),
+            TextColumn("{task.fields[speed]:,.0f} images/s"),
+            TimeRemainingColumn(),
+        )
+        console = Console(stderr=True)
+        quiet = not (self.arguments.progress and console.is_terminal)
+        with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
+            steps = self.steps_per_epoch * self.config.batch_size
+            task = bar.add_task("", total=steps, epoch=1, loss=float("nan"), speed=0.0)
+
+            def show(progress: TrainingProgress, chunks: int) -> None:
+                bar.update(
+                    task,
+                    completed=0 if chunks == 1 else None,
+                    epoch=progress.epoch + 1,
+                    loss=float(progress.losses.mean()),
+                    speed=progress.images / progress.seconds,
+                )
+                bar.advance(task, progress.images)
+
+            yield show
+
+    def finish(self, out: Path, params: Any) -> None:
+        """The closing evaluation, the figures, and last of all the summary."""
+        config = self.config
+        test = self.closing_table(params)
+        if self.arguments.figures:
+            draw(self, params, test, out / "figures")
+        last = self.history[-1]
+        images = len(self.history) * self.steps_per_epoch * config.batch_size
+        device = self.devices[0]
+        summary = {
+            "recipe": config.recipe,
+            "seed": config.seed,
+            "parameters": self.count,
+            "epochs": len(self.history),
+            "train_seconds": last["train_seconds"],
+            "compile_seconds": self.compile_seconds,
+            "images_per_second": images / last["train_seconds"],
+            "test": test,
+            "params_sha256": tree_sha256(params),
+            "device": {
+                "platform": device.platform,
+                "kind": device.device_kind,
+                "count": len(self.devices),
+            },
+            "versions": {
+                "jaxdae": jaxdae.__version__,
+                "python": platform.python_version(),
+                **{
+                    name: version(name)
+                    for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+                },
+            },
+        }
+        write_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+        self.console.print(
+            f"{last['train_seconds']:.1f} s training ({summary['images_per_second']:,.0f} "
+            f"images/s), {self.compile_seconds:.1f} s compiling; all in {out}/"
+        )
+
+    def closing_table(self, params: Any) -> dict[str, dict[str, float]]:
+        """Evaluates at each noise level (or under the run's corruption), and prints the table."""
+        if self.by_sigma is None:
+            rows = {str(self.corruption): self.epoch_metrics(params)}
+        else:
+            sigmas = self.config.eval_sigmas
+            if len(self.config.sigma) == 1:
+                sigmas = tuple(sorted({*sigmas, self.config.sigma[0]}))
+            rows = {str(float(sigma)): self.by_sigma(params, sigma) for sigma in sigmas}
+        table = Table("sigma" if self.by_sigma else "corruption", title="Test images, restored")
+        styles = {"mse": "{:.5f}", "psnr": "{:.2f} dB", "ssim": "{:.4f}", "bce": "{:.4f}"}
+        for name in styles:
+            table.add_column(name, justify="right")
+        for label, row in rows.items():
+            table.add_row(label, *(style.format(row[name]) for name, style in styles.items()))
+        self.console.print(table)
+        return rows
+
+    def epoch_metrics(self, params: Any) -> dict[str, float]:
+        return self.epoch_evaluator()[-1](params)
+
+
+def draw(experiment: Experiment, params: Any, test: dict[str, dict[str, float]], folder: Path) -> None:
+    """Draws the figures of a run."""
+    from jaxdae import figures
+
+    folder.mkdir(exist_ok=True)
+    config, dataset = experiment.config, experiment.dataset
+    images = dataset.test.images
+    noise = str(experiment.corruption)
+    given = "noisy" if config.corruption in (*NOISE_LEVELS, "poisson") else "input"
+    shown = reconstruct(experiment.model, params, experiment.corruption, images[:27])
+    rows = [dict(zip(("original", given, "output"), part, strict=True)) for part in zip(
+        *(np.array_split(each, max(1, len(each) // 9)) for each in shown), strict=True
+    )]
+    figures.image_rows(folder / "digits.png", rows, f"Test images, {noise}")
+    ten = (each[:10] for each in shown)
+    row = dict(zip(("original", given, "denoised"), ten, strict=True))
+    figures.image_rows(folder / "first_ten.png", [row], f"The first ten test images, {noise}")
+    loss = {"mse": "mean squared error", "bce": "binary cross-entropy (nats)"}[config.loss]
+    figures.learning_curves(folder / "curves.png", experiment.history, loss, config.clean_epochs)
+    if experiment.by_sigma is not None:
+        points = {float(sigma): row["mse"] for sigma, row in test.items()}
+        figures.error_against_sigma(
+            folder / "error_against_sigma.png", {config.recipe: points}, config.sigma
+        )
+    labels = dataset.test.labels
+    latent = encode(experiment.model, params, experiment.corruption, images[:LATENT_POINTS])
+    figures.latent_space(
+        folder / "latent_space.png",
+        latent,
+        None if labels is None else labels[:LATENT_POINTS],
+        f"Latent vectors of test images, {noise}",
+    )
+
+
+def make_corruption(config: Config, sigma: Any = None) -> Corruption:
+    """The configuration's corruption, at another sigma if given."""
+
+    def one_or_range(values: tuple[float, ...], flag: str) -> Any:
+        if len(values) not in (1, 2):
+            raise InputError(f"--{flag} takes one number or two, and got {len(values)}")
+        return values[0] if len(values) == 1 else values
+
+    if config.corruption == "gaussian":
+        sigma = one_or_range(config.sigma, "sigma") if sigma is None else sigma
+        return corruptions.gaussian(sigma, config.mean)
+    if config.corruption == "speckle":
+        sigma = one_or_range(config.sigma, "sigma") if sigma is None else sigma
+        return corruptions.speckle(sigma)
+    if config.corruption in ("masking", "salt_and_pepper", "poisson"):
+        strength = one_or_range(config.strength, "strength")
+        return getattr(corruptions, config.corruption)(strength)
+    return getattr(corruptions, config.corruption)()
+
+
+def make_model(config: Config, shape: tuple[int, int, int], corruption: Corruption) -> Autoencoder:
+    """The configuration's network, for images of a shape."""
+    height, width, channels = shape
+    if config.corruption == "grayscale" and channels != 3:
+        raise InputError(
+            f"the grayscale corruption needs images in colour, and {config.dataset} has "
+            f"{channels} channel{'s' * (channels != 1)}: choose another --dataset"
+        )
+    fields_: dict[str, Any] = {
+        "image_shape": (height, width, corruption.out_channels or channels),
+        "out_channels": channels,
+        "features": config.features,
+        "dtype": jnp.dtype(config.dtype),
+    }
+    if config.architecture == "maxpool":
+        fields_["upsampling"] = config.upsampling
+    else:
+        fields_["latent_dim"] = config.latent_dim
+    return build(config.architecture, **fields_)
+
+
+def _check(config: Config) -> None:
+    """The rules that no later constructor knows."""
+    for name, low in [("epochs", 1), ("clean_epochs", 0), ("batch_size", 1), ("seed", 0)]:
+        value = getattr(config, name)
+        if value < low:
+            raise InputError(f"--{name.replace('_', '-')} {value} must be at least {low}")
+    if config.seed >= 2**32:
+        raise InputError(f"--seed {config.seed} must be less than 2**32")
+    for name in ("b1", "b2", "ema_decay"):
+        value = getattr(config, name)
+        if value is not None and not 0 <= value < 1:
+            raise InputError(f"--{name.replace('_', '-')} {value} must be at least 0, less than 1")
+    if not 0 <= config.weight_decay < float("inf"):
+        raise InputError(f"--weight-decay {config.weight_decay} must be a number of at least 0")
+    for sigma in config.eval_sigmas:
+        corruptions.gaussian(sigma)
+    make_schedule(config.schedule, config.learning_rate, 10)
+
+
+def _first(split: data.Split, count: int | None, flag: str) -> data.Split:
+    if count is None:
+        return split
+    if not 1 <= count <= len(split):
+        raise InputError(f"--{flag} {count} must be between 1 and the {len(split)} there are")
+    labels = None if split.labels is None else split.labels[:count]
+    return data.Split(split.images[:count], labels)
+
+
+def _claim(out: Path | None, config: Config) -> Path:
+    """Makes the folder of a new run and writes its configuration there."""
+    if out is None:
+        level = "-".join(f"{s:g}" for s in config.sigma)
+        noise = f"sigma{level}" if config.corruption in NOISE_LEVELS else config.corruption
+        base = f"runs/{config.recipe}-{noise}"
+        names = (base if i == 1 else f"{base}-{i}" for i in count(1))
+        out = next(Path(name) for name in names if not Path(name).exists())
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file, and must be a folder: choose another name")
+    if out.exists() and any(out.iterdir()):
+        mend = f"continue it with --resume {out}, or " if (out / "config.json").exists() else ""
+        holds = "another run" if mend else "other files"
+        raise InputError(f"--out {out} holds {holds}, and must be new or empty: {mend}choose "
+                         "another name")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "config.json", json.dumps(asdict(config), indent=2) + "\n")
+    except OSError as error:
+        raise InputError(
+            f"--out {out} cannot be written ({error.strerror}): choose another folder"
+        ) from None
+    return out
+
+
+def _read_config(folder: Path) -> Config:
+    """The configuration of the run in a folder."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InputError(f"--resume {folder} holds no run (no config.json): give a run's folder")
+    try:
+        values = json.loads(path.read_text())
+        names = {field.name for field in fields(Config)}
+        if not isinstance(values, dict) or set(values) != names:
+            raise ValueError("its keys are not a configuration's")
+        default = Config()
+        for name, value in values.items():
+            values[name] = tuple(value) if isinstance(value, list) else value
+            expected = type(getattr(default, name))
+            if expected is not type(None) and not isinstance(values[name], (expected, type(None))):
+                raise ValueError(f"{name} is {value!r}")
+        return Config(**values)
+    except (ValueError, UnicodeDecodeError, OSError) as error:
+        raise InputError(
+            f"{path} is damaged ({error}): restore it from a copy, or start a new run"
+        ) from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def _csv(rows: list[dict[str, float]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

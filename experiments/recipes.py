@@ -1,0 +1,171 @@
+"""What a run is made of, and the recipes: configurations with a name.
+
+This module imports nothing heavy, so that `--help` answers at once.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Range = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run's result; `config.json` holds it."""
+
+    recipe: str = "default"
+    """Where the values below come from: see the list of recipes."""
+    dataset: str = "mnist"
+    """mnist, idx:DIR, npz:FILE, folder:DIR or tfds:NAME."""
+    sigma: Range = (0.5,)
+    """Standard deviation of the noise, on images in [0, 1]; two numbers: drawn between them for
+    each image."""
+    epochs: int = 5
+    """How often to go through the training images."""
+    batch_size: int = 32
+    """Images a step, over all devices."""
+    seed: int = 0
+    """Decides the initial weights, the order of the images and the noise."""
+
+    corruption: Literal[
+        "gaussian",
+        "identity",
+        "grayscale",
+        "masking",
+        "salt_and_pepper",
+        "speckle",
+        "poisson",
+    ] = "gaussian"
+    """What is done to the clean images."""
+    mean: float = 0.5
+    """Mean of the gaussian noise."""
+    strength: Range = (0.3,)
+    """Of the others: the share of pixels (masking, salt_and_pepper) or the photons in a white
+    pixel (poisson)."""
+    noise: Literal["fresh", "fixed"] = "fresh"
+    """New noise at every step, or drawn once for each image."""
+    clean_epochs: int = 0
+    """Epochs on images without noise before the others."""
+
+    architecture: Literal["strided", "maxpool", "dense"] = "strided"
+    """The network."""
+    features: tuple[int, ...] = (32, 64)
+    """Its channels at each level (its hidden widths, if dense)."""
+    latent_dim: int = 16
+    """Length of the latent vector (strided, dense)."""
+    upsampling: Literal["nearest", "transposed"] = "nearest"
+    """How the max-pool network's decoder grows."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the network computes in."""
+
+    loss: Literal["mse", "bce"] = "mse"
+    """Mean squared error, or binary cross-entropy."""
+    optimizer: Literal["adam", "nadam", "adamw", "adadelta"] = "nadam"
+    """The optimiser."""
+    learning_rate: float = 5e-3
+    """Its highest learning rate."""
+    schedule: Literal["constant", "one-cycle", "plateau"] = "one-cycle"
+    """How the learning rate changes."""
+    b1: float = 0.9
+    """Decay of the first moment (the Adams)."""
+    b2: float = 0.999
+    """Decay of the second moment (the Adams)."""
+    weight_decay: float = 0.0
+    """Weight decay (adamw)."""
+    ema_decay: float | None = None
+    """Evaluate and keep an exponential moving average of the weights, of this decay."""
+
+    train_images: int | None = None
+    """Use only the first of the training images, so many."""
+    test_images: int | None = None
+    """Use only the first of the test images, so many."""
+    eval_sigmas: Range = (0.25, 0.5, 0.75, 1.0)
+    """Noise levels of the closing table (gaussian and speckle noise)."""
+
+
+DEFAULT = Config()
+CLASSIC = replace(
+    DEFAULT,
+    recipe="classic",
+    epochs=10,
+    noise="fixed",
+    optimizer="adam",
+    learning_rate=1e-3,
+    schedule="constant",
+)
+MAXPOOL_CLEAN = replace(
+    CLASSIC,
+    recipe="maxpool-clean",
+    architecture="maxpool",
+    features=(16, 8, 8),
+    corruption="identity",
+    sigma=(0.4,),
+    mean=0.0,
+    loss="bce",
+    optimizer="adadelta",
+    learning_rate=1.0,
+    batch_size=128,
+    epochs=50,
+)
+RECIPES: dict[str, tuple[Config, str]] = {
+    config.recipe: (config, text)
+    for config, text in [
+        (DEFAULT, "the best quality soonest, at --sigma"),
+        (CLASSIC, "the tutorial: Adam at 0.001, noise drawn once for each image"),
+        (
+            replace(DEFAULT, recipe="blind", sigma=(0.1, 1.05), epochs=20),
+            "one network for every sigma: the noise level drawn for each image",
+        ),
+        (
+            MAXPOOL_CLEAN,
+            "the max-pool tutorial (16-8-8, Adadelta, cross-entropy), images without noise",
+        ),
+        (
+            replace(
+                MAXPOOL_CLEAN,
+                recipe="maxpool-noisy",
+                corruption="gaussian",
+                clean_epochs=50,
+                epochs=100,
+            ),
+            "the same 50 epochs, then 100 from those weights with noise N(0, 0.4^2)",
+        ),
+        (
+            replace(
+                MAXPOOL_CLEAN,
+                recipe="keras-io",
+                features=(32, 32),
+                upsampling="transposed",
+                corruption="gaussian",
+                optimizer="adam",
+                learning_rate=1e-3,
+                clean_epochs=50,
+                epochs=100,
+            ),
+            "the keras.io example (32-32): 50 epochs clean, then 100 with noise N(0, 0.4^2)",
+        ),
+        (
+            replace(
+                CLASSIC,
+                recipe="dense",
+                architecture="dense",
+                features=(128,),
+                noise="fresh",
+                batch_size=128,
+            ),
+            "fully connected, same latent size: what flattening loses",
+        ),
+        (
+            replace(
+                CLASSIC,
+                recipe="colorize",
+                corruption="grayscale",
+                features=(64, 128, 256),
+                latent_dim=256,
+                schedule="plateau",
+                epochs=30,
+            ),
+            "colour from gray; needs a data set in colour, such as --dataset tfds:cifar10",
+        ),
+    ]
+}

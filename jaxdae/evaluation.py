@@ -1,0 +1,122 @@
+"""A model over a data set at given corruptions."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float, UInt8
+
+from jaxdae import metrics
+from jaxdae.corruption import Corruption
+from jaxdae.losses import binary_cross_entropy
+from jaxdae.model import Autoencoder
+from jaxdae.training import AXIS, Params, replicate, to_float
+
+# Every model, whatever its seed, is shown the same noisy test images.
+KEY = 20_080_705  # the day that "Extracting and composing robust features" was presented
+METRICS: dict[str, Callable[[Array, Array], Array]] = {
+    "mse": lambda logits, clean: metrics.mse(nn.sigmoid(logits), clean),
+    "psnr": lambda logits, clean: metrics.psnr(nn.sigmoid(logits), clean),
+    "ssim": lambda logits, clean: metrics.ssim(nn.sigmoid(logits), clean),
+    "bce": binary_cross_entropy,
+}
+
+
+class Evaluator:
+    """Reports the mean of each metric over a set of images, at a strength of a corruption.
+
+    Every image is corrupted by `fold_in(key(KEY), its index)`, so all models see the same noise
+    and the figures do not depend on the batch or on the devices. One compilation serves all
+    strengths; images are sent to the devices once.
+
+    Args:
+      model: the architecture.
+      corruption: makes the corruption at a strength, which is traced: `gaussian`, say.
+      images: clean test images, uint8.
+      batch_size: images that each device takes at a time.
+      devices: all of them if not given.
+    """
+
+    def __init__(
+        self,
+        model: Autoencoder,
+        corruption: Callable[[Float[Array, ""]], Corruption],
+        images: UInt8[np.ndarray, "n height width channels"],
+        *,
+        batch_size: int = 100,
+        devices: Sequence[jax.Device] | None = None,
+    ) -> None:
+        devices = jax.devices() if devices is None else list(devices)
+        self.devices, self.count = devices, len(images)
+        batch_size = min(batch_size, -(-self.count // len(devices)))
+        steps = -(-self.count // (batch_size * len(devices)))
+        # What fills the last batch is evaluated and then left out.
+        indices = np.arange(steps * batch_size * len(devices)) % self.count
+        self.indices = indices.astype(np.int32).reshape(len(devices), steps, batch_size)
+        self.images = replicate(np.asarray(images), devices)
+
+        def evaluate(params, images, indices, strength):
+            def body(_, index):
+                clean = to_float(images[index])
+                inputs = corruption(strength)(jax.random.key(KEY), clean, index)
+                logits = model.apply({"params": params}, inputs, method="logits")
+                return None, {name: metric(logits, clean) for name, metric in METRICS.items()}
+
+            return lax.scan(body, None, indices)[1]
+
+        self._evaluate = jax.pmap(
+            evaluate, axis_name=AXIS, in_axes=(None, None, 0, None), devices=devices
+        )
+
+    def per_image(self, params: Params, strength: float = 0.0) -> dict[str, np.ndarray]:
+        """Each metric of each image, float64, in the order of the images."""
+        params, strength = replicate((params, jnp.float32(strength)), self.devices)
+        values = self._evaluate(params, self.images, self.indices, strength)
+        return {
+            name: np.asarray(values[name], np.float64).reshape(-1)[: self.count]
+            for name in METRICS
+        }
+
+    def __call__(self, params: Params, strength: float = 0.0) -> dict[str, float]:
+        """The mean of each metric: "mse", "psnr" (dB), "ssim", "bce" (nats)."""
+        return {k: float(v.mean()) for k, v in self.per_image(params, strength).items()}
+
+
+def reconstruct(
+    model: Autoencoder,
+    params: Params,
+    corruption: Corruption,
+    images: UInt8[np.ndarray, "n height width channels"],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The clean images, what the network was given, and what it made of them: float32 in [0, 1].
+
+    The noise is that of `Evaluator` for the same images, given from the first.
+    """
+
+    @jax.jit
+    def run(params, images):
+        clean = to_float(images)
+        inputs = corruption(jax.random.key(KEY), clean)
+        return clean, inputs, model.apply({"params": params}, inputs)
+
+    clean, inputs, outputs = run(params, jnp.asarray(images))
+    return np.asarray(clean), np.asarray(inputs), np.asarray(outputs)
+
+
+def encode(
+    model: Autoencoder,
+    params: Params,
+    corruption: Corruption,
+    images: UInt8[np.ndarray, "n height width channels"],
+) -> Float[np.ndarray, "n latent"]:
+    """The latent representations of corrupted images, flattened."""
+
+    @jax.jit
+    def run(params, images):
+        inputs = corruption(jax.random.key(KEY), to_float(images))
+        return model.apply({"params": params}, inputs, method="encode")
+
+    return np.asarray(run(params, jnp.asarray(images))).reshape(len(images), -1)

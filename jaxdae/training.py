@@ -1,0 +1,319 @@
+"""Training: a pure step, many steps in one call on every device, and epochs of those.
+
+The step is `(state, images, key) -> (state, metrics)` and needs nothing else from here; whoever
+brings their own loop takes `make_train_step` alone. `train` is the loop around it.
+
+Everything random is a pure function of (seed, step, example). One root key, `jax.random.key(seed)`,
+is folded with the number of a stream (initialisation, order, corruption), then with the epoch or
+the step, then with the example's place in the global batch. No key is carried from step to step,
+so a run that is resumed is the run that was never stopped, bit for bit.
+
+The state has no device axis: it is replicated, and gradients and metrics are averaged inside the
+`pmap`. Images stay on the devices as uint8, whence each step gathers its batch; the host sends the
+order of the examples and nothing else.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, Key, UInt8
+
+from jaxdae.corruption import Corruption
+from jaxdae.errors import DivergenceError, InputError
+from jaxdae.losses import Loss
+from jaxdae.model import Autoencoder
+
+AXIS = "devices"
+STREAMS = {"init": 0, "order": 1, "corruption": 2}
+Params = Any
+Metrics = dict[str, Float[Array, ""]]
+
+
+class TrainState(struct.PyTreeNode):
+    """All that training changes.
+
+    Fields:
+      step: the number of steps taken, int32.
+      params: the model's parameters.
+      opt_state: the optimiser's state.
+      ema: the exponential moving average of the parameters, or None.
+    """
+
+    step: Int[Array, ""]
+    params: Params
+    opt_state: optax.OptState
+    ema: Params | None
+
+    @property
+    def best_params(self) -> Params:
+        """The parameters to evaluate and keep: the average where there is one."""
+        return self.params if self.ema is None else self.ema
+
+
+TrainStep = Callable[..., tuple[TrainState, Metrics]]
+
+
+def stream(seed: int, name: str) -> Key[Array, ""]:
+    """The key of one of the run's `STREAMS` of random numbers."""
+    return jax.random.fold_in(jax.random.key(seed), STREAMS[name])
+
+
+def create_state(
+    model: Autoencoder,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    *,
+    ema: bool = False,
+) -> TrainState:
+    """A fresh state, its parameters drawn from the seed."""
+
+    @jax.jit
+    def create(key: Key[Array, ""]) -> TrainState:
+        params = model.init(key, jnp.zeros((1, *model.image_shape)))["params"]
+        average = jax.tree.map(jnp.copy, params) if ema else None
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
+
+    return create(stream(seed, "init"))
+
+
+def to_float(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """uint8 in [0, 255] to float32 in [0, 1]; floats are passed on."""
+    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+
+
+def make_train_step(
+    model: Autoencoder,
+    corruption: Corruption,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    *,
+    ema_decay: float | None = None,
+    axis_name: str | None = None,
+) -> TrainStep:
+    """Makes the pure train step.
+
+    Args:
+      ema_decay: keep an average of the parameters, `decay * average + (1 - decay) * params`.
+      axis_name: average gradients and metrics over this axis of a `pmap` or `shard_map`.
+
+    Returns:
+      step(state, images, key, positions=None) -> (state, {"loss"}): images are clean, uint8 or
+      float in [0, 1]; `key` and `positions` are what the corruption takes, so a fresh key for
+      every step gives fresh noise.
+    """
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def step(state, images, key, positions=None):
+        clean = to_float(images)
+        inputs = corruption(key, clean, positions)
+
+        def objective(params):
+            logits = model.apply({"params": params}, inputs, method="logits")
+            return loss(logits, clean).mean()
+
+        value, gradient = jax.value_and_grad(objective)(state.params)
+        if axis_name is not None:
+            value, gradient = lax.pmean((value, gradient), axis_name)
+        updates, opt_state = optimizer.update(
+            gradient, state.opt_state, state.params, value=value
+        )
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema_decay is not None:
+            ema = optax.incremental_update(params, ema, 1 - ema_decay)
+        state = TrainState(state.step + 1, params, opt_state, ema)
+        return state, {"loss": value}
+
+    return step
+
+
+def make_chunk(train_step: TrainStep, *, fixed_noise: bool = False) -> Callable:
+    """Makes chunk(state, images, indices, key) -> (state, metrics): many steps, one device's part.
+
+    To be pmapped over the axis "devices". `images` is the whole data set, uint8; `indices`
+    (steps, batch per device) says which images this device takes at each step; metrics come
+    stacked along the steps.
+
+    With `fixed_noise` an image's corruption depends on its index alone, drawn once for the whole
+    run; otherwise on the step and on its place in the global batch.
+    """
+
+    def chunk(state, images, indices, key):
+        places = lax.axis_index(AXIS) * indices.shape[1] + jnp.arange(indices.shape[1])
+
+        def body(state, index):
+            if fixed_noise:
+                return train_step(state, images[index], key, index)
+            return train_step(state, images[index], jax.random.fold_in(key, state.step), places)
+
+        return lax.scan(body, state, indices)
+
+    return chunk
+
+
+def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
+    """Places a tree whole on every device, as the pmapped functions return it.
+
+    What is placed may be given away (donated): it shares no buffer with the original.
+    """
+    sharding = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec())
+    return jax.device_put(tree, sharding, may_alias=False)
+
+
+def share_batch(batch_size: int, devices: int, examples: int) -> int:
+    """The examples per device in a global batch.
+
+    Raises:
+      InputError: the devices cannot share the batch evenly, or it exceeds the data set.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch size {batch_size} must be at least 1, such as {32 * devices}")
+    if batch_size > examples:
+        raise InputError(
+            f"batch size {batch_size} exceeds the {examples} training images: "
+            f"choose at most {examples // devices * devices}"
+        )
+    if batch_size % devices:
+        lower = batch_size // devices * devices
+        near = f"{lower} or {lower + devices}" if lower else f"{devices}"
+        raise InputError(
+            f"batch size {batch_size} cannot be shared evenly by {devices} devices: choose {near}"
+        )
+    return batch_size // devices
+
+
+def chunk_sizes(steps: int, target: int) -> list[int]:
+    """Cuts an epoch into chunks of about `target` steps, of one size where a divisor is near.
+
+    Every size is a compilation: at most two come out.
+    """
+    fewest = max(1, round(steps / target))
+    counts = [c for c in range(fewest, min(steps, 2 * fewest) + 1) if steps % c == 0]
+    count = counts[0] if counts else fewest
+    return [len(part) for part in np.array_split(np.empty(steps), count)]
+
+
+def epoch_order(seed: int, epoch: int, examples: int, batch_size: int) -> Int[np.ndarray, "s b"]:
+    """The examples of each batch of an epoch, shuffled by key: (steps, batch size), int32.
+
+    What does not fill a last batch is left out, other examples each epoch.
+    """
+    key = jax.random.fold_in(stream(seed, "order"), epoch)
+    steps = examples // batch_size
+    order = np.asarray(_permutation(key, examples), np.int32)
+    return order[: steps * batch_size].reshape(steps, batch_size)
+
+
+_permutation = jax.jit(jax.random.permutation, static_argnums=1)
+
+
+class Progress(NamedTuple):
+    """What `train` says after each chunk of steps.
+
+    Fields:
+      epoch: the epoch, from 0.
+      ended: whether this chunk was the epoch's last.
+      state: the state after the chunk. It is given away to the next chunk: use it, or copy it,
+        before asking for more.
+      losses: the loss of each of the chunk's steps.
+      images: how many images the chunk trained on.
+      seconds: what the chunk took, compilation apart.
+      compile_seconds: what was spent compiling for it.
+    """
+
+    epoch: int
+    ended: bool
+    state: TrainState
+    losses: Float[np.ndarray, " steps"]
+    images: int
+    seconds: float
+    compile_seconds: float
+
+
+def train(
+    train_step: TrainStep,
+    state: TrainState,
+    images: UInt8[np.ndarray, "n height width channels"],
+    *,
+    seed: int,
+    epochs: range,
+    batch_size: int,
+    fixed_noise: bool = False,
+    devices: Sequence[jax.Device] | None = None,
+    chunk_steps: int = 125,
+    learning_rate: optax.Schedule | None = None,
+) -> Iterator[Progress]:
+    """Trains, yielding after every chunk of steps.
+
+    Args:
+      train_step: from `make_train_step`, with `axis_name=AXIS`.
+      state: where to begin; it stays usable.
+      images: clean training images.
+      epochs: which epochs to run; their numbers decide the order of the examples, so a run that
+        is resumed passes the rest of its range.
+      batch_size: over all devices.
+      fixed_noise: corrupt each image once and for all instead of afresh at every step.
+      devices: the devices to use; all of them if not given.
+      chunk_steps: about how many steps to take between two reports.
+      learning_rate: the schedule, for the message of a `DivergenceError`.
+
+    Raises:
+      InputError: the batch does not suit the devices or the data set.
+      DivergenceError: a loss is not finite. The last state yielded was good.
+    """
+    devices = jax.devices() if devices is None else devices
+    share = share_batch(batch_size, len(devices), len(images))
+    key = stream(seed, "corruption")
+    pmapped = jax.pmap(
+        make_chunk(train_step, fixed_noise=fixed_noise),
+        axis_name=AXIS,
+        in_axes=(None, None, 0, None),
+        out_axes=None,
+        donate_argnums=0,
+        devices=devices,
+    )
+    compiled: dict[int, Callable] = {}
+    # A fresh state lies on one device and a state that comes back on all: placed at once as it
+    # comes back, it is compiled for once.
+    state, on_devices, key = replicate((state, np.asarray(images), key), devices)
+
+    for epoch in epochs:
+        order = epoch_order(seed, epoch, len(images), batch_size)
+        taken = 0
+        for steps in chunk_sizes(len(order), chunk_steps):
+            indices = order[taken : taken + steps].reshape(steps, len(devices), share)
+            indices = np.ascontiguousarray(indices.swapaxes(0, 1))
+            taken += steps
+            start = time.perf_counter()
+            if steps not in compiled:
+                compiled[steps] = pmapped.lower(state, on_devices, indices, key).compile()
+            ready = time.perf_counter()
+            # Reading the losses waits for the chunk: queuing many collectives can deadlock.
+            state, metrics = compiled[steps](state, on_devices, indices, key)
+            losses = np.asarray(metrics["loss"])
+            end = time.perf_counter()
+            if not np.isfinite(losses).all():
+                first = int(np.argmin(np.isfinite(losses)))
+                raise _divergence(int(state.step) - steps + first, losses[first], learning_rate)
+            yield Progress(
+                epoch,
+                taken == len(order),
+                state,
+                losses,
+                steps * batch_size,
+                end - ready,
+                ready - start,
+            )
+
+
+def _divergence(step: int, loss: float, schedule: optax.Schedule | None) -> DivergenceError:
+    rate = "" if schedule is None else f" at learning rate {float(schedule(step)):.3g}"
+    return DivergenceError(f"the loss is {loss} at step {step}{rate}: lower the learning rate")
