@@ -134,6 +134,9 @@ class Checkpoints:
                 if meta["format"] != FORMAT:
                     raise ValueError(f"its format is {meta['format']}, and this reads {FORMAT}")
                 state = jax.tree.map(np.asarray, state)
+                # Orbax gives what was saved, of whatever shape.
+                if jax.tree.map(_shape, state) != jax.tree.map(_shape, target):
+                    raise ValueError("its arrays have other shapes than this run's")
                 if tree_sha256(state) != meta["sha256"]:
                     raise ValueError("its contents do not match their SHA-256")
                 check(meta["meta"])
@@ -156,3 +159,7 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, and lets go of the folder."""
         self._manager.close()
+
+
+def _shape(leaf: Any) -> str:
+    return f"{leaf.dtype}{leaf.shape}"

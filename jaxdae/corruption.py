@@ -22,6 +22,7 @@ one compiled program serves many; it is not checked.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
 import jax
 import jax.numpy as jnp
@@ -187,11 +188,14 @@ def _check(
 ) -> None:
     if isinstance(strength, jax.Array):
         return
-    ends = strength if isinstance(strength, tuple) else (strength,)
+    pair = isinstance(strength, tuple)
+    ends = strength if pair else (strength,)
     inside = all(
-        math.isfinite(end) and low <= end <= high and not (exclusive and end == low) for end in ends
+        isinstance(end, Real) and low <= end <= high and not (exclusive and end == low)
+        for end in ends
     )
-    if not inside or len(ends) > 2 or ends[0] > ends[-1]:
+    fits = inside and math.inf not in ends and len(ends) == 1 + pair and ends[0] <= ends[-1]
+    if not fits:
         rule = f"above {low}" if exclusive else f"at least {low}"
         rule += f" and at most {high:g}" if math.isfinite(high) else ""
         raise InputError(

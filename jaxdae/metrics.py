@@ -37,11 +37,13 @@ def ssim(output: Images, clean: Images, *, window: int = 7) -> PerImage:
             x = sum(shifted[1:], shifted[0])
         return x / count
 
-    x, y = mean(output), mean(clean)
-    # Moments about a common centre: about zero they would cancel to nothing in float32.
-    a, b = output - 0.5, clean - 0.5
-    variances = mean(a * a + b * b) - (x - 0.5) ** 2 - (y - 0.5) ** 2
-    covariance = mean(a * b) - (x - 0.5) * (y - 0.5)
+    # Moments about each image's mean: about zero they would cancel to nothing in float32.
+    x, y = (jnp.mean(image, axis=(1, 2), keepdims=True) for image in (output, clean))
+    a, b = output - x, clean - y
+    mean_a, mean_b = mean(a), mean(b)
+    variances = mean(a * a + b * b) - mean_a**2 - mean_b**2
+    covariance = mean(a * b) - mean_a * mean_b
+    x, y = x + mean_a, y + mean_b
     c1, c2 = 0.01**2, 0.03**2
     luminance = (2 * x * y + c1) / (x * x + y * y + c1)
     structure = (2 * unbiased * covariance + c2) / (unbiased * variances + c2)

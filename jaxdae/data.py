@@ -1,0 +1,608 @@
+"""Every source of images behind one call, as two arrays of bytes.
+
+    dataset = load("mnist")
+    dataset.train.images        # uint8 [60000 28 28 1]
+    dataset.test.labels         # int32 [10000], or None where a source has no labels
+
+| name         | source                                                                        |
+| ------------ | ----------------------------------------------------------------------------- |
+| `mnist`      | the copy inside this package: no network, nothing to prepare                  |
+| `idx:DIR`    | four files in MNIST's own format, plain or gzipped; the labels are optional   |
+| `npz:FILE`   | NumPy arrays: `x_train` and `x_test` (as Keras's `mnist.npz`), or `images`    |
+| `folder:DIR` | image files, in `train/` and `test/` or split here; sub-folders are classes   |
+| `tfds:NAME`  | any TensorFlow Datasets data set of images of one size: `tfds:cifar10`        |
+
+All images of a data set have one shape. They are read whole into memory, so no array may exceed
+`MAX_BYTES`, and no file is believed about its size before its bytes are there. Everything that
+can be wrong with a source is an `InputError`.
+"""
+
+import contextlib
+import difflib
+import gzip
+import hashlib
+import importlib.util
+import logging
+import os
+import queue
+import re
+import socket
+import struct
+import sys
+import tempfile
+import threading
+import time
+import unicodedata
+import urllib.parse
+import urllib.request
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+from jaxdae.errors import InputError
+
+MAX_BYTES = 1 << 32  # 4 GiB: what is larger does not belong in memory, nor on one device
+DEFLATE_RATIO = 1032  # no deflated byte can stand for more bytes than this
+PROBE_SECONDS = 5.0  # how long a download host may take to answer
+
+MNIST = Path(__file__).parent / "datasets" / "mnist"
+MNIST_SHA256 = {  # of the unpacked files
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+IDX_MAGIC = {"images": 0x0803, "labels": 0x0801}  # unsigned bytes (08) in three dimensions, or one
+NPZ_IMAGES = (("x_train", "x_test"), ("train", "test"), ("train_images", "test_images"))
+NPZ_LABELS = (("y_train", "train_labels"), ("y_test", "test_labels"))
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+PARTS = ("train", "test")
+FORMS = "mnist, idx:DIR, npz:FILE, folder:DIR or tfds:NAME"
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images, channels last and in [0, 255], with their labels if there are any."""
+
+    images: UInt8[np.ndarray, "n h w c"]
+    labels: Int32[np.ndarray, " n"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A training and a test split whose images have one shape.
+
+    Raises `InputError` if a split is empty, if the splits' image shapes differ, if images are not
+    uint8 [n h w c], or if a label is missing.
+    """
+
+    name: str
+    train: Split
+    test: Split
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        _, h, w, c = self.train.images.shape
+        return h, w, c
+
+    def __post_init__(self) -> None:
+        for part, x, y in (
+            ("training", self.train.images, self.train.labels),
+            ("test", self.test.images, self.test.labels),
+        ):
+            what = f"{self.name!r}: {part} images are {x.dtype} {list(x.shape)}"
+            if x.ndim != 4 or x.dtype != np.uint8 or x.size == 0:
+                raise InputError(
+                    f"{what}, but must be uint8 [n h w c], none 0: convert or add some"
+                )
+            if y is not None and y.shape != x.shape[:1]:
+                raise InputError(f"{what}, but labels {list(y.shape)}: give one for each, or none")
+            if x.shape[1:] != self.train.images.shape[1:]:
+                was = list(self.train.images.shape[1:])
+                raise InputError(f"{what}, but training images {was}: resize one of them")
+
+
+def load(name: str, *, cache_dir: Path | None = None) -> Dataset:
+    """The data set called `name`: one of the forms in this module's table.
+
+    The order of the images is the source's, and the same everywhere. `cache_dir` is where
+    `tfds:` keeps decoded images: by default `$XDG_CACHE_HOME/jaxdae`, or `~/.cache/jaxdae`.
+
+    Raises `InputError`, in one line, for whatever keeps the data from being loaded.
+    """
+    if name == "mnist":
+        return _load_mnist()
+    kind, colon, place = name.partition(":")
+    readers: dict[str, Callable[[str, Path], Dataset]] = {
+        "idx": _load_idx,
+        "npz": _load_npz,
+        "folder": _load_folder,
+        "tfds": partial(_load_tfds, cache_dir=cache_dir),
+    }
+    if kind in readers and place.strip():
+        return readers[kind](name, Path(os.path.expanduser(place)))
+    if os.path.isdir(name):
+        meant = f"folder:{name}"
+    elif os.path.isfile(name) and name.endswith(".npz"):
+        meant = f"npz:{name}"
+    else:
+        known = {kind + ":": f"{kind}:{place.strip() or '...'}" for kind in readers} | {
+            "mnist": "mnist"
+        }
+        known |= {name: f"tfds:{name}" for name in ("fashion_mnist", "cifar10", "cifar100")}
+        close = difflib.get_close_matches((kind + colon).lower(), known, n=1)
+        meant = known[close[0]] if close else ""
+    hint = f" (did you mean {meant!r}?)" if meant else ""
+    raise InputError(f"{name!r} is no data set; give {FORMS}{hint}")
+
+
+def _show(path: object) -> str:
+    """A path as one line, whatever it holds."""
+    return repr(str(path))
+
+
+@contextlib.contextmanager
+def _explained(what: str, mend: str) -> Iterator[None]:
+    """Whatever other libraries raise, and for damaged bytes it is a dozen types, as InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{what} ({reason[:200]}): {mend}") from None
+
+
+def _take(split: Split, rows: slice | np.ndarray) -> Split:
+    return Split(split.images[rows], None if split.labels is None else split.labels[rows])
+
+
+# IDX: http://yann.lecun.com/exdb/mnist. A big-endian magic number, the sizes, then the bytes.
+
+
+def _load_mnist() -> Dataset:
+    try:
+        return _load_idx("mnist", MNIST, MNIST_SHA256)
+    except InputError as error:
+        raise InputError(f"the package's own copy is damaged, reinstall jaxdae: {error}") from None
+
+
+def _load_idx(name: str, folder: Path, sha256: Mapping[str, str] | None = None) -> Dataset:
+    """MNIST's four file names, each plain (which goes first) or with .gz; labels may be absent."""
+    if not os.path.isdir(folder):
+        raise InputError(f"{name!r}: {_show(folder)} is no folder: name the one of the IDX files")
+
+    def read(stem: str) -> np.ndarray | None:
+        for path in (folder / stem, folder / f"{stem}.gz"):
+            if os.path.lexists(path):
+                return _read_idx(path, sha256[stem] if sha256 else None)
+        if "labels" in stem and not sha256:
+            return None
+        raise InputError(f"{name!r}: {_show(folder)} holds no {stem} or {stem}.gz: add one")
+
+    def split(part: str) -> Split:
+        images, labels = read(f"{part}-images-idx3-ubyte"), read(f"{part}-labels-idx1-ubyte")
+        assert images is not None
+        return Split(images[..., None], None if labels is None else labels.astype(np.int32))
+
+    return Dataset(name, split("train"), split("t10k"))
+
+
+def _read_idx(path: Path, sha256: str | None = None) -> np.ndarray:
+    """One IDX file, plain or gzipped: images uint8 [n h w], or labels uint8 [n], by its name."""
+    kind, rank = ("images", 3) if "images" in path.name else ("labels", 1)
+    what, again = _show(path), "fetch the file again"
+    if not os.path.isfile(path):
+        raise InputError(f"{what} is no regular file: put the IDX file itself there")
+    with _explained(f"{what} cannot be read", again), path.open("rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        stream: Any = gzip.GzipFile(fileobj=raw) if packed else raw
+        header = stream.read(4 + 4 * rank)
+        magic = int.from_bytes(header[:4], "big")
+        if len(header) >= 4 and magic != IDX_MAGIC[kind]:
+            other = "".join(f" ({k})" for k, m in IDX_MAGIC.items() if m == magic)
+            right = f"{kind} in IDX form with {IDX_MAGIC[kind]}"
+            raise InputError(f"{what} begins with {magic}{other}, but {right}: swap the file")
+        if len(header) < 4 + 4 * rank:
+            raise InputError(f"{what} ends inside its IDX header: {again}")
+        shape = struct.unpack(f">{rank}I", header[4:])
+        promised, size = prod(shape), path.stat().st_size
+        promise = f"{what} promises {promised} bytes ({'x'.join(map(str, shape))})"
+        limit = min(MAX_BYTES, size * (DEFLATE_RATIO if packed else 1))
+        if promised > limit:
+            raise InputError(f"{promise}, but its {size} can hold {limit} at the most: {again}")
+        body = bytearray()  # grows with what is there, to one byte past the promise
+        while chunk := stream.read(min(1 << 20, promised + 1 - len(body))):
+            body += chunk
+    if len(body) != promised:
+        found = "more" if len(body) > promised else f"only {len(body)}"
+        raise InputError(f"{promise} but holds {found}: {again}")
+    if sha256:
+        (digest := hashlib.sha256(header)).update(body)
+        if digest.hexdigest() != sha256:
+            raise InputError(f"{what} has the SHA-256 {digest.hexdigest()}, not {sha256}")
+    return np.frombuffer(body, np.uint8).reshape(shape)
+
+
+# NPZ
+
+
+def _load_npz(name: str, path: Path) -> Dataset:
+    """`x_train` and `x_test`, `train` and `test`, or `train_images` and `test_images`, with labels
+    in `y_train` and `y_test` or `train_labels` and `test_labels`; or `images` (and `labels`), whose
+    last seventh, as in MNIST, is the test split.
+
+    Images are [n h w] or [n h w c], uint8 in [0, 255] or floating point in [0, 1].
+    """
+    what, again = _show(path), "write it again with numpy.savez"
+    if not os.path.isfile(path):
+        raise InputError(f"{name!r}: {what} is no file: name one that numpy.savez wrote")
+    with _explained(f"{what} is no readable .npz", again), zipfile.ZipFile(path) as archive:
+        keys = {key.removesuffix(".npy") for key in archive.namelist()}
+
+        def split(images: str, labels: Sequence[str]) -> Split:
+            label = next((key for key in labels if key in keys), None)
+            x = _npz_images(f"{what}: {images!r}", _npz_array(archive, path, images))
+            if label is None:
+                return Split(x)
+            return Split(x, _npz_labels(f"{what}: {label!r}", _npz_array(archive, path, label)))
+
+        for pair in NPZ_IMAGES:
+            if keys >= {*pair}:
+                return Dataset(name, *map(split, pair, NPZ_LABELS))
+        if "images" not in keys:
+            raise InputError(
+                f"{what} holds {', '.join(sorted(keys))[:200]!r}, but must hold x_train and "
+                f"x_test, or images: {again}"
+            )
+        whole = split("images", ["labels"])
+        Dataset(name, whole, whole)  # checks the labels before they are cut
+        cut = len(whole) - max(1, len(whole) // 7)
+        return Dataset(name, _take(whole, slice(cut)), _take(whole, slice(cut, None)))
+
+
+def _npz_array(archive: zipfile.ZipFile, path: Path, key: str) -> np.ndarray:
+    """One array of numbers, read only once its header agrees with the sizes of the file."""
+    info, what = archive.getinfo(f"{key}.npy"), f"{_show(path)}: {key!r}"
+    limit = min(MAX_BYTES, DEFLATE_RATIO * min(info.compress_size, path.stat().st_size))
+    if info.file_size > limit:
+        raise InputError(f"{what} promises {info.file_size} bytes, but may hold {limit}: shrink it")
+    with archive.open(info) as stream:
+        first = np.lib.format.read_magic(stream) == (1, 0)
+        read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(stream)
+        if dtype.kind not in "uif":  # objects would be unpickled, which runs code
+            raise InputError(
+                f"{what} holds {dtype.name[:50]}, but must hold numbers: save it as uint8"
+            )
+        held = info.file_size - stream.tell()
+        if prod(shape) * dtype.itemsize != held:
+            raise InputError(
+                f"{what} is {dtype} {list(shape)}, but holds {held} bytes: write it again"
+            )
+    with archive.open(info) as stream:
+        return np.ascontiguousarray(np.lib.format.read_array(stream, allow_pickle=False))
+
+
+def _npz_images(what: str, x: np.ndarray) -> np.ndarray:
+    """[n h w] or [n h w c], uint8 or floating point in [0, 1], to uint8 [n h w c]."""
+    found = f"{what} is {x.dtype} {list(x.shape)}"
+    if x.ndim not in (3, 4) or x.size == 0:
+        raise InputError(f"{found}, but images must be [n h w] or [n h w c], none 0: reshape it")
+    if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[2] > 4 < x.shape[3]:
+        raise InputError(f"{found}, but channels come last: save numpy.moveaxis(x, 1, 3)")
+    if x.dtype.kind == "f":
+        low, high = float(x.min()), float(x.max())
+        if not (low >= 0 and high <= 1):  # nan is not in range either
+            rule = "floating point images must be finite and in [0, 1]"
+            raise InputError(f"{found} in [{low:g}, {high:g}], but {rule}: rescale, or save uint8")
+        x = np.rint(x * 255).astype(np.uint8)
+    if x.dtype != np.uint8:
+        raise InputError(f"{found}, but images must be uint8 or floating point: x.astype('uint8')")
+    return x if x.ndim == 4 else x[..., None]
+
+
+def _npz_labels(what: str, y: np.ndarray) -> np.ndarray:
+    """[n] or [n 1] integers to int32 [n]."""
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    if y.ndim != 1 or y.dtype.kind == "f" or not np.array_equal(y, y.astype(np.int32)):
+        rule = "labels must be [n] integers of 32 bits"
+        raise InputError(f"{what} is {y.dtype} {list(y.shape)}, but {rule}: convert or remove them")
+    return y.astype(np.int32)
+
+
+# Folders of image files
+
+
+def _load_folder(name: str, root: Path) -> Dataset:
+    """`train/` and `test/` if both are there; else a file is for the test if the SHA-256 of its
+    path below `root` says so, one in six, whatever other files there are.
+
+    Sub-folders, of `root` or of the two, are classes, labelled 0, 1, ... in sorted order. Images
+    are gray if every one is, else RGB; alpha is dropped.
+    """
+    if not os.path.isdir(root):
+        raise InputError(
+            f"{name!r}: {_show(root)} is no folder: name the one that holds the images"
+        )
+    if importlib.util.find_spec("PIL") is None:
+        raise InputError(f"{name!r} needs Pillow to read images: pip install pillow")
+    divided = os.path.isdir(root / "train") and os.path.isdir(root / "test")
+    paths, kinds, tests = [], [], []
+    for relative, path in _image_files(root):
+        top, *below = relative.split("/")
+        if divided and top not in ("train", "test"):
+            continue
+        digest = hashlib.sha256(relative.encode("utf-8", "surrogateescape")).digest()
+        tests.append(top == "test" if divided else int.from_bytes(digest[:8], "big") % 6 == 0)
+        folders = below[:-1] if divided else [top, *below][:-1]
+        kinds.append(folders[0] if folders else "")
+        paths.append(path)
+    if not paths:
+        raise InputError(f"{name!r}: no image in {_show(root)}: add {', '.join(SUFFIXES)} files")
+    classes = sorted(set(kinds))
+    if len(classes) > 1 and "" in classes:
+        loose = f"{_show(paths[kinds.index('')])} lies beside class folder {classes[1]!r}"
+        raise InputError(f"{name!r}: {loose}, but all images or none must lie in one: move them")
+    if not 0 < sum(tests) < len(tests):
+        rule = f"{sum(tests)} of {len(tests)} images fall to the test, but both splits need one"
+        raise InputError(f"{name!r}: {rule}: make sub-folders train/ and test/, or add images")
+    images = _same_size(name, paths)
+    labels = None if classes == [""] else np.array([*map(classes.index, kinds)], np.int32)
+
+    def split(test: bool) -> Split:
+        rows = [i for i, chosen in enumerate(tests) if chosen == test]
+        return Split(np.stack([images[i] for i in rows]), None if labels is None else labels[rows])
+
+    return Dataset(name, split(False), split(True))
+
+
+def _image_files(root: Path) -> list[tuple[str, Path]]:
+    """Every image file below `root`, with its path from there, sorted by that path.
+
+    Hidden files and folders are skipped; links to folders inside `root` are not followed.
+    """
+    home, found = os.path.realpath(root), []
+
+    def fail(error: OSError) -> None:
+        raise InputError(f"{_show(error.filename)} cannot be read: make it readable, or move it")
+
+    for parent, folders, files in os.walk(root, onerror=fail):
+        folders[:] = [entry for entry in folders if not entry.startswith(".")]
+        files = [file for file in files if file.lower().endswith(SUFFIXES) and file[0] != "."]
+        for path in (Path(parent, entry) for entry in folders + files):
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(home):
+                rule = f"{_show(path)} is a link that leads out of {_show(root)}"
+                raise InputError(
+                    f"{rule}, and such are not followed: put the files themselves there"
+                )
+        for path in (Path(parent, file) for file in files):
+            found.append((unicodedata.normalize("NFC", path.relative_to(root).as_posix()), path))
+    return sorted(found)
+
+
+def _same_size(name: str, paths: Sequence[Path]) -> list[np.ndarray]:
+    """Image files as uint8 [h w 1] if all are gray, else [h w 3]."""
+    images = [_read_image(paths[0])]
+    h, w = images[0].shape[:2]
+    if 3 * h * w * len(paths) > MAX_BYTES:
+        rule = f"{len(paths)} images of {w}x{h} exceed the {MAX_BYTES} bytes that are read"
+        raise InputError(f"{name!r}: {rule}: use fewer or smaller ones")
+    for path in paths[1:]:
+        images.append(image := _read_image(path))
+        if image.shape[:2] != (h, w):
+            sizes = f"{_show(paths[0])} is {w}x{h}, {_show(path)} {image.shape[1]}x{image.shape[0]}"
+            raise InputError(f"{name!r}: {sizes}, but all must have one size: resize them")
+    channels = max(image.shape[2] for image in images)
+    return [np.broadcast_to(image, (h, w, channels)) for image in images]
+
+
+def _read_image(path: Path) -> UInt8[np.ndarray, "h w c"]:
+    """An image file, upright, in 8 bits, gray or RGB; the first frame if there are several."""
+    from PIL import Image, ImageOps
+
+    what = _show(path)
+    if not os.path.isfile(path):
+        raise InputError(f"{what} is no regular file: remove it")
+    explained = _explained(f"{what} is no readable image", "replace or remove it")
+    with explained, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with Image.open(path, formats=FORMATS) as opened:
+                image, form = ImageOps.exif_transpose(opened), opened.format
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+            limit = f"more than {Image.MAX_IMAGE_PIXELS} pixels"
+            raise InputError(f"{what} has {limit}, as a bomb would: shrink it") from None
+        if image.mode.startswith("I;16") or (image.mode == "I" and form in ("PNG", "PPM")):
+            wide = np.asarray(image).astype(np.uint32)
+            return ((wide * 255 + 32767) // 65535).astype(np.uint8)[..., None]
+        if image.mode in ("I", "F"):
+            rule = "32-bit pixels, of no known range"
+            raise InputError(f"{what} has {rule}: save it with 8 or 16 bits")
+        gray = image.mode in ("1", "L", "LA", "La")
+        pixels = np.asarray(image.convert("L" if gray else "RGB"))
+        return pixels[..., None] if gray else pixels
+
+
+# TensorFlow Datasets
+
+
+def _load_tfds(name: str, _: Path, cache_dir: Path | None) -> Dataset:
+    """Prepared by tfds, decoded once, and kept as .npy files under `cache_dir`."""
+    if importlib.util.find_spec("tensorflow_datasets") is None:
+        raise InputError(f"{name!r} needs TensorFlow Datasets: pip install tensorflow-datasets")
+    short = name.removeprefix("tfds:")
+    if not re.fullmatch(r"\w+(/[\w.-]+)?(:\d+\.\d+\.\d+)?", short, re.ASCII):
+        raise InputError(
+            f"{name!r} must be tfds:NAME, tfds:NAME/CONFIG or tfds:NAME:1.2.3: mend it"
+        )
+    cache = cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxdae"
+    with _quiet_tfds():
+        import tensorflow_datasets as tfds
+
+        with _explained(
+            f"tfds cannot build {name!r}", "name a version it has, or install what it needs"
+        ):
+            try:
+                builder: Any = tfds.builder(short, file_format="array_record")
+            except tfds.core.registered.DatasetNotFoundError:
+                known = tfds.list_builders(with_community_datasets=False)
+                close = difflib.get_close_matches(re.split("[/:]", short)[0], known, n=1)
+                hint = f"tfds:{close[0]}" if close else "one of https://tensorflow.org/datasets"
+                raise InputError(f"{name!r} is unknown to tfds: try {hint}") from None
+        folder = cache / "tfds" / builder.info.full_name
+        arrays = _read_cache(folder)
+        if arrays is None:
+            arrays = _decode_tfds(name, builder)
+            mend = "make room there, or choose another cache folder (XDG_CACHE_HOME)"
+            with _explained(f"{_show(folder)} cannot be written", mend):
+                _write_cache(folder, arrays)
+    train, test = (Split(arrays[f"{part}_images"], arrays.get(f"{part}_labels")) for part in PARTS)
+    return Dataset(name, train, test)
+
+
+@contextlib.contextmanager
+def _quiet_tfds() -> Iterator[None]:
+    """Without tfds's advice about OpenCV and absent folders; its progress stays off stdout."""
+    logger = logging.getLogger("absl")
+
+    def serious(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
+
+    logger.addFilter(serious)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        logger.removeFilter(serious)
+
+
+def _decode_tfds(name: str, builder: Any) -> dict[str, np.ndarray]:
+    """`train_images`, `test_images` and, if there are any, their labels, prepared if need be."""
+    features = builder.info.features
+    shape = getattr(features["image"], "shape", None) if "image" in features else None
+    if not shape or None in shape or len(shape) != 3 or features["image"].np_dtype != np.uint8:
+        rule = f"its 'image' is {shape or 'absent'}, but must be uint8 of one size [h w c]"
+        raise InputError(f"{name!r}: {rule}: choose another data set")
+    if not builder.is_prepared():
+        _prepare_tfds(name, builder)
+    splits = builder.info.splits
+    names = ("train", "test" if "test" in splits else "validation")
+    if not {*names} <= {*splits}:
+        rule = (
+            f"has splits {', '.join(splits) or 'none'}, but must have train and test or validation"
+        )
+        raise InputError(f"{name!r} {rule}: choose another data set")
+    labelled = "label" in features and features["label"].shape == ()
+    labelled = labelled and np.issubdtype(features["label"].np_dtype, np.integer)
+    arrays: dict[str, np.ndarray] = {}
+    place = Path(builder.data_path)
+    with _explained(f"{name!r}: {_show(place)} cannot be read", "delete it and load again"):
+        for part, split in zip(PARTS, names, strict=True):
+            source = builder.as_data_source(split=split)
+            n = len(source)
+            if n * prod(shape) > MAX_BYTES:
+                rule = f"{n} images {list(shape)} exceed the {MAX_BYTES} bytes that are read"
+                raise InputError(f"{name!r}: {rule}: choose a smaller data set")
+            images, labels = np.empty((n, *shape), np.uint8), np.empty(n, np.int32)
+            for start in range(0, n, 1024):  # several times faster than one by one
+                rows = source.__getitems__(range(start, min(start + 1024, n)))
+                images[start : start + 1024] = [row["image"] for row in rows]
+                if labelled:
+                    labels[start : start + 1024] = [row["label"] for row in rows]
+            arrays[f"{part}_images"] = images
+            if labelled:
+                arrays[f"{part}_labels"] = labels
+    return arrays
+
+
+def _prepare_tfds(name: str, builder: Any) -> None:
+    """Downloads and converts a data set, if that can work here."""
+    what = f"{name!r} is not prepared in {_show(builder.data_path)}"
+    needs = ("tensorflow", "importlib_resources")
+    if missing := [module for module in needs if importlib.util.find_spec(module) is None]:
+        mend = "pip install tensorflow importlib_resources"
+        raise InputError(f"{what}, and preparing it needs {' and '.join(missing)}: {mend}")
+    with _explained(f"{what}, and preparing it failed", "mend that and load again"):
+        if not _reachable(_download_hosts(builder)):
+            mend = "connect to the network, or copy that folder from where it is prepared"
+            raise InputError(f"{what}, and its download host does not answer: {mend}")
+        full = builder.info.full_name
+        root = Path(builder.data_path).parents[full.count("/")]
+        builder.download_and_prepare(download_dir=root / "downloads" / full)  # shared by no other
+
+
+def _download_hosts(builder: Any) -> list[tuple[str, int]]:
+    """Where the data set comes from, or the proxies that stand before it."""
+    proxies, hosts = urllib.request.getproxies(), set()
+    for url in list(builder.url_infos or ()) or ["https://storage.googleapis.com"]:
+        place = urllib.parse.urlsplit(url)
+        proxy = proxies.get(place.scheme) or proxies.get("all")
+        if proxy and not urllib.request.proxy_bypass(place.hostname or ""):
+            place = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
+        default = {"https": 443, "ftp": 21}.get(place.scheme, 80)
+        hosts.add((place.hostname or "", place.port or default))
+    return sorted(hosts)[:8]
+
+
+def _reachable(hosts: Sequence[tuple[str, int]]) -> bool:
+    """Whether any host accepts a connection within `PROBE_SECONDS`, name look-up included."""
+    answers: queue.Queue[bool] = queue.Queue()
+
+    def knock(host: tuple[str, int]) -> None:
+        with contextlib.suppress(Exception):  # no such name, no way there, nobody listens
+            socket.create_connection(host, timeout=PROBE_SECONDS).close()
+            answers.put(True)
+            return
+        answers.put(False)
+
+    for host in hosts:  # in threads, for looking up a name has no timeout
+        threading.Thread(target=knock, args=(host,), daemon=True).start()
+    deadline = time.monotonic() + PROBE_SECONDS
+    with contextlib.suppress(queue.Empty):
+        return any(answers.get(timeout=max(0, deadline - time.monotonic())) for _ in hosts)
+    return False
+
+
+def _read_cache(folder: Path) -> dict[str, np.ndarray] | None:
+    """The arrays in `folder`, or None unless every one is what `SHA256SUMS` says."""
+    arrays = {}
+    try:
+        for line in (folder / "SHA256SUMS").read_text("ascii").splitlines():
+            digest, file = line.split("  ")
+            with (folder / file).open("rb") as stream:
+                if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
+                    return None
+            arrays[file.removesuffix(".npy")] = np.load(folder / file, allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    return arrays if {"train_images", "test_images"} <= arrays.keys() else None
+
+
+def _write_cache(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Every file appears whole or not at all, and `SHA256SUMS` (as sha256sum's) last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
+        sums = Path(temporary, "SHA256SUMS")
+        for key, x in arrays.items():
+            path = Path(temporary, f"{key}.npy")
+            np.save(path, x)
+            with path.open("rb") as stream, sums.open("a", encoding="ascii") as lines:
+                lines.write(f"{hashlib.file_digest(stream, 'sha256').hexdigest()}  {path.name}\n")
+        for file in [*(f"{key}.npy" for key in arrays), sums.name]:
+            os.replace(Path(temporary, file), folder / file)

@@ -1,0 +1,149 @@
+"""The metrics against scikit-image's, and the losses against their formulas in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from jaxdae.losses import LOSSES, binary_cross_entropy, mean_squared_error
+from jaxdae.metrics import mse, psnr, ssim
+
+# The last ones are smaller than the window of 7.
+SHAPES = [(28, 28, 1), (17, 12, 3), (7, 9, 2), (6, 5, 3), (3, 20, 1)]
+
+
+@jax.jit
+def ours(output, clean):
+    return mse(output, clean), psnr(output, clean), ssim(output, clean)
+
+
+def pairs(shape):
+    """Pairs of images that differ in kind: (output, clean), each (kinds, *shape) in float32."""
+    rng = np.random.default_rng(0)
+    height, width, channels = shape
+    y, x, c = np.meshgrid(*(np.linspace(0, 1, n) for n in shape), indexing="ij")
+    noise = rng.uniform(size=(2, *shape))
+    smooth = [0.5 + 0.5 * np.sin(3 * x + c + i) * np.cos(2 * y) for i in range(2)]
+    digit = np.where((x - 0.4) ** 2 + (y - 0.5) ** 2 < 0.1, 0.97, 0.03)
+    faint = 1e-3 * rng.normal(size=shape)
+    flat = np.ones(shape)
+    kinds = [
+        (noise[0], noise[1]),
+        (smooth[0], smooth[1]),
+        (1 - smooth[0], smooth[0]),
+        (noise[0], smooth[0]),
+        (noise[0] + faint, noise[0]),
+        (smooth[0] + faint, smooth[0]),
+        (digit + faint, digit),
+        (digit, digit.mean() * flat),
+        (0.97 * flat + faint, 0.97 * flat),
+        (0.9 * flat, 0.95 * flat),
+        (0.03 * flat, 0.02 * flat),
+        (0 * flat, flat),
+        (noise[0], 0.03 * flat),
+        (noise[0] + 1, noise[1] - 1),  # metrics do not clip
+    ]
+    return (np.stack(side).astype(np.float32) for side in zip(*kinds, strict=True))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_agrees_with_scikit_image(shape):
+    output, clean = pairs(shape)
+    window = min(7, *(side if side % 2 else side - 1 for side in shape[:2]))
+    expected = [
+        (
+            np.square(a - b).mean(),
+            peak_signal_noise_ratio(b, a, data_range=1),
+            structural_similarity(a, b, data_range=1, channel_axis=-1, win_size=window),
+        )
+        for a, b in zip(output.astype(float), clean.astype(float), strict=True)
+    ]
+    for name, got, want in zip(("mse", "psnr", "ssim"), ours(output, clean), zip(*expected)):
+        assert got.shape == (len(output),)
+        assert got.dtype == jnp.float32
+        # PSNR in dB, so a relative error; SSIM to 1e-5 whatever its size.
+        tolerance = {"rtol": 0, "atol": 1e-5} if name == "ssim" else {"rtol": 1e-5, "atol": 1e-9}
+        np.testing.assert_allclose(got, want, err_msg=f"{name} {shape}", **tolerance)
+
+
+def test_equal_images():
+    images = np.random.default_rng(0).uniform(size=(3, 28, 28, 1)).astype(np.float32)
+    images[1], images[2] = 0.03, 0
+    error, ratio, similarity = ours(images, images)
+    np.testing.assert_array_equal(error, 0)
+    np.testing.assert_array_equal(ratio, np.inf)
+    np.testing.assert_allclose(similarity, 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 9, 3)])
+def test_ssim_of_images_that_hold_no_window_of_three(shape):
+    """Windows of one pixel have no variance: what is left compares brightness."""
+    rng = np.random.default_rng(0)
+    a, b = rng.uniform(size=(2, 2, *shape)).astype(np.float32)
+    expected = (2 * a * b + 1e-4) / (a * a + b * b + 1e-4)
+    np.testing.assert_allclose(jax.jit(ssim)(a, b), expected.mean(axis=(1, 2, 3)), atol=1e-6)
+
+
+def test_ssim_takes_another_window():
+    a, b = np.random.default_rng(0).uniform(size=(2, 1, 15, 14, 1)).astype(np.float32)
+    expected = structural_similarity(a[0], b[0], data_range=1, channel_axis=-1, win_size=11)
+    np.testing.assert_allclose(ssim(a, b, window=11), [expected], atol=1e-5)
+
+
+def formulas(logits, clean):
+    """The losses of each image, in float64, from probabilities as far as those reach."""
+    z, y = logits.astype(float), clean.astype(float)
+    p, q = 1 / (1 + np.exp(-z)), 1 / (1 + np.exp(z))
+    return {
+        "mse": np.square(p - y).mean(axis=(1, 2, 3)),
+        "bce": (-y * np.log(p) - (1 - y) * np.log(q)).mean(axis=(1, 2, 3)),
+    }
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_and_gradients_are_their_formulas(name):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(6, 5, 4, 3)).astype(np.float32) * 3
+    clean = rng.uniform(size=logits.shape).astype(np.float32)
+    logits[2:4] = rng.choice([-50, 50], size=(2, 5, 4, 3))
+    logits[4], logits[5] = 50, -50
+    clean[3] = rng.integers(0, 2, size=clean[3].shape)
+    clean[4], clean[5] = 0, 1  # as wrong as can be
+
+    def total(logits):
+        values = LOSSES[name](logits, clean)
+        return values.sum(), values
+
+    gradient, values = jax.jit(jax.grad(total, has_aux=True))(logits)
+    assert values.shape == (6,)
+    assert values.dtype == jnp.float32
+    np.testing.assert_allclose(values, formulas(logits, clean)[name], rtol=1e-5)
+    p = 1 / (1 + np.exp(-logits.astype(float)))
+    expected = {"bce": p - clean, "mse": 2 * (p - clean) * p * (1 - p)}[name] / clean[0].size
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_stay_finite_where_float32_saturates(name):
+    logits = np.array([-1e4, 1e4, -1e4, 1e4], np.float32).reshape(4, 1, 1, 1)
+    clean = np.array([1, 0, 0, 1], np.float32).reshape(4, 1, 1, 1)
+    values, gradient = jax.jit(
+        lambda z: (LOSSES[name](z, clean), jax.grad(lambda z: LOSSES[name](z, clean).sum())(z))
+    )(logits)
+    worst = {"mse": 1, "bce": 1e4}[name]
+    np.testing.assert_allclose(values, [worst, worst, 0, 0])
+    steepest = {"mse": 0, "bce": 1}[name]
+    np.testing.assert_allclose(gradient.ravel(), [-steepest, steepest, 0, 0])
+
+
+def test_a_batch_means_what_it_means_in_keras():
+    """Keras means over the channels, then over the places and images, of clipped probabilities."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(4, 6, 5, 3)).astype(np.float32) * 2
+    clean = rng.uniform(size=logits.shape).astype(np.float32)
+    p = np.clip(1 / (1 + np.exp(-logits.astype(float))), 1e-7, 1 - 1e-7)
+    entropy = (-clean * np.log(p) - (1 - clean) * np.log(1 - p)).mean(axis=-1).mean()
+    squares = np.square(p - clean).mean(axis=-1).mean()
+    got = jax.jit(lambda z: (binary_cross_entropy(z, clean), mean_squared_error(z, clean)))(logits)
+    np.testing.assert_allclose([value.mean() for value in got], [entropy, squares], rtol=1e-5)

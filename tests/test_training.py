@@ -1,0 +1,218 @@
+"""The train step, the chunk of steps on any number of devices, and the loop over epochs."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jax import lax
+
+from jaxdae import training
+from jaxdae.checkpoint import tree_sha256
+from jaxdae.corruption import gaussian, identity
+from jaxdae.errors import DivergenceError, InputError
+from jaxdae.losses import LOSSES
+from jaxdae.model import DenoisingAutoencoder
+from jaxdae.training import AXIS, TrainState
+
+MODEL = DenoisingAutoencoder(image_shape=(8, 8, 1), features=(4, 8), latent_dim=3)
+IMAGES = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 1), np.uint8)
+ADAM = optax.adam(1e-3)
+
+
+def make_step(axis_name=AXIS, optimizer=ADAM, corruption=gaussian(0.5), **options):
+    loss = LOSSES["mse"]
+    return training.make_train_step(
+        MODEL, corruption, loss, optimizer, axis_name=axis_name, **options
+    )
+
+
+def fit(epochs=range(1), state=None, step=None, batch_size=16, devices=1, **options):
+    """The state after some epochs on so many devices, and the losses."""
+    state = training.create_state(MODEL, ADAM, 0) if state is None else state
+    losses = []
+    for progress in training.train(
+        step or make_step(),
+        state,
+        IMAGES,
+        seed=0,
+        epochs=epochs,
+        batch_size=batch_size,
+        devices=jax.devices()[:devices],
+        **options,
+    ):
+        losses.append(progress.losses)
+        state = jax.tree.map(np.array, progress.state)
+    return state, np.concatenate(losses)
+
+
+def test_step_is_one_step_of_gradient_descent():
+    """Against the same written out: corrupt, differentiate, update."""
+    state = training.create_state(MODEL, ADAM, 0)
+    key = jax.random.key(5)
+    new, metrics = jax.jit(make_step(axis_name=None))(state, IMAGES[:16], key)
+
+    @jax.jit
+    def expected(params):
+        clean = jnp.asarray(IMAGES[:16], jnp.float32) / 255
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(16))
+        noise = jax.vmap(lambda k: jax.random.normal(k, (8, 8, 1)))(keys)
+        noisy = jnp.clip(clean + 0.5 + 0.5 * noise, 0, 1)
+
+        def loss(params):
+            return ((MODEL.apply({"params": params}, noisy) - clean) ** 2).mean()
+
+        value, gradient = jax.value_and_grad(loss)(params)
+        updates, _ = ADAM.update(gradient, ADAM.init(params))
+        return value, optax.apply_updates(params, updates)
+
+    value, params = expected(state.params)
+    np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), new.params, params)
+    assert int(new.step) == 1
+
+
+def test_learns():
+    state, losses = fit(range(60), step=make_step(corruption=identity()))
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_devices_see_the_same_batches_and_agree(devices):
+    """The same noisy images, bit for bit, and the same parameters after 50 steps."""
+
+    def spy(state, images, key, positions):
+        inputs = gaussian(0.5)(key, training.to_float(images), positions)
+        gathered = lax.all_gather(inputs, AXIS, tiled=True)
+        return state.replace(step=state.step + 1), {"loss": gathered}
+
+    seen = {n: fit(range(2), step=spy, devices=n)[1] for n in (1, devices)}
+    assert seen[1].shape == (10, 16, 8, 8, 1)
+    np.testing.assert_array_equal(seen[1], seen[devices])
+
+    one, many = fit(range(10)), fit(range(10), devices=devices)
+    np.testing.assert_allclose(one[1], many[1], rtol=1e-5)
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), one[0].params, many[0].params)
+
+
+def test_gradients_and_metrics_are_averaged_over_devices():
+    """`out_axes=None` would hide it: ask every device for what it holds."""
+    state = training.create_state(MODEL, ADAM, 0)
+    indices = np.arange(16).reshape(2, 1, 8)
+
+    def disagreement(axis_name):
+        chunk = training.make_chunk(make_step(axis_name))
+        run = jax.pmap(chunk, axis_name=AXIS, in_axes=(None, None, 0, None), devices=jax.devices()[:2])
+        copies = jax.tree.leaves(run(state, IMAGES, indices, jax.random.key(0)))
+        return max(float(jnp.abs(leaf[0] - leaf[1]).max()) for leaf in copies)
+
+    assert disagreement(AXIS) == 0
+    assert disagreement(None) > 1e-4  # the check would see a forgotten pmean
+
+
+def test_resumed_run_is_the_run_never_stopped():
+    whole, losses = fit(range(3))
+    part, first = fit(range(1))
+    rest, last = fit(range(1, 3), state=part)
+    assert tree_sha256(whole) == tree_sha256(rest)
+    np.testing.assert_array_equal(losses, np.concatenate([first, last]))
+
+
+def test_chunks_do_not_change_the_result():
+    """Nor does it matter that the last chunk is smaller (5 steps as 2, 2 and 1)."""
+    whole, losses = fit(range(2))
+    cut, same = fit(range(2), chunk_steps=2)
+    np.testing.assert_allclose(losses, same, rtol=1e-6)
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), whole.params, cut.params)
+
+
+def test_seed_decides_everything():
+    a, b = (training.create_state(MODEL, ADAM, seed) for seed in (0, 1))
+    assert tree_sha256(a) == tree_sha256(training.create_state(MODEL, ADAM, 0))
+    assert tree_sha256(a) != tree_sha256(b)
+    orders = [training.epoch_order(s, e, 80, 16) for s, e in [(0, 0), (0, 0), (0, 1), (1, 0)]]
+    np.testing.assert_array_equal(orders[0], orders[1])
+    assert (orders[0] != orders[2]).any()
+    assert (orders[0] != orders[3]).any()
+
+
+@given(st.integers(1, 300), st.integers(1, 40))
+def test_epoch_takes_every_example_at_most_once(examples, batch_size):
+    batch_size = min(examples, batch_size)
+    order = training.epoch_order(0, 0, examples, batch_size)
+    assert order.shape == (examples // batch_size, batch_size)
+    assert len(np.unique(order)) == order.size
+    assert 0 <= order.min() <= order.max() < examples
+
+
+def test_fixed_noise_is_drawn_once_for_each_image():
+    """An image meets the same noise in another epoch, elsewhere in the batch; fresh noise not."""
+
+    def noise_of_image_3(fixed):
+        def spy(state, images, key, positions):
+            inputs = gaussian(0.5, mean=0)(key, training.to_float(images), positions)
+            is_3 = (images == IMAGES[3]).all((1, 2, 3), keepdims=True)
+            return state.replace(step=state.step + 1), {"loss": (inputs * is_3).sum(0)}
+
+        state = training.create_state(MODEL, ADAM, 0)
+        _, seen = fit(range(2), state, spy, fixed_noise=fixed)
+        return [image for image in seen if image.any()]
+
+    first, second = noise_of_image_3(fixed=True)
+    np.testing.assert_array_equal(first, second)
+    first, second = noise_of_image_3(fixed=False)
+    assert (first != second).any()
+
+
+def test_ema_follows_the_parameters():
+    step = jax.jit(make_step(axis_name=None, ema_decay=0.9))
+    state = training.create_state(MODEL, ADAM, 0, ema=True)
+    assert tree_sha256(state.best_params) == tree_sha256(state.params)
+    new, _ = step(state, IMAGES[:8], jax.random.key(0))
+    expected = jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, state.params, new.params)
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-7), new.best_params, expected)
+    assert training.create_state(MODEL, ADAM, 0).ema is None
+
+
+def test_loss_that_is_not_finite_stops_with_step_and_rate():
+    def poisoned(state: TrainState, images, key, positions):
+        return state.replace(step=state.step + 1), {
+            "loss": jnp.where(state.step == 7, jnp.nan, 0.5)
+        }
+
+    with pytest.raises(DivergenceError, match=r"loss is nan at step 7 at learning rate 0\.125"):
+        fit(range(5), step=poisoned, chunk_steps=2, learning_rate=optax.constant_schedule(0.125))
+    with pytest.raises(DivergenceError, match="lower the learning rate"):
+        fit(range(9), step=make_step(optimizer=optax.sgd(1e38)))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "devices", "words"),
+    [
+        (0, 1, "at least 1"),
+        (17, 2, "choose 16 or 18"),
+        (3, 4, "choose 4"),
+        (81, 1, "at most 80"),
+        (88, 8, "at most 80"),
+    ],
+)
+def test_refuses_a_batch_that_cannot_be_shared(batch_size, devices, words):
+    with pytest.raises(InputError, match=words):
+        fit(batch_size=batch_size, devices=devices)
+
+
+@given(st.integers(1, 5000), st.integers(1, 400))
+def test_chunk_sizes(steps, target):
+    sizes = training.chunk_sizes(steps, target)
+    assert sum(sizes) == steps
+    assert len(set(sizes)) <= 2
+    assert max(sizes) <= max(1, 2 * target)
+
+
+def test_common_epochs_need_one_compilation():
+    for steps in (1875, 468, 1250, 62):
+        assert len(set(training.chunk_sizes(steps, 125))) == 1
