@@ -5,9 +5,7 @@ import io
 import json
 import os
 import platform
-import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from functools import partial
@@ -35,24 +33,27 @@ from jaxdae.evaluation import Evaluator, encode, reconstruct
 from jaxdae.losses import LOSSES
 from jaxdae.model import Autoencoder, build, parameter_count
 from jaxdae.optimizers import make_optimizer, make_schedule
-from jaxdae.training import AXIS, Progress as TrainingProgress, TrainState
+from jaxdae.training import AXIS, TrainState
+from jaxdae.training import Progress as TrainingProgress
 
 NOISE_LEVELS = ("gaussian", "speckle")  # corruptions that have a sigma
 LATENT_POINTS = 5000
+Results = dict[str, dict[str, float]]  # the metrics at each noise level
 
 
 def run(arguments: Arguments) -> None:
     """Trains, or resumes, and writes everything; see `experiments.run`."""
     console = Console(highlight=False, soft_wrap=True)
     if arguments.resume is None:
-        config, out = arguments.config, arguments.out
-    else:
-        config, out = _read_config(arguments.resume), arguments.resume
-        if (out / "summary.json").exists():
-            console.print(f"The run in {out} is finished: its result is in {out}/summary.json.")
-            return
-    experiment = Experiment(config, arguments, console)
-    experiment.go(_claim(out, config) if arguments.resume is None else out)
+        experiment = Experiment(arguments.config, arguments, console)
+        experiment.go(_claim(arguments.out, arguments.config))
+        return
+    out = arguments.resume
+    config = _read_config(out)
+    if (out / "summary.json").exists():
+        console.print(f"The run in {out} is finished: its result is in {out}/summary.json.")
+        return
+    Experiment(config, arguments, console).go(out)
 
 
 class Experiment:
@@ -65,6 +66,8 @@ class Experiment:
     def __init__(self, config: Config, arguments: Arguments, console: Console) -> None:
         self.config, self.arguments, self.console = config, arguments, console
         _check(config)
+        if arguments.keep < 1:
+            raise InputError(f"keep={arguments.keep} checkpoints must be at least 1")
         self.corruption = make_corruption(config)
         self.devices = jax.devices()[: arguments.devices]
         if len(self.devices) < (arguments.devices or 1):
@@ -99,14 +102,14 @@ class Experiment:
             self.console.print(self.headline(out))
             if restored := checkpoints.restore(state):
                 state = self.take_up(restored)
-            test = self.epoch_evaluator()
+            self.test = self.evaluators()
             for index, (epochs, corruption) in enumerate(self.stages):
                 done = len(self.history)
                 left = range(max(done, epochs.start), epochs.stop)
                 if not left:
                     continue
                 try:
-                    state = self.train(out, checkpoints, state, index, left, corruption, test)
+                    state = self.train(out, checkpoints, state, index, left, corruption)
                 except DivergenceError as error:
                     raise DivergenceError(f"{error}{self.kept(out)}") from None
                 except KeyboardInterrupt:
@@ -126,10 +129,7 @@ class Experiment:
         """Where the last good checkpoint is and how to go on from it."""
         if not self.history:
             return f"; no epoch was finished, and {out} can be deleted"
-        return (
-            f"; the checkpoint after epoch {len(self.history)} is kept: "
-            f"{PROGRAM} --resume {out}"
-        )
+        return f"; the checkpoint after epoch {len(self.history)} is kept: {PROGRAM} --resume {out}"
 
     def take_up(self, restored: Restored) -> TrainState:
         """The state to go on with, and the history up to it."""
@@ -155,21 +155,18 @@ class Experiment:
         )
         return optimizer, schedule
 
-    def epoch_evaluator(self):
-        """Parameters to test metrics under the stage's corruption, which it is given."""
-        config, test = self.config, self.dataset.test.images
-        make = partial(Evaluator, self.model, devices=self.devices)
-        if config.corruption in NOISE_LEVELS and len(config.sigma) == 1:
-            noisy = make(self.at_sigma, test)
-            self.by_sigma: Evaluator | None = noisy
-            under = partial(noisy, strength=config.sigma[0])
+    def evaluators(self) -> Sequence[Callable[[Any], dict[str, float]]]:
+        """For each stage: parameters to test metrics under the stage's corruption."""
+        config, images = self.config, self.dataset.test.images
+        make = partial(Evaluator, self.model, images=images, devices=self.devices)
+        self.by_sigma = make(self.at_sigma) if config.corruption in NOISE_LEVELS else None
+        under: Callable[[Any], dict[str, float]]
+        if self.by_sigma is not None and len(config.sigma) == 1:
+            under = partial(self.by_sigma, strength=config.sigma[0])
         else:
-            self.by_sigma = None
-            if config.corruption in NOISE_LEVELS:
-                self.by_sigma = make(self.at_sigma, test)
-            under = make(lambda _: self.corruption, test)
-        clean = make(lambda _: corruptions.identity(), test) if config.clean_epochs else None
-        return [clean, under] if clean else [under]
+            under = make(lambda _: self.corruption)
+        clean = make(lambda _: corruptions.identity())
+        return [clean, under][-len(self.stages) :]
 
     def at_sigma(self, sigma: Any) -> Corruption:
         return make_corruption(self.config, sigma)
@@ -182,7 +179,6 @@ class Experiment:
         index: int,
         epochs: range,
         corruption: Corruption,
-        test: list[Any],
     ) -> TrainState:
         """Trains the epochs that are left of one stage."""
         config = self.config
@@ -219,7 +215,7 @@ class Experiment:
                 show(progress, len(losses))
                 if not progress.ended:
                     continue
-                metrics = test[index](state.best_params)
+                metrics = self.test[index](state.best_params)
                 before = self.history[-1]["train_seconds"] if self.history else 0.0
                 self.history.append(
                     {
@@ -322,10 +318,10 @@ class Experiment:
             f"images/s), {self.compile_seconds:.1f} s compiling; all in {out}/"
         )
 
-    def closing_table(self, params: Any) -> dict[str, dict[str, float]]:
+    def closing_table(self, params: Any) -> Results:
         """Evaluates at each noise level (or under the run's corruption), and prints the table."""
         if self.by_sigma is None:
-            rows = {str(self.corruption): self.epoch_metrics(params)}
+            rows = {str(self.corruption): self.test[-1](params)}
         else:
             sigmas = self.config.eval_sigmas
             if len(self.config.sigma) == 1:
@@ -340,11 +336,10 @@ class Experiment:
         self.console.print(table)
         return rows
 
-    def epoch_metrics(self, params: Any) -> dict[str, float]:
-        return self.epoch_evaluator()[-1](params)
 
-
-def draw(experiment: Experiment, params: Any, test: dict[str, dict[str, float]], folder: Path) -> None:
+def draw(
+    experiment: Experiment, params: Any, test: dict[str, dict[str, float]], folder: Path
+) -> None:
     """Draws the figures of a run."""
     from jaxdae import figures
 
@@ -354,9 +349,12 @@ def draw(experiment: Experiment, params: Any, test: dict[str, dict[str, float]],
     noise = str(experiment.corruption)
     given = "noisy" if config.corruption in (*NOISE_LEVELS, "poisson") else "input"
     shown = reconstruct(experiment.model, params, experiment.corruption, images[:27])
-    rows = [dict(zip(("original", given, "output"), part, strict=True)) for part in zip(
-        *(np.array_split(each, max(1, len(each) // 9)) for each in shown), strict=True
-    )]
+    rows = [
+        dict(zip(("original", given, "output"), part, strict=True))
+        for part in zip(
+            *(np.array_split(each, max(1, len(each) // 9)) for each in shown), strict=True
+        )
+    ]
     figures.image_rows(folder / "digits.png", rows, f"Test images, {noise}")
     ten = (each[:10] for each in shown)
     row = dict(zip(("original", given, "denoised"), ten, strict=True))
@@ -434,7 +432,8 @@ def _check(config: Config) -> None:
     if not 0 <= config.weight_decay < float("inf"):
         raise InputError(f"--weight-decay {config.weight_decay} must be a number of at least 0")
     for sigma in config.eval_sigmas:
-        corruptions.gaussian(sigma)
+        if not 0 <= sigma < float("inf"):
+            raise InputError(f"--eval-sigmas {sigma} must be a finite number of at least 0")
     make_schedule(config.schedule, config.learning_rate, 10)
 
 
@@ -460,8 +459,9 @@ def _claim(out: Path | None, config: Config) -> Path:
     if out.exists() and any(out.iterdir()):
         mend = f"continue it with --resume {out}, or " if (out / "config.json").exists() else ""
         holds = "another run" if mend else "other files"
-        raise InputError(f"--out {out} holds {holds}, and must be new or empty: {mend}choose "
-                         "another name")
+        raise InputError(
+            f"--out {out} holds {holds}, and must be new or empty: {mend}choose another name"
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / "config.json", json.dumps(asdict(config), indent=2) + "\n")

@@ -130,7 +130,8 @@ def _prepare_jax(arguments: Arguments) -> None:
     if arguments.devices is not None:
         if arguments.devices < 1:
             raise InputError(f"--devices {arguments.devices} must be at least 1")
-        jax.config.update("jax_num_cpu_devices", arguments.devices)
+        with contextlib.suppress(RuntimeError):  # the devices are there already
+            jax.config.update("jax_num_cpu_devices", arguments.devices)
     if arguments.cache:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "jaxdae" / "xla"))

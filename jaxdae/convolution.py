@@ -13,8 +13,8 @@ strided or dilated convolution, so on a CPU both become matrix products around t
 
 Each map is a JAX primitive with the other as its transpose, so reverse-mode differentiation of a
 transposed convolution is one `unfold` of the output's gradient, shared by the gradients of the
-input and of the kernel; forward mode and `vmap` work as usual. (Differentiated as written, `fold`
-costs three times as much; `custom_vjp` would give up forward mode.) `fold` is written by phases: output
+input and of the kernel; forward mode and `vmap` work as usual. (Differentiated as it is written,
+`fold` is slow, and `custom_vjp` would give up forward mode.) `fold` is written by phases: output
 positions with the same remainder modulo the stride receive the same taps, so each phase is a sum
 of shifted arrays and the phases interleave by one reshape. Nothing is scattered, and nothing is
 multiplied by a zero that dilation put there.
@@ -41,20 +41,18 @@ DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 class Geometry(NamedTuple):
     """Where a kernel stands on an image: patch `i` starts at pixel `stride * i - padding_low`."""
 
-    image: tuple[int, int]
-    kernel: tuple[int, int]
+    image: tuple[int, ...]
+    kernel: tuple[int, ...]
     stride: int
     padding: tuple[tuple[int, int], ...]
 
     @property
-    def grid(self) -> tuple[int, int]:
+    def grid(self) -> tuple[int, ...]:
         """The number of patches along each axis."""
         return tuple(
             (size + low + high - window) // self.stride + 1
-            for size, window, (low, high) in zip(
-                self.image, self.kernel, self.padding, strict=True
-            )
-        )  # type: ignore[return-value]
+            for size, window, (low, high) in zip(self.image, self.kernel, self.padding, strict=True)
+        )
 
 
 def conv(
@@ -239,9 +237,7 @@ def _conv_transpose_matmul(x: Array, kernel: Array, *, stride: int) -> Array:
     # lax pads the dilated input by `low` in front; scattered, that crops k - 1 - low pixels.
     crops = tuple(
         (k - 1 - low, k - 1 - high)
-        for k, (low, high) in zip(
-            kernel.shape[:2], _transpose_padding(kernel, stride), strict=True
-        )
+        for k, (low, high) in zip(kernel.shape[:2], _transpose_padding(kernel, stride), strict=True)
     )
     geometry = Geometry(image, kernel.shape[:2], stride, crops)
     return _matmul_fold(x, kernel[::-1, ::-1], geometry)

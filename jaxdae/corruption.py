@@ -32,7 +32,7 @@ from jaxdae.errors import InputError
 
 Image = Float[Array, "height width channels"]
 Images = Float[Array, "batch height width channels"]
-Strength = float | Float[Array, ""] | tuple[float, float]
+Strength = float | Array | tuple[float, float]
 
 
 def example_keys(key: Key[Array, ""], positions: Int[Array, " batch"]) -> Key[Array, " batch"]:
@@ -183,9 +183,7 @@ def _strength(key: Key[Array, ""], strength: Strength, dtype) -> tuple[Key[Array
     return key, jax.random.uniform(drawn, (), dtype, low, high)
 
 
-def _check(
-    name: str, strength: Strength, low: float, high: float, exclusive: bool = False
-) -> None:
+def _check(name: str, strength: Strength, low: float, high: float, exclusive: bool = False) -> None:
     if isinstance(strength, jax.Array):
         return
     pair = isinstance(strength, tuple)

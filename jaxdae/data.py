@@ -22,19 +22,9 @@ import difflib
 import gzip
 import hashlib
 import importlib.util
-import logging
 import os
-import queue
-import re
-import socket
 import struct
-import sys
-import tempfile
-import threading
-import time
 import unicodedata
-import urllib.parse
-import urllib.request
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,7 +41,6 @@ from jaxdae.errors import InputError
 
 MAX_BYTES = 1 << 32  # 4 GiB: what is larger does not belong in memory, nor on one device
 DEFLATE_RATIO = 1032  # no deflated byte can stand for more bytes than this
-PROBE_SECONDS = 5.0  # how long a download host may take to answer
 
 MNIST = Path(__file__).parent / "datasets" / "mnist"
 MNIST_SHA256 = {  # of the unpacked files
@@ -65,7 +54,6 @@ NPZ_IMAGES = (("x_train", "x_test"), ("train", "test"), ("train_images", "test_i
 NPZ_LABELS = (("y_train", "train_labels"), ("y_test", "test_labels"))
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
-PARTS = ("train", "test")
 FORMS = "mnist, idx:DIR, npz:FILE, folder:DIR or tfds:NAME"
 
 
@@ -149,13 +137,13 @@ def load(name: str, *, cache_dir: Path | None = None) -> Dataset:
     raise InputError(f"{name!r} is no data set; give {FORMS}{hint}")
 
 
-def _show(path: object) -> str:
+def show(path: object) -> str:
     """A path as one line, whatever it holds."""
     return repr(str(path))
 
 
 @contextlib.contextmanager
-def _explained(what: str, mend: str) -> Iterator[None]:
+def explained(what: str, mend: str) -> Iterator[None]:
     """Whatever other libraries raise, and for damaged bytes it is a dozen types, as InputError."""
     try:
         yield
@@ -183,7 +171,7 @@ def _load_mnist() -> Dataset:
 def _load_idx(name: str, folder: Path, sha256: Mapping[str, str] | None = None) -> Dataset:
     """MNIST's four file names, each plain (which goes first) or with .gz; labels may be absent."""
     if not os.path.isdir(folder):
-        raise InputError(f"{name!r}: {_show(folder)} is no folder: name the one of the IDX files")
+        raise InputError(f"{name!r}: {show(folder)} is no folder: name the one of the IDX files")
 
     def read(stem: str) -> np.ndarray | None:
         for path in (folder / stem, folder / f"{stem}.gz"):
@@ -191,7 +179,7 @@ def _load_idx(name: str, folder: Path, sha256: Mapping[str, str] | None = None) 
                 return _read_idx(path, sha256[stem] if sha256 else None)
         if "labels" in stem and not sha256:
             return None
-        raise InputError(f"{name!r}: {_show(folder)} holds no {stem} or {stem}.gz: add one")
+        raise InputError(f"{name!r}: {show(folder)} holds no {stem} or {stem}.gz: add one")
 
     def split(part: str) -> Split:
         images, labels = read(f"{part}-images-idx3-ubyte"), read(f"{part}-labels-idx1-ubyte")
@@ -204,10 +192,10 @@ def _load_idx(name: str, folder: Path, sha256: Mapping[str, str] | None = None) 
 def _read_idx(path: Path, sha256: str | None = None) -> np.ndarray:
     """One IDX file, plain or gzipped: images uint8 [n h w], or labels uint8 [n], by its name."""
     kind, rank = ("images", 3) if "images" in path.name else ("labels", 1)
-    what, again = _show(path), "fetch the file again"
+    what, again = show(path), "fetch the file again"
     if not os.path.isfile(path):
         raise InputError(f"{what} is no regular file: put the IDX file itself there")
-    with _explained(f"{what} cannot be read", again), path.open("rb") as raw:
+    with explained(f"{what} cannot be read", again), path.open("rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
         stream: Any = gzip.GzipFile(fileobj=raw) if packed else raw
@@ -248,10 +236,10 @@ def _load_npz(name: str, path: Path) -> Dataset:
 
     Images are [n h w] or [n h w c], uint8 in [0, 255] or floating point in [0, 1].
     """
-    what, again = _show(path), "write it again with numpy.savez"
+    what, again = show(path), "write it again with numpy.savez"
     if not os.path.isfile(path):
         raise InputError(f"{name!r}: {what} is no file: name one that numpy.savez wrote")
-    with _explained(f"{what} is no readable .npz", again), zipfile.ZipFile(path) as archive:
+    with explained(f"{what} is no readable .npz", again), zipfile.ZipFile(path) as archive:
         keys = {key.removesuffix(".npy") for key in archive.namelist()}
 
         def split(images: str, labels: Sequence[str]) -> Split:
@@ -277,7 +265,7 @@ def _load_npz(name: str, path: Path) -> Dataset:
 
 def _npz_array(archive: zipfile.ZipFile, path: Path, key: str) -> np.ndarray:
     """One array of numbers, read only once its header agrees with the sizes of the file."""
-    info, what = archive.getinfo(f"{key}.npy"), f"{_show(path)}: {key!r}"
+    info, what = archive.getinfo(f"{key}.npy"), f"{show(path)}: {key!r}"
     limit = min(MAX_BYTES, DEFLATE_RATIO * min(info.compress_size, path.stat().st_size))
     if info.file_size > limit:
         raise InputError(f"{what} promises {info.file_size} bytes, but may hold {limit}: shrink it")
@@ -336,9 +324,7 @@ def _load_folder(name: str, root: Path) -> Dataset:
     are gray if every one is, else RGB; alpha is dropped.
     """
     if not os.path.isdir(root):
-        raise InputError(
-            f"{name!r}: {_show(root)} is no folder: name the one that holds the images"
-        )
+        raise InputError(f"{name!r}: {show(root)} is no folder: name the one that holds the images")
     if importlib.util.find_spec("PIL") is None:
         raise InputError(f"{name!r} needs Pillow to read images: pip install pillow")
     divided = os.path.isdir(root / "train") and os.path.isdir(root / "test")
@@ -353,10 +339,10 @@ def _load_folder(name: str, root: Path) -> Dataset:
         kinds.append(folders[0] if folders else "")
         paths.append(path)
     if not paths:
-        raise InputError(f"{name!r}: no image in {_show(root)}: add {', '.join(SUFFIXES)} files")
+        raise InputError(f"{name!r}: no image in {show(root)}: add {', '.join(SUFFIXES)} files")
     classes = sorted(set(kinds))
     if len(classes) > 1 and "" in classes:
-        loose = f"{_show(paths[kinds.index('')])} lies beside class folder {classes[1]!r}"
+        loose = f"{show(paths[kinds.index('')])} lies beside class folder {classes[1]!r}"
         raise InputError(f"{name!r}: {loose}, but all images or none must lie in one: move them")
     if not 0 < sum(tests) < len(tests):
         rule = f"{sum(tests)} of {len(tests)} images fall to the test, but both splits need one"
@@ -379,14 +365,14 @@ def _image_files(root: Path) -> list[tuple[str, Path]]:
     home, found = os.path.realpath(root), []
 
     def fail(error: OSError) -> None:
-        raise InputError(f"{_show(error.filename)} cannot be read: make it readable, or move it")
+        raise InputError(f"{show(error.filename)} cannot be read: make it readable, or move it")
 
     for parent, folders, files in os.walk(root, onerror=fail):
         folders[:] = [entry for entry in folders if not entry.startswith(".")]
         files = [file for file in files if file.lower().endswith(SUFFIXES) and file[0] != "."]
         for path in (Path(parent, entry) for entry in folders + files):
             if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(home):
-                rule = f"{_show(path)} is a link that leads out of {_show(root)}"
+                rule = f"{show(path)} is a link that leads out of {show(root)}"
                 raise InputError(
                     f"{rule}, and such are not followed: put the files themselves there"
                 )
@@ -405,7 +391,7 @@ def _same_size(name: str, paths: Sequence[Path]) -> list[np.ndarray]:
     for path in paths[1:]:
         images.append(image := _read_image(path))
         if image.shape[:2] != (h, w):
-            sizes = f"{_show(paths[0])} is {w}x{h}, {_show(path)} {image.shape[1]}x{image.shape[0]}"
+            sizes = f"{show(paths[0])} is {w}x{h}, {show(path)} {image.shape[1]}x{image.shape[0]}"
             raise InputError(f"{name!r}: {sizes}, but all must have one size: resize them")
     channels = max(image.shape[2] for image in images)
     return [np.broadcast_to(image, (h, w, channels)) for image in images]
@@ -415,11 +401,11 @@ def _read_image(path: Path) -> UInt8[np.ndarray, "h w c"]:
     """An image file, upright, in 8 bits, gray or RGB; the first frame if there are several."""
     from PIL import Image, ImageOps
 
-    what = _show(path)
+    what = show(path)
     if not os.path.isfile(path):
         raise InputError(f"{what} is no regular file: remove it")
-    explained = _explained(f"{what} is no readable image", "replace or remove it")
-    with explained, warnings.catch_warnings():
+    reading = explained(f"{what} is no readable image", "replace or remove it")
+    with reading, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
@@ -439,170 +425,11 @@ def _read_image(path: Path) -> UInt8[np.ndarray, "h w c"]:
         return pixels[..., None] if gray else pixels
 
 
-# TensorFlow Datasets
+def _load_tfds(name: str, place: Path, cache_dir: Path | None) -> Dataset:
+    from jaxdae.datasets.tfds import load_arrays  # the only reader with a cache and a network
 
-
-def _load_tfds(name: str, _: Path, cache_dir: Path | None) -> Dataset:
-    """Prepared by tfds, decoded once, and kept as .npy files under `cache_dir`."""
-    if importlib.util.find_spec("tensorflow_datasets") is None:
-        raise InputError(f"{name!r} needs TensorFlow Datasets: pip install tensorflow-datasets")
-    short = name.removeprefix("tfds:")
-    if not re.fullmatch(r"\w+(/[\w.-]+)?(:\d+\.\d+\.\d+)?", short, re.ASCII):
-        raise InputError(
-            f"{name!r} must be tfds:NAME, tfds:NAME/CONFIG or tfds:NAME:1.2.3: mend it"
-        )
-    cache = cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxdae"
-    with _quiet_tfds():
-        import tensorflow_datasets as tfds
-
-        with _explained(
-            f"tfds cannot build {name!r}", "name a version it has, or install what it needs"
-        ):
-            try:
-                builder: Any = tfds.builder(short, file_format="array_record")
-            except tfds.core.registered.DatasetNotFoundError:
-                known = tfds.list_builders(with_community_datasets=False)
-                close = difflib.get_close_matches(re.split("[/:]", short)[0], known, n=1)
-                hint = f"tfds:{close[0]}" if close else "one of https://tensorflow.org/datasets"
-                raise InputError(f"{name!r} is unknown to tfds: try {hint}") from None
-        folder = cache / "tfds" / builder.info.full_name
-        arrays = _read_cache(folder)
-        if arrays is None:
-            arrays = _decode_tfds(name, builder)
-            mend = "make room there, or choose another cache folder (XDG_CACHE_HOME)"
-            with _explained(f"{_show(folder)} cannot be written", mend):
-                _write_cache(folder, arrays)
-    train, test = (Split(arrays[f"{part}_images"], arrays.get(f"{part}_labels")) for part in PARTS)
+    arrays = load_arrays(name, cache_dir)
+    train, test = (
+        Split(arrays[f"{part}_images"], arrays.get(f"{part}_labels")) for part in ("train", "test")
+    )
     return Dataset(name, train, test)
-
-
-@contextlib.contextmanager
-def _quiet_tfds() -> Iterator[None]:
-    """Without tfds's advice about OpenCV and absent folders; its progress stays off stdout."""
-    logger = logging.getLogger("absl")
-
-    def serious(record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.ERROR
-
-    logger.addFilter(serious)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        logger.removeFilter(serious)
-
-
-def _decode_tfds(name: str, builder: Any) -> dict[str, np.ndarray]:
-    """`train_images`, `test_images` and, if there are any, their labels, prepared if need be."""
-    features = builder.info.features
-    shape = getattr(features["image"], "shape", None) if "image" in features else None
-    if not shape or None in shape or len(shape) != 3 or features["image"].np_dtype != np.uint8:
-        rule = f"its 'image' is {shape or 'absent'}, but must be uint8 of one size [h w c]"
-        raise InputError(f"{name!r}: {rule}: choose another data set")
-    if not builder.is_prepared():
-        _prepare_tfds(name, builder)
-    splits = builder.info.splits
-    names = ("train", "test" if "test" in splits else "validation")
-    if not {*names} <= {*splits}:
-        rule = (
-            f"has splits {', '.join(splits) or 'none'}, but must have train and test or validation"
-        )
-        raise InputError(f"{name!r} {rule}: choose another data set")
-    labelled = "label" in features and features["label"].shape == ()
-    labelled = labelled and np.issubdtype(features["label"].np_dtype, np.integer)
-    arrays: dict[str, np.ndarray] = {}
-    place = Path(builder.data_path)
-    with _explained(f"{name!r}: {_show(place)} cannot be read", "delete it and load again"):
-        for part, split in zip(PARTS, names, strict=True):
-            source = builder.as_data_source(split=split)
-            n = len(source)
-            if n * prod(shape) > MAX_BYTES:
-                rule = f"{n} images {list(shape)} exceed the {MAX_BYTES} bytes that are read"
-                raise InputError(f"{name!r}: {rule}: choose a smaller data set")
-            images, labels = np.empty((n, *shape), np.uint8), np.empty(n, np.int32)
-            for start in range(0, n, 1024):  # several times faster than one by one
-                rows = source.__getitems__(range(start, min(start + 1024, n)))
-                images[start : start + 1024] = [row["image"] for row in rows]
-                if labelled:
-                    labels[start : start + 1024] = [row["label"] for row in rows]
-            arrays[f"{part}_images"] = images
-            if labelled:
-                arrays[f"{part}_labels"] = labels
-    return arrays
-
-
-def _prepare_tfds(name: str, builder: Any) -> None:
-    """Downloads and converts a data set, if that can work here."""
-    what = f"{name!r} is not prepared in {_show(builder.data_path)}"
-    needs = ("tensorflow", "importlib_resources")
-    if missing := [module for module in needs if importlib.util.find_spec(module) is None]:
-        mend = "pip install tensorflow importlib_resources"
-        raise InputError(f"{what}, and preparing it needs {' and '.join(missing)}: {mend}")
-    with _explained(f"{what}, and preparing it failed", "mend that and load again"):
-        if not _reachable(_download_hosts(builder)):
-            mend = "connect to the network, or copy that folder from where it is prepared"
-            raise InputError(f"{what}, and its download host does not answer: {mend}")
-        full = builder.info.full_name
-        root = Path(builder.data_path).parents[full.count("/")]
-        builder.download_and_prepare(download_dir=root / "downloads" / full)  # shared by no other
-
-
-def _download_hosts(builder: Any) -> list[tuple[str, int]]:
-    """Where the data set comes from, or the proxies that stand before it."""
-    proxies, hosts = urllib.request.getproxies(), set()
-    for url in list(builder.url_infos or ()) or ["https://storage.googleapis.com"]:
-        place = urllib.parse.urlsplit(url)
-        proxy = proxies.get(place.scheme) or proxies.get("all")
-        if proxy and not urllib.request.proxy_bypass(place.hostname or ""):
-            place = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
-        default = {"https": 443, "ftp": 21}.get(place.scheme, 80)
-        hosts.add((place.hostname or "", place.port or default))
-    return sorted(hosts)[:8]
-
-
-def _reachable(hosts: Sequence[tuple[str, int]]) -> bool:
-    """Whether any host accepts a connection within `PROBE_SECONDS`, name look-up included."""
-    answers: queue.Queue[bool] = queue.Queue()
-
-    def knock(host: tuple[str, int]) -> None:
-        with contextlib.suppress(Exception):  # no such name, no way there, nobody listens
-            socket.create_connection(host, timeout=PROBE_SECONDS).close()
-            answers.put(True)
-            return
-        answers.put(False)
-
-    for host in hosts:  # in threads, for looking up a name has no timeout
-        threading.Thread(target=knock, args=(host,), daemon=True).start()
-    deadline = time.monotonic() + PROBE_SECONDS
-    with contextlib.suppress(queue.Empty):
-        return any(answers.get(timeout=max(0, deadline - time.monotonic())) for _ in hosts)
-    return False
-
-
-def _read_cache(folder: Path) -> dict[str, np.ndarray] | None:
-    """The arrays in `folder`, or None unless every one is what `SHA256SUMS` says."""
-    arrays = {}
-    try:
-        for line in (folder / "SHA256SUMS").read_text("ascii").splitlines():
-            digest, file = line.split("  ")
-            with (folder / file).open("rb") as stream:
-                if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
-                    return None
-            arrays[file.removesuffix(".npy")] = np.load(folder / file, allow_pickle=False)
-    except (OSError, ValueError):
-        return None
-    return arrays if {"train_images", "test_images"} <= arrays.keys() else None
-
-
-def _write_cache(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Every file appears whole or not at all, and `SHA256SUMS` (as sha256sum's) last."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
-        sums = Path(temporary, "SHA256SUMS")
-        for key, x in arrays.items():
-            path = Path(temporary, f"{key}.npy")
-            np.save(path, x)
-            with path.open("rb") as stream, sums.open("a", encoding="ascii") as lines:
-                lines.write(f"{hashlib.file_digest(stream, 'sha256').hexdigest()}  {path.name}\n")
-        for file in [*(f"{key}.npy" for key in arrays), sums.name]:
-            os.replace(Path(temporary, file), folder / file)

@@ -1,6 +1,7 @@
 """A model over a data set at given corruptions."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +63,7 @@ class Evaluator:
             def body(_, index):
                 clean = to_float(images[index])
                 inputs = corruption(strength)(jax.random.key(KEY), clean, index)
-                logits = model.apply({"params": params}, inputs, method="logits")
+                logits: Any = model.apply({"params": params}, inputs, method="logits")
                 return None, {name: metric(logits, clean) for name, metric in METRICS.items()}
 
             return lax.scan(body, None, indices)[1]
@@ -76,8 +77,7 @@ class Evaluator:
         params, strength = replicate((params, jnp.float32(strength)), self.devices)
         values = self._evaluate(params, self.images, self.indices, strength)
         return {
-            name: np.asarray(values[name], np.float64).reshape(-1)[: self.count]
-            for name in METRICS
+            name: np.asarray(values[name], np.float64).reshape(-1)[: self.count] for name in METRICS
         }
 
     def __call__(self, params: Params, strength: float = 0.0) -> dict[str, float]:

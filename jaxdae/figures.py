@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
+import matplotlib.ticker
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
@@ -18,33 +19,38 @@ GRAY = "0.35"
 def image_rows(path: Path, groups: Sequence[Mapping[str, Images]], title: str) -> None:
     """Draws groups of rows of images, each row with its label on the left.
 
+    Every pixel of an image becomes a square of the same whole number of pixels of the figure.
+
     Args:
-      groups: for each group, row label to images in [0, 1] with 1, 3 or 4 channels; all rows of
-        the same length.
+      groups: for each group, row label to images in [0, 1] with 1 or 3 channels; all rows of the
+        same length and all images of the same size.
     """
     rows = [row for group in groups for row in group.items()]
-    columns = len(rows[0][1])
-    gap = 0.25  # of an image, between two groups
-    height = 0.62 * (len(rows) + gap * (len(groups) - 1))
-    figure = Figure(figsize=(0.62 * columns + 1.1, height + 0.45), dpi=200)
-    left, top = 1.05 / figure.get_figwidth(), 1 - 0.4 / figure.get_figheight()
-    grid = figure.add_gridspec(
-        len(groups), 1, left=left, right=0.99, top=top, bottom=0.01, hspace=0.09
-    )
-    for number, group in enumerate(groups):
-        cells = grid[number].subgridspec(len(group), columns, wspace=0.06, hspace=0.06)
-        for row, (label, images) in enumerate(group.items()):
+    count, height, width, _ = rows[0][1].shape
+    gap, break_ = max(1, height // 14), max(3, height // 3)  # between rows, between groups
+    canvas_height = len(rows) * (height + gap) + (len(groups) - 1) * break_
+    canvas = np.ones((canvas_height, count * (width + gap), 3), np.float32)
+    centres, top = {}, 0
+    for group in groups:
+        for label, images in group.items():
             for column, image in enumerate(images):
-                axes = figure.add_subplot(cells[row, column])
-                shown = image[..., 0] if image.shape[-1] == 1 else image
-                axes.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-                axes.set(xticks=[], yticks=[])
-                axes.spines[:].set_visible(False)
-                if column == 0:
-                    axes.set_ylabel(
-                        label, rotation=0, ha="right", va="center", labelpad=6, fontsize=8
-                    )
-    figure.suptitle(title, fontsize=9, y=1 - 0.18 / figure.get_figheight())
+                left = column * (width + gap)
+                canvas[top : top + height, left : left + width] = image
+            centres[top + height / 2 - 0.5] = label
+            top += height + gap
+        top += break_
+    scale = max(1, 110 // max(height, width))
+    margin_left, margin_top = 200, 80  # for the labels and the title
+    size = canvas.shape[1] * scale + margin_left, canvas.shape[0] * scale + margin_top
+    figure = Figure(figsize=(size[0] / 200, size[1] / 200), dpi=200)
+    left, top_ = margin_left / size[0], 1 - margin_top / size[1]
+    axes = figure.add_axes((left, 0, 1 - left, top_))
+    axes.imshow(canvas, vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+    axes.set_xticks([])
+    axes.set_yticks(list(centres), list(centres.values()), fontsize=8)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    figure.suptitle(title, fontsize=9, x=0.5 + left / 2, y=1 - margin_top / 2 / size[1], va="center")
     figure.savefig(path)
 
 
@@ -77,7 +83,7 @@ def learning_curves(
         axes.axvline(border + 0.5, color=GRAY, lw=0.8, ls=":")
         axes.text(border + 0.5, axes.get_ylim()[1], " with noise from here", va="top", fontsize=8)
     axes.set(xlabel="epoch", ylabel=loss, title="Learning curves", yscale="log")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%.4g"))
     axes.yaxis.set_minor_formatter(matplotlib.ticker.FormatStrFormatter("%.3g"))
     axes.tick_params(axis="y", which="minor", labelsize=7)
@@ -134,12 +140,13 @@ def latent_space(
     points = np.pad(centred @ axes_[:2].T, ((0, 0), (0, max(0, 2 - len(axes_)))))
     shares = np.pad(values**2 / max((values**2).sum(), 1e-30), (0, 2))
     figure, axes = _single(height=5)
-    classes = [] if labels is None else np.unique(labels)
+    classes = np.unique(labels) if labels is not None else np.empty(0, int)
     if labels is None or len(classes) > len(COLORS):
-        axes.scatter(*points.T, s=4, color=COLORS[0], alpha=0.5, lw=0)
+        axes.scatter(points[:, 0], points[:, 1], s=4, color=COLORS[0], alpha=0.5, lw=0)
     else:
         for color, label in zip(COLORS, classes, strict=False):
-            axes.scatter(*points[labels == label].T, s=5, color=color, alpha=0.55, lw=0)
+            x, y = points[labels == label].T
+            axes.scatter(x, y, s=5, color=color, alpha=0.55, lw=0)
         for color, label in zip(COLORS, classes, strict=False):
             x, y = np.median(points[labels == label], axis=0)
             box = {"boxstyle": "circle,pad=0.25", "fc": "white", "ec": color, "lw": 1.5}

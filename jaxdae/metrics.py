@@ -1,4 +1,4 @@
-"""What is reported: a figure for each image, of a reconstruction in [0, 1] against the clean one."""
+"""What is reported of a reconstruction in [0, 1] against the clean image: a figure for each."""
 
 import jax.numpy as jnp
 from jax import lax
@@ -30,20 +30,22 @@ def ssim(output: Images, clean: Images, *, window: int = 7) -> PerImage:
     count = window * window
     unbiased = count / (count - 1) if count > 1 else 0.0
 
-    def mean(x: Array) -> Array:
-        for axis in (1, 2):
-            positions = x.shape[axis] - window + 1
-            shifted = [lax.slice_in_dim(x, i, i + positions, axis=axis) for i in range(window)]
-            x = sum(shifted[1:], shifted[0])
-        return x / count
+    def shifts(x: Array, axis: int) -> list[Array]:
+        positions = x.shape[axis] - window + 1
+        return [lax.slice_in_dim(x, i, i + positions, axis=axis) for i in range(window)]
 
-    # Moments about each image's mean: about zero they would cancel to nothing in float32.
-    x, y = (jnp.mean(image, axis=(1, 2), keepdims=True) for image in (output, clean))
-    a, b = output - x, clean - y
-    mean_a, mean_b = mean(a), mean(b)
-    variances = mean(a * a + b * b) - mean_a**2 - mean_b**2
-    covariance = mean(a * b) - mean_a * mean_b
-    x, y = x + mean_a, y + mean_b
+    def mean(terms: list[Array]) -> Array:
+        return sum(terms[1:], terms[0]) / window
+
+    # Axis by axis, by the law of total variance: E[x^2] - E[x]^2 would cancel to noise in float32.
+    x, y = output, clean
+    variances = covariance = jnp.zeros_like(x)
+    for axis in (1, 2):
+        xs, ys = shifts(x, axis), shifts(y, axis)
+        x, y = mean(xs), mean(ys)
+        pairs = [(a - x, b - y) for a, b in zip(xs, ys, strict=True)]
+        variances = mean(shifts(variances, axis)) + mean([a * a + b * b for a, b in pairs])
+        covariance = mean(shifts(covariance, axis)) + mean([a * b for a, b in pairs])
     c1, c2 = 0.01**2, 0.03**2
     luminance = (2 * x * y + c1) / (x * x + y * y + c1)
     structure = (2 * unbiased * covariance + c2) / (unbiased * variances + c2)

@@ -200,13 +200,12 @@ class StridedDecoder(nn.Module):
         stride, inputs = 2 ** len(self.features), self.features[-1]
         shape = (height // stride, width // stride, inputs)
         dense = Dense(self.latent_dim, prod(shape), self.dtype, name="dense")
-        x = None
+        x = latent
         for i, outputs in enumerate(reversed(self.features)):
-            name = f"conv_transpose_{i}"
             layer = ConvTranspose(
-                inputs, outputs, self.dtype, self.kernel_size, stride=2, name=name
+                inputs, outputs, self.dtype, self.kernel_size, stride=2, name=f"conv_transpose_{i}"
             )
-            x = layer.after_dense(dense, latent, shape) if x is None else layer(x)
+            x = layer(x) if i else layer.after_dense(dense, latent, shape)
             x, inputs = nn.relu(x), outputs
         output = ConvTranspose(inputs, channels, self.dtype, self.kernel_size, name="output")
         return output(x)
@@ -338,6 +337,7 @@ class DenseAutoencoder(Autoencoder):
         self.encoder = DenseStack(widths, self.dtype)
         widths = (self.latent_dim, *reversed(self.features), height * width * self._outputs)
         self.decoder = DenseStack(widths, self.dtype)
+
 
 def max_pool(x: Images) -> Images:
     """2x2 max-pooling with stride 2, rounding up, of values that are not negative.

@@ -116,15 +116,13 @@ def make_train_step(
         inputs = corruption(key, clean, positions)
 
         def objective(params):
-            logits = model.apply({"params": params}, inputs, method="logits")
+            logits: Any = model.apply({"params": params}, inputs, method="logits")
             return loss(logits, clean).mean()
 
         value, gradient = jax.value_and_grad(objective)(state.params)
         if axis_name is not None:
             value, gradient = lax.pmean((value, gradient), axis_name)
-        updates, opt_state = optimizer.update(
-            gradient, state.opt_state, state.params, value=value
-        )
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params, value=value)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema_decay is not None:

@@ -1,16 +1,27 @@
 """Eight virtual CPU devices for every test: XLA reads the flag once, before its first use."""
 
 import os
+import tempfile
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from hypothesis import Phase, settings  # noqa: E402
+# Most of the time goes into compiling, and many tests compile the same program.
+_cache = tempfile.TemporaryDirectory(prefix="jaxdae-tests-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+from hypothesis import Phase, settings
 
 # Each new shape is a compilation, so examples are few and failures are not shrunk.
 settings.register_profile(
-    "jaxdae", max_examples=25, deadline=None, derandomize=True, phases=(Phase.explicit, Phase.generate)
+    "jaxdae",
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    phases=(Phase.explicit, Phase.generate),
 )
 settings.load_profile("jaxdae")

@@ -92,7 +92,7 @@ def test_nothing_that_verifies_is_an_error(tmp_path):
         damage_arrays(tmp_path / step, flip)
     with (
         Checkpoints(tmp_path) as checkpoints,
-        pytest.raises(InputError, match="step 20: .*; step 10: "),
+        pytest.raises(InputError, match=r"step 20: .*; step 10: "),
     ):
         checkpoints.restore(FRESH)
 
@@ -112,7 +112,10 @@ def test_values_that_are_not_those_saved_are_not_restored(tmp_path):
 def test_a_state_of_another_shape_is_not_restored(tmp_path):
     save(tmp_path, 10)
     other = training.create_state(MODEL.clone(latent_dim=4), optax.nadam(1e-3), 0, ema=True)
-    with Checkpoints(tmp_path) as checkpoints, pytest.raises(InputError, match=r"step 10: .*other shapes"):
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(InputError, match=r"step 10: .*other shapes"),
+    ):
         checkpoints.restore(other)
 
 

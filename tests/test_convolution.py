@@ -55,7 +55,6 @@ def assert_same_function(ours, theirs, x, kernel, tolerance=1e-4):
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * (1 + np.abs(b).max()))
 
 
-
 @few
 @given(sizes, windows, channels, strides, st.sampled_from(["SAME", "VALID", "wide"]))
 def test_conv_is_lax_conv(size, window, channel, stride, padding):
@@ -69,7 +68,6 @@ def test_conv_is_lax_conv(size, window, channel, stride, padding):
         x,
         kernel,
     )
-
 
 
 @few
@@ -109,7 +107,6 @@ def test_narrow_types_accumulate_in_float32(dtype):
 
 @few
 @given(sizes, windows, st.integers(1, 3), strides, st.integers(0, 2), st.integers(0, 2))
-
 def test_fold_is_the_adjoint_of_unfold(size, window, count, stride, low, high):
     image = tuple(s + 5 for s in size)
     geometry = Geometry(image, window, stride, ((low, high), (high, low)))
@@ -118,7 +115,10 @@ def test_fold_is_the_adjoint_of_unfold(size, window, count, stride, low, high):
     assert patches.shape == (2, *geometry.grid, window[0] * window[1] * count)
     other = jax.random.normal(jax.random.key(1), patches.shape)
     np.testing.assert_allclose(
-        jnp.vdot(patches, other), jnp.vdot(x, jax.jit(fold, static_argnums=1)(other, geometry)), rtol=1e-3, atol=1e-3
+        jnp.vdot(patches, other),
+        jnp.vdot(x, jax.jit(fold, static_argnums=1)(other, geometry)),
+        rtol=1e-3,
+        atol=1e-3,
     )
 
 

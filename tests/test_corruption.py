@@ -31,7 +31,7 @@ CORRUPTIONS = {
     "salt_and_pepper": salt_and_pepper(0.3),
     "speckle": speckle(0.4),
     "poisson": poisson(20.0),
-    "compose": compose(gaussian(0.1, mean=0), gaussian(0.1, mean=0), masking(0.5), masking(0.5)),
+    "compose": compose(gaussian(0.05, mean=0), gaussian(0.05, mean=0), masking(0.5), masking(0.5)),
 }
 RANDOM = [name for name in CORRUPTIONS if name not in ("identity", "grayscale")]
 SHAPE = (16, 13, 11, 3)
@@ -48,6 +48,7 @@ def all_of_them(key, images, positions):
 
 # One program for all: the draws they share are compiled once.
 corrupt_all = jax.jit(all_of_them)
+blind = jax.jit(CORRUPTIONS["gaussian_range"])
 
 
 @functools.cache
@@ -148,7 +149,7 @@ def test_gaussian_and_speckle_are_clipped_normals(level):
 
 
 def test_noise_is_not_shared_by_pixels_or_channels():
-    noise = draws("gray")["gaussian_range"][:, :, ...] - 0.5
+    noise = draws("gray")["gaussian_range"] - 0.5
     noise /= noise.std(axis=(2, 3, 4), keepdims=True)
     across = [noise[..., 0] * noise[..., 1], noise[:, :, 1:] * noise[:, :, :-1]]
     across += [noise[:, :, :, 1:] * noise[:, :, :, :-1], noise[:, 1:] * noise[:, :-1]]
@@ -190,7 +191,7 @@ def test_masking_and_salt_and_pepper_rates():
 @pytest.mark.parametrize(("p", "rate"), [(0.0, 0), (1.0, 1)])
 def test_certainty(p, rate):
     """Strengths at the ends of their range are legal, and exact."""
-    key, images = jax.random.key(0), GRAY[:4]
+    key, images = jax.random.key(0), jnp.asarray(GRAY)
     assert (masking(p)(key, images) == 0).mean() == rate
     assert (salt_and_pepper(p)(key, images) != 0.5).mean() == rate
 
@@ -208,15 +209,14 @@ def test_a_range_is_drawn_for_each_image(name, low, high):
     # In every batch they spread over the range ...
     assert (np.ptp(strengths, axis=1) > 0.4 * (high - low)).all()
     # ... over all of them uniformly (Kolmogorov and Smirnov, at 1%) ...
-    drawn = np.sort((strengths.ravel() - low) / (high - low))
+    # An estimate may lie a little outside.
+    drawn = np.sort(np.clip((strengths.ravel() - low) / (high - low), 0, 1))
     distance = np.abs(drawn - (np.arange(drawn.size) + 0.5) / drawn.size).max()
     assert distance < 1.63 / math.sqrt(drawn.size)
     # ... and the strength says nothing of the noise that it scales.
-    where = sample[:, :, 0, 0, 0] < 0.5 if name == "gaussian_range" else sample[:, :, 0, 0, 0] == 0
     if name == "gaussian_range":
-        assert abs(np.corrcoef(where.ravel(), strengths.ravel())[0, 1]) < 5 / math.sqrt(where.size)
-    else:  # P(first pixel lost) is the mean strength
-        assert_rate(where, (low + high) / 2)
+        first = sample[:, :, 0, 0, 0].ravel() < 0.5
+        assert abs(np.corrcoef(first, strengths.ravel())[0, 1]) < 5 / math.sqrt(first.size)
 
 
 @pytest.mark.parametrize("make", [gaussian, masking, salt_and_pepper, speckle, poisson])
@@ -259,11 +259,10 @@ def test_devices_that_share_a_batch_corrupt_it_as_one_would(name, shared_by_eigh
 @pytest.mark.parametrize("parts", [2, 4, 8])
 def test_a_batch_in_parts_is_the_batch(parts):
     """Vector and remainder loops must round alike: 286 values an image fill no whole vectors."""
-    corrupt = jax.jit(gaussian((0.02, 0.1), mean=0))
     key = jax.random.key(0)
     images, places = np.split(PICTURES[..., :2], parts), np.split(POSITIONS, parts)
-    pieces = [corrupt(key, *part) for part in zip(images, places, strict=True)]
-    whole = jax.jit(gaussian((0.02, 0.1), mean=0))(key, PICTURES[..., :2], POSITIONS)
+    pieces = [blind(key, *part) for part in zip(images, places, strict=True)]
+    whole = blind(key, PICTURES[..., :2], POSITIONS)
     np.testing.assert_array_equal(np.concatenate(pieces), whole)
 
 
@@ -289,12 +288,12 @@ def test_compose_applies_in_order():
 
 
 def test_compose_draws_each_part_afresh():
-    """Two noises of 0.1, then two masks of a half: one key for all would give 0.2 and a half."""
+    """Two noises of 0.05, then two masks of a half: one key would give 0.1 and a half."""
     sample = draws("gray")["compose"]
     lost = sample == 0
     assert (lost.all(axis=-1) == lost.any(axis=-1)).all()
     assert_rate(lost[..., 0], 0.75)
-    assert_moments(sample[~lost], *clipped_normal(0.5, 0.1 * math.sqrt(2)))
+    assert_moments(sample[~lost], *clipped_normal(0.5, 0.05 * math.sqrt(2)))
 
 
 def test_compose_knows_its_channels():

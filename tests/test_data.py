@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from jaxdae import data
+from jaxdae.datasets import tfds as reader
 from jaxdae.errors import InputError
 
 FILES = tuple(data.MNIST_SHA256)  # train images, train labels, test images, test labels
@@ -117,7 +118,7 @@ def damage(content, how):
 
 @pytest.mark.parametrize("pack", [False, True])
 @pytest.mark.parametrize(
-    "how, parts",
+    ("how", "parts"),
     [
         ("truncated", ["promises 140 bytes (7x4x5)", "fetch"]),
         ("trailing", ["promises 140 bytes", "more", "fetch"]),
@@ -225,7 +226,7 @@ def npz(path, **arrays):
     return f"npz:{path}"
 
 
-@pytest.mark.parametrize("n, tests", [(2, 1), (7, 1), (13, 1), (14, 2), (70, 10)])
+@pytest.mark.parametrize(("n", "tests"), [(2, 1), (7, 1), (13, 1), (14, 2), (70, 10)])
 def test_npz_last_seventh_is_the_test(tmp_path, n, tests):
     x = pixels(n, 4, 5, 2)
     found = data.load(npz(tmp_path / "a.npz", images=x, labels=np.arange(n)))
@@ -246,7 +247,7 @@ def test_npz_floats_are_rounded(tmp_path, dtype):
 
 
 @pytest.mark.parametrize(
-    "images, parts",
+    ("images", "parts"),
     [
         (pixels(7) * 1.0, ["float64", "[0, 1]", "rescale"]),
         (pixels(7) / 255 - 1e-3, ["[0, 1]", "rescale"]),
@@ -696,7 +697,7 @@ def test_tfds_is_decoded_once_and_kept(catalogue, monkeypatch, capfd):
     ]
     assert sorted(path.name for path in cache.iterdir()) == kept
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=cache, check=True)
-    monkeypatch.setattr(data, "_decode_tfds", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(reader, "_decode_tfds", lambda *_: pytest.fail("decoded again"))
     assert same(data.load("tfds:mnist"), arrays)
     assert same(data.load("tfds:mnist:3.0.1"), arrays)
     assert capfd.readouterr() == ("", "")
@@ -757,7 +758,7 @@ def find_spec(*present, absent=()):
 def test_tfds_unprepared(catalogue, monkeypatch, caplog, capfd):
     needs = ("tensorflow", "importlib_resources")
     monkeypatch.setattr(importlib.util, "find_spec", find_spec(absent=needs))
-    monkeypatch.setattr(data, "_reachable", lambda hosts: pytest.fail("probed"))
+    monkeypatch.setattr(reader, "_reachable", lambda hosts: pytest.fail("probed"))
     refused("tfds:mnist", "not prepared", "pip install tensorflow importlib_resources")
 
     import tensorflow_datasets as tfds
@@ -773,15 +774,15 @@ def test_tfds_unprepared(catalogue, monkeypatch, caplog, capfd):
 
     builder_class = tfds.core.DatasetBuilder
     hosts = [("a.test", 443)]
-    monkeypatch.setattr(data, "_download_hosts", lambda builder: hosts)
+    monkeypatch.setattr(reader, "_download_hosts", lambda builder: hosts)
     monkeypatch.setattr(builder_class, "download_and_prepare", download)
     monkeypatch.setattr(importlib.util, "find_spec", find_spec(*needs))
     seen = []
-    monkeypatch.setattr(data, "_reachable", lambda hosts: seen.append(hosts))
+    monkeypatch.setattr(reader, "_reachable", lambda hosts: seen.append(hosts))
     refused("tfds:mnist", "not prepared", "does not answer", "network")
     assert seen == [hosts] and not calls
 
-    monkeypatch.setattr(data, "_reachable", lambda hosts: True)
+    monkeypatch.setattr(reader, "_reachable", lambda hosts: True)
     assert data.load("tfds:mnist").image_shape == (28, 28, 1)
     assert calls == [catalogue / "tfds" / "downloads" / "mnist" / "3.0.1"]
     assert not caplog.records and capfd.readouterr().out == ""
@@ -794,23 +795,23 @@ def test_tfds_unprepared(catalogue, monkeypatch, caplog, capfd):
 
 
 def test_download_hosts(monkeypatch):
-    hosts = data._download_hosts
-    monkeypatch.setattr(data.urllib.request, "getproxies", dict)
+    hosts = reader._download_hosts
+    monkeypatch.setattr(reader.urllib.request, "getproxies", dict)
     assert hosts(SimpleNamespace(url_infos=None)) == [("storage.googleapis.com", 443)]
     proxies = {"https": "http://proxy.test:3128", "http": "http://proxy.test"}
-    monkeypatch.setattr(data.urllib.request, "getproxies", lambda: proxies)
-    monkeypatch.setattr(data.urllib.request, "proxy_bypass", lambda host: host == "b.test")
+    monkeypatch.setattr(reader.urllib.request, "getproxies", lambda: proxies)
+    monkeypatch.setattr(reader.urllib.request, "proxy_bypass", lambda host: host == "b.test")
     builder = SimpleNamespace(url_infos={"https://a.test/": 0, "http://b.test:81/": 0})
     assert hosts(builder) == [("b.test", 81), ("proxy.test", 3128)]
 
 
 def test_no_network_is_noticed_in_time(monkeypatch):
-    assert data.PROBE_SECONDS < 9
-    monkeypatch.setattr(data, "PROBE_SECONDS", 0.3)
+    assert reader.PROBE_SECONDS < 9
+    monkeypatch.setattr(reader, "PROBE_SECONDS", 0.3)
     start = time.monotonic()
     with monkeypatch.context() as patched:  # a name server that says nothing
         patched.setattr(data.socket, "create_connection", lambda *_, **__: time.sleep(3))
-        assert not data._reachable([("a.test", 443)] * 8)
+        assert not reader._reachable([("a.test", 443)] * 8)
     assert time.monotonic() - start < 1.5
 
     def refuse(host, timeout):
@@ -818,10 +819,10 @@ def test_no_network_is_noticed_in_time(monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(data.socket, "create_connection", refuse)
-        assert not data._reachable([("a.test", 1), ("b.test", 2)])
-        assert not data._reachable([])
+        assert not reader._reachable([("a.test", 1), ("b.test", 2)])
+        assert not reader._reachable([])
     with data.socket.create_server(("127.0.0.1", 0)) as server:
-        assert data._reachable([("127.0.0.1", server.getsockname()[1])])
+        assert reader._reachable([("127.0.0.1", server.getsockname()[1])])
 
 
 def test_tfds_names(catalogue, monkeypatch):
@@ -845,7 +846,7 @@ def test_tfds_images_must_have_one_size(catalogue):
 
 
 @pytest.mark.parametrize(
-    "name, meant",
+    ("name", "meant"),
     [
         ("MNIST", "'mnist'"),
         ("mnsit", "'mnist'"),

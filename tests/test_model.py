@@ -126,7 +126,9 @@ def test_encode_then_decode_is_the_model(model):
     assert 0 <= out.min() <= out.max() <= 1
     # What an image becomes does not depend on its neighbours in the batch, nor on their number.
     for i in (0, 8):
-        np.testing.assert_allclose(out[i : i + 1], model.apply(variables, images[i : i + 1]), atol=1e-5)
+        np.testing.assert_allclose(
+            out[i : i + 1], model.apply(variables, images[i : i + 1]), atol=1e-5
+        )
 
 
 def test_padding_is_centred():

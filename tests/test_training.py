@@ -24,7 +24,10 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 1), np.uint8)
 ADAM = optax.adam(1e-3)
 
 
-def make_step(axis_name=AXIS, optimizer=ADAM, corruption=gaussian(0.5), **options):
+NOISE = gaussian(0.5)
+
+
+def make_step(axis_name=AXIS, optimizer=ADAM, corruption=NOISE, **options):
     loss = LOSSES["mse"]
     return training.make_train_step(
         MODEL, corruption, loss, optimizer, axis_name=axis_name, **options
@@ -77,7 +80,7 @@ def test_step_is_one_step_of_gradient_descent():
 
 
 def test_learns():
-    state, losses = fit(range(60), step=make_step(corruption=identity()))
+    _, losses = fit(range(60), step=make_step(corruption=identity()))
     assert losses[-1] < 0.9 * losses[0]
 
 
@@ -106,7 +109,9 @@ def test_gradients_and_metrics_are_averaged_over_devices():
 
     def disagreement(axis_name):
         chunk = training.make_chunk(make_step(axis_name))
-        run = jax.pmap(chunk, axis_name=AXIS, in_axes=(None, None, 0, None), devices=jax.devices()[:2])
+        run = jax.pmap(
+            chunk, axis_name=AXIS, in_axes=(None, None, 0, None), devices=jax.devices()[:2]
+        )
         copies = jax.tree.leaves(run(state, IMAGES, indices, jax.random.key(0)))
         return max(float(jnp.abs(leaf[0] - leaf[1]).max()) for leaf in copies)
 

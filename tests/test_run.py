@@ -1,0 +1,281 @@
+"""The main job as a user meets it: files, resuming, and what is said of bad input."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.recipes import RECIPES
+from experiments.run import main
+
+SMALL = ["--train-images", "512", "--test-images", "64", "--features", "4", "8"]
+FIGURES = ["curves", "digits", "error_against_sigma", "first_ten", "latent_space"]
+TIMES = ("train_seconds", "images_per_second")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def start(place):
+    """Starts the command as a user would, with a cache folder of its own."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(place / "cache")}
+    environment.pop("XLA_FLAGS", None)  # one device, as on a laptop
+
+    def start(*words):
+        return subprocess.Popen(
+            [sys.executable, "-m", "experiments.run", *map(str, words)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+def finish(process):
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def rows(folder):
+    """metrics.csv without what the clock says."""
+    with (folder / "metrics.csv").open() as file:
+        return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
+
+
+def summary(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(start, place):
+    """A run of three epochs, and what it printed."""
+    code, out, err = finish(start("--epochs", 3, "--sigma", 0.4, *SMALL, "--out", place / "whole"))
+    assert (code, err) == (0, "")
+    return place / "whole", out
+
+
+def test_writes_everything_it_promises(finished):
+    folder, out = finished
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "checkpoints",
+        "config.json",
+        "figures",
+        "metrics.csv",
+        "summary.json",
+    ]
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["recipe"], config["sigma"], config["epochs"]) == ("default", [0.4], 3)
+    result = summary(folder)
+    assert (result["recipe"], result["seed"], result["epochs"]) == ("default", 0, 3)
+    assert list(result["test"]) == ["0.25", "0.4", "0.5", "0.75", "1.0"]
+    for metrics in result["test"].values():
+        assert set(metrics) == {"mse", "psnr", "ssim", "bce"}
+        assert 0 < metrics["mse"] < 1
+    assert result["images_per_second"] == pytest.approx(3 * 512 / result["train_seconds"])
+    assert result["device"]["platform"] == "cpu"
+    assert result["compile_seconds"] > 0
+    assert len(result["params_sha256"]) == 64
+    assert {"jax", "flax", "jaxdae", "python"} <= set(result["versions"])
+
+    table = rows(folder)
+    assert [row["epoch"] for row in table] == ["1", "2", "3"]
+    assert [row["step"] for row in table] == ["16", "32", "48"]
+    assert float(table[-1]["test_loss"]) == pytest.approx(result["test"]["0.4"]["mse"], rel=1e-6)
+    for name in FIGURES:
+        with Image.open(folder / "figures" / f"{name}.png") as image:
+            image.verify()
+    assert "epoch 3/3" in out
+    assert f"{result['test']['0.4']['mse']:.5f}" in out
+    assert f"{result['parameters']:,} parameters" in out
+
+
+def test_same_seed_same_result_and_resumed_is_never_stopped(finished, start, place):
+    """Killed after its first epoch and resumed, the run ends in the same bits and the same rows."""
+    whole, _ = finished
+    cut = place / "cut"
+    process = start("--epochs", 3, "--sigma", 0.4, *SMALL, "--out", cut)
+    deadline = time.monotonic() + 100
+    while not list(cut.glob("checkpoints/16/commit_success.txt")):
+        assert process.poll() is None, finish(process)
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (cut / "summary.json").exists()
+    assert len(rows(cut)) < 3
+
+    code, out, err = finish(start("--resume", cut))
+    assert (code, err) == (0, "")
+    assert "resumed after epoch" in out
+    assert summary(cut)["params_sha256"] == summary(whole)["params_sha256"]
+    assert summary(cut)["test"] == summary(whole)["test"]
+    assert rows(cut) == rows(whole)
+
+
+def test_finished_run_says_so(finished, start):
+    whole, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+    code, out, err = finish(start("--resume", whole))
+    assert (code, err) == (0, "")
+    assert "finished" in out
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
+
+
+def test_devices_share_the_batch(finished, start, place):
+    whole, _ = finished
+    words = ["--epochs", 3, "--sigma", 0.4, *SMALL, "--devices", 2, "--no-figures"]
+    code, _, err = finish(start(*words, "--out", place / "two"))
+    assert (code, err) == (0, "")
+    assert summary(place / "two")["device"]["count"] == 2
+    for sigma, metrics in summary(whole)["test"].items():
+        assert summary(place / "two")["test"][sigma]["mse"] == pytest.approx(metrics["mse"], 1e-4)
+
+
+def test_divergence_keeps_the_last_good_checkpoint(start, place):
+    words = ["--epochs", 9, *SMALL, "--optimizer", "adam", "--schedule", "one-cycle"]
+    out = place / "diverges"
+    code, _, err = finish(start(*words, "--learning-rate", "1e37", "--out", out))
+    assert code == 1
+    assert err.startswith("stopped: the loss is ")
+    assert err.count("\n") == 1
+    for word in ("at step", "at learning rate"):
+        assert word in err
+    assert not (out / "summary.json").exists()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_runs(recipe, tmp_path, capfd):
+    """On a few images, an epoch of each of its stages."""
+    pixels = np.random.default_rng(0).integers(0, 256, (192, 12, 13, 3), np.uint8)
+    np.savez(tmp_path / "colour.npz", images=pixels)
+    words = ["--recipe", recipe, "--epochs", "1", "--test-images", "16", "--train-images", "128"]
+    words += ["--devices", "1", "--no-cache", "--out", str(tmp_path / "out")]
+    if recipe == "colorize":
+        words += ["--dataset", f"npz:{tmp_path}/colour.npz", "--features", "4", "8"]
+    stages = 1
+    if RECIPES[recipe][0].clean_epochs:
+        words += ["--clean-epochs", "1"]
+        stages = 2
+    assert main(words) == 0
+    result = summary(tmp_path / "out")
+    assert result["recipe"] == recipe
+    assert result["epochs"] == stages
+    assert len(rows(tmp_path / "out")) == stages
+    figures = sorted(path.stem for path in (tmp_path / "out" / "figures").iterdir())
+    by_sigma = RECIPES[recipe][0].corruption == "gaussian"
+    assert figures == [name for name in FIGURES if by_sigma or name != "error_against_sigma"]
+    parameters = {"classic": 178_001, "maxpool-noisy": 4_385, "keras-io": 28_353}
+    assert result["parameters"] == parameters.get(recipe, result["parameters"])
+
+
+@pytest.mark.parametrize("corruption", ["masking", "salt_and_pepper", "speckle", "poisson"])
+def test_other_corruptions_parse(corruption, tmp_path):
+    """Through the command line up to the first wrong value: nothing is trained."""
+    words = ["--corruption", corruption, "--strength", "2000000", "--sigma", "-3"]
+    assert main([*words, "--no-cache", "--out", str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()
+
+
+BAD = [
+    ("--sigma -1", ["sigma=-1", "at least 0"]),
+    ("--sigma nan", ["sigma=nan", "finite"]),
+    ("--sigma 0.1 0.2 0.3", ["one number or two", "3"]),
+    ("--sigma 1 0.5", ["(1.0, 0.5)", "in order"]),
+    ("--eval-sigmas -2", ["eval-sigmas", "-2", "at least 0"]),
+    ("--mean inf", ["mean=inf", "finite"]),
+    ("--recipe clasic", ["'clasic'", "classic"]),
+    ("--corruption rain", ["rain", "gaussian"]),
+    ("--dataset folder:/no/such/folder", ["/no/such/folder", "is no folder"]),
+    ("--dataset minst", ["'minst'", "did you mean 'mnist'"]),
+    ("--batch-size 0", ["--batch-size 0", "at least 1"]),
+    ("--batch-size 70000", ["70000", "at most 60000"]),
+    ("--epochs 0", ["--epochs 0", "at least 1"]),
+    ("--epochs many", ["--epochs", "many"]),
+    ("--epoch 3", ["--epoch"]),
+    ("--seed -1", ["--seed -1", "at least 0"]),
+    ("--seed 4294967296", ["--seed", "2**32"]),
+    ("--learning-rate 0", ["learning rate 0", "above 0"]),
+    ("--learning-rate nan", ["learning rate nan"]),
+    ("--ema-decay 1", ["--ema-decay 1", "less than 1"]),
+    ("--latent-dim 0", ["latent_dim=0", "positive"]),
+    ("--features 8 -1", ["features", "-1", "positive"]),
+    ("--train-images 0", ["--train-images 0", "60000"]),
+    ("--keep 0", ["keep=0", "at least 1"]),
+    ("--devices 0", ["--devices 0", "at least 1"]),
+    ("--recipe colorize", ["grayscale", "colour", "mnist"]),
+    ("--resume /no/such/run", ["/no/such/run", "config.json"]),
+    ("--resume runs/x --epochs 3", ["--epochs", "--resume", "leave it out"]),
+    ("--out /dev/null", ["/dev/null", "must be a folder"]),
+    ("--out /dev/null/x", ["/dev/null/x", "choose another"]),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), BAD, ids=[words for words, _ in BAD])
+def test_bad_input_is_one_line_with_value_rule_and_mend(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([*words.split(), "--no-cache"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    for words in said:
+        assert words in captured.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_truncated_file_is_named(tmp_path, capsys):
+    for part in ("train", "t10k"):
+        (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, 9]))
+    assert main(["--dataset", f"idx:{tmp_path}", "--out", str(tmp_path / "o"), "--no-cache"]) == 2
+    assert "train-images-idx3-ubyte" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_another_run_is_not_overwritten(finished, capsys):
+    whole, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+    assert main(["--out", str(whole), "--no-cache"]) == 2
+    err = capsys.readouterr().err
+    assert "holds another run" in err
+    assert f"--resume {whole}" in err
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"recipe": "default"}', "\x00\xff"])
+def test_damaged_configuration_is_named(text, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(text)
+    assert main(["--resume", str(tmp_path), "--no-cache"]) == 2
+    err = capsys.readouterr().err
+    assert str(tmp_path / "config.json") in err
+    assert err.count("\n") == 1
+
+
+def test_help_answers_soon_and_shows_the_recipe(start):
+    """Nothing heavy is imported for it."""
+    began = time.monotonic()
+    code, out, _ = finish(start("--recipe", "classic", "--help"))
+    assert code == 0
+    assert time.monotonic() - began < 1.5
+    for word in ("--sigma", "--resume", "--learning-rate", "(default: 0.001)", "blind:"):
+        assert word in out
+
+
+def test_help_imports_no_jax():
+    code = (
+        "import sys; from experiments.run import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print(sorted({'jax', 'flax', 'orbax', 'matplotlib'} & {*sys.modules}))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip().endswith("[]")
