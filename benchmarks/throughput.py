@@ -115,9 +115,7 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 64], metavar="N")
-    parser.add_argument(
-        "--dtypes", nargs="+", default=["float32"], choices=["float32", "bfloat16"]
-    )
+    parser.add_argument("--dtypes", nargs="+", default=["float32"], choices=["float32", "bfloat16"])
     parser.add_argument("--repeats", type=int, default=5, help="timed turns (default: 5)")
     parser.add_argument(
         "--images", type=int, default=6400, help="images in a timed call (default: 6400)"

@@ -58,7 +58,7 @@ class Config:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the network computes in."""
 
-    loss: Literal["mse", "bce"] = "mse"
+    loss: Literal["mse", "bce"] = "bce"
     """Mean squared error, or binary cross-entropy."""
     optimizer: Literal["adam", "nadam", "adamw", "adadelta"] = "nadam"
     """The optimiser."""
@@ -89,6 +89,7 @@ CLASSIC = replace(
     recipe="classic",
     epochs=10,
     noise="fixed",
+    loss="mse",
     optimizer="adam",
     learning_rate=1e-3,
     schedule="constant",

@@ -50,7 +50,9 @@ def image_rows(path: Path, groups: Sequence[Mapping[str, Images]], title: str) -
     axes.set_yticks(list(centres), list(centres.values()), fontsize=8)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    figure.suptitle(title, fontsize=9, x=0.5 + left / 2, y=1 - margin_top / 2 / size[1], va="center")
+    figure.suptitle(
+        title, fontsize=9, x=0.5 + left / 2, y=1 - margin_top / 2 / size[1], va="center"
+    )
     figure.savefig(path)
 
 

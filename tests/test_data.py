@@ -810,7 +810,7 @@ def test_no_network_is_noticed_in_time(monkeypatch):
     monkeypatch.setattr(reader, "PROBE_SECONDS", 0.3)
     start = time.monotonic()
     with monkeypatch.context() as patched:  # a name server that says nothing
-        patched.setattr(data.socket, "create_connection", lambda *_, **__: time.sleep(3))
+        patched.setattr(reader.socket, "create_connection", lambda *_, **__: time.sleep(3))
         assert not reader._reachable([("a.test", 443)] * 8)
     assert time.monotonic() - start < 1.5
 
@@ -818,10 +818,10 @@ def test_no_network_is_noticed_in_time(monkeypatch):
         raise UnicodeError if host[1] == 1 else OSError
 
     with monkeypatch.context() as patched:
-        patched.setattr(data.socket, "create_connection", refuse)
+        patched.setattr(reader.socket, "create_connection", refuse)
         assert not reader._reachable([("a.test", 1), ("b.test", 2)])
         assert not reader._reachable([])
-    with data.socket.create_server(("127.0.0.1", 0)) as server:
+    with reader.socket.create_server(("127.0.0.1", 0)) as server:
         assert reader._reachable([("127.0.0.1", server.getsockname()[1])])
 
 

@@ -47,7 +47,9 @@ def test_every_image_counts_once(one_by_one, devices, batch_size):
 def test_reconstruct_shows_what_was_evaluated(one_by_one):
     clean, noisy, output = reconstruct(MODEL, PARAMS, gaussian(0.5), IMAGES)
     np.testing.assert_allclose(clean, IMAGES / 255, atol=1e-7)
-    np.testing.assert_allclose(((output - clean) ** 2).mean((1, 2, 3)), one_by_one["mse"], rtol=2e-5)
+    np.testing.assert_allclose(
+        ((output - clean) ** 2).mean((1, 2, 3)), one_by_one["mse"], rtol=2e-5
+    )
     expected = jax.jit(lambda x: MODEL.apply({"params": PARAMS}, x))(noisy)
     np.testing.assert_allclose(output, expected, atol=1e-6)
     latent = encode(MODEL, PARAMS, gaussian(0.5), IMAGES)
@@ -68,7 +70,9 @@ def test_image_rows_draw_the_pixels_they_are_given(tmp_path, channels):
     images = np.broadcast_to(levels[:, None, None, None], (9, 8, 8, channels))
     figures.image_rows(tmp_path / "rows.png", [{"given": images, "output": images}] * 2, "title")
     assert has_ink(tmp_path / "rows.png")
-    values, counts = np.unique(np.asarray(Image.open(tmp_path / "rows.png").convert("L")), return_counts=True)
+    values, counts = np.unique(
+        np.asarray(Image.open(tmp_path / "rows.png").convert("L")), return_counts=True
+    )
     large = set(values[counts > 4 * 50 * 50])  # four rows of squares of more than 50 by 50
     for level in np.rint(levels * 255):
         assert any(abs(int(value) - level) <= 2 for value in large), level
@@ -80,7 +84,9 @@ def test_curves_draw_at_one_epoch_and_at_many(tmp_path):
             {"epoch": e + 1, "train_loss": 1 / (e + 1), "test_loss": 1.1 / (e + 1)}
             for e in range(epochs)
         ]
-        figures.learning_curves(tmp_path / f"{epochs}.png", history, "mean squared error", epochs // 3)
+        figures.learning_curves(
+            tmp_path / f"{epochs}.png", history, "mean squared error", epochs // 3
+        )
         assert has_ink(tmp_path / f"{epochs}.png")
 
 
