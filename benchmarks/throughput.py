@@ -59,7 +59,7 @@ def trainer(model: Any, batch_size: int, steps: int) -> tuple[Callable[[], None]
     optimizer = optax.adam(1e-3)
     state = create_state(model, optimizer, 0)
     step = make_train_step(model, gaussian(0.5), mean_squared_error, optimizer)
-    images = np.random.default_rng(0).integers(0, 256, (steps * batch_size, 28, 28, 1), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (steps * batch_size, 28, 28, 1), np.uint8)
 
     def many(state, images):
         def body(state, batch):
@@ -67,7 +67,7 @@ def trainer(model: Any, batch_size: int, steps: int) -> tuple[Callable[[], None]
 
         return jax.lax.scan(body, state, images.reshape(steps, batch_size, 28, 28, 1))
 
-    images = jnp.asarray(images)
+    images = jnp.asarray(pixels)
     start = time.perf_counter()
     compiled = jax.jit(many).lower(state, images).compile()
     seconds = time.perf_counter() - start

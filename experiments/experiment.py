@@ -5,18 +5,19 @@ import io
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from functools import partial
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -39,6 +40,7 @@ from jaxdae.training import Progress as TrainingProgress
 NOISE_LEVELS = ("gaussian", "speckle")  # corruptions that have a sigma
 LATENT_POINTS = 5000
 Results = dict[str, dict[str, float]]  # the metrics at each noise level
+Test = Callable[[Any], dict[str, float]]
 
 
 def run(arguments: Arguments) -> None:
@@ -54,6 +56,20 @@ def run(arguments: Arguments) -> None:
         console.print(f"The run in {out} is finished: its result is in {out}/summary.json.")
         return
     Experiment(config, arguments, console).go(out)
+
+
+class Stage(NamedTuple):
+    """Epochs that share a corruption and an optimiser's state.
+
+    Fields:
+      epochs: their numbers, from 0 over the whole run.
+      corruption: what the images are trained under.
+      test: parameters to the metrics of the test images under it.
+    """
+
+    epochs: range
+    corruption: Corruption
+    test: Test
 
 
 class Experiment:
@@ -83,11 +99,21 @@ class Experiment:
         )
         training.share_batch(config.batch_size, len(self.devices), len(self.dataset.train))
         self.model = make_model(config, dataset.image_shape, self.corruption)
-        clean = corruptions.identity()
-        border, last = config.clean_epochs, config.clean_epochs + config.epochs
-        stages = [(range(border), clean), (range(border, last), self.corruption)]
-        self.stages = [stage for stage in stages if stage[0]]
         self.steps_per_epoch = len(self.dataset.train) // config.batch_size
+
+        make = partial(Evaluator, self.model, images=self.dataset.test.images, devices=self.devices)
+        self.by_sigma = make(self.at_sigma) if config.corruption in NOISE_LEVELS else None
+        test: Test
+        if self.by_sigma is not None and len(config.sigma) == 1:
+            test = partial(self.by_sigma, strength=config.sigma[0])
+        else:
+            test = make(lambda _: self.corruption)
+        border, last = config.clean_epochs, config.clean_epochs + config.epochs
+        self.stages = [Stage(range(border, last), self.corruption, test)]
+        if border:
+            clean = corruptions.identity()
+            self.stages.insert(0, Stage(range(border), clean, make(lambda _: clean)))
+
         self.history: list[dict[str, float]] = []
         self.compile_seconds = 0.0
 
@@ -96,20 +122,18 @@ class Experiment:
         config = self.config
         with Checkpoints(out / "checkpoints", keep=self.arguments.keep) as checkpoints:
             state = training.create_state(
-                self.model, self.optimizer(0)[0], config.seed, ema=config.ema_decay is not None
+                self.model,
+                self.optimizer(self.stages[0])[0],
+                config.seed,
+                ema=config.ema_decay is not None,
             )
             self.count = parameter_count(state.params)
             self.console.print(self.headline(out))
             if restored := checkpoints.restore(state):
                 state = self.take_up(restored)
-            self.test = self.evaluators()
-            for index, (epochs, corruption) in enumerate(self.stages):
-                done = len(self.history)
-                left = range(max(done, epochs.start), epochs.stop)
-                if not left:
-                    continue
+            for stage in self.stages:
                 try:
-                    state = self.train(out, checkpoints, state, index, left, corruption)
+                    state = self.train(out, checkpoints, state, stage)
                 except DivergenceError as error:
                     raise DivergenceError(f"{error}{self.kept(out)}") from None
                 except KeyboardInterrupt:
@@ -140,10 +164,10 @@ class Experiment:
         self.console.print(f"resumed after epoch {len(self.history)}")
         return restored.state
 
-    def optimizer(self, stage: int):
+    def optimizer(self, stage: Stage) -> tuple[optax.GradientTransformation, optax.Schedule]:
         """The optimiser and the schedule of a stage, whose steps count from its beginning."""
         config = self.config
-        steps = len(self.stages[stage][0]) * self.steps_per_epoch
+        steps = len(stage.epochs) * self.steps_per_epoch
         schedule = make_schedule(config.schedule, config.learning_rate, steps)
         optimizer = make_optimizer(
             config.optimizer,
@@ -155,40 +179,22 @@ class Experiment:
         )
         return optimizer, schedule
 
-    def evaluators(self) -> Sequence[Callable[[Any], dict[str, float]]]:
-        """For each stage: parameters to test metrics under the stage's corruption."""
-        config, images = self.config, self.dataset.test.images
-        make = partial(Evaluator, self.model, images=images, devices=self.devices)
-        self.by_sigma = make(self.at_sigma) if config.corruption in NOISE_LEVELS else None
-        under: Callable[[Any], dict[str, float]]
-        if self.by_sigma is not None and len(config.sigma) == 1:
-            under = partial(self.by_sigma, strength=config.sigma[0])
-        else:
-            under = make(lambda _: self.corruption)
-        clean = make(lambda _: corruptions.identity())
-        return [clean, under][-len(self.stages) :]
-
     def at_sigma(self, sigma: Any) -> Corruption:
         return make_corruption(self.config, sigma)
 
     def train(
-        self,
-        out: Path,
-        checkpoints: Checkpoints,
-        state: TrainState,
-        index: int,
-        epochs: range,
-        corruption: Corruption,
+        self, out: Path, checkpoints: Checkpoints, state: TrainState, stage: Stage
     ) -> TrainState:
-        """Trains the epochs that are left of one stage."""
+        """Trains the epochs of a stage that the history does not hold yet."""
         config = self.config
-        optimizer, schedule = self.optimizer(index)
-        begin = self.stages[index][0].start * self.steps_per_epoch
-        if epochs.start == self.stages[index][0].start:
+        optimizer, schedule = self.optimizer(stage)
+        begin = stage.epochs.start * self.steps_per_epoch
+        epochs = range(max(len(self.history), stage.epochs.start), stage.epochs.stop)
+        if epochs == stage.epochs:
             state = state.replace(opt_state=optimizer.init(state.params))
         train_step = training.make_train_step(
             self.model,
-            corruption,
+            stage.corruption,
             LOSSES[config.loss],
             optimizer,
             ema_decay=config.ema_decay,
@@ -196,7 +202,7 @@ class Experiment:
         )
         losses: list[np.ndarray] = []
         seconds, images = 0.0, 0
-        with self.bar(epochs.stop) as show:
+        with self.bar(epochs) as show:
             for progress in training.train(
                 train_step,
                 state,
@@ -212,10 +218,10 @@ class Experiment:
                 losses.append(progress.losses)
                 seconds, images = seconds + progress.seconds, images + progress.images
                 self.compile_seconds += progress.compile_seconds
-                show(progress, len(losses))
+                show(progress)
                 if not progress.ended:
                     continue
-                metrics = self.test[index](state.best_params)
+                metrics = stage.test(state.best_params)
                 before = self.history[-1]["train_seconds"] if self.history else 0.0
                 self.history.append(
                     {
@@ -252,29 +258,24 @@ class Experiment:
         )
 
     @contextmanager
-    def bar(self, epochs: int) -> Iterator[Any]:
-        """A progress bar on stderr, and the function that moves it."""
+    def bar(self, epochs: range) -> Iterator[Callable[[TrainingProgress], None]]:
+        """A progress bar, and the function that moves it."""
         columns = (
-            TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
+            TextColumn("epoch {task.fields[epoch]}/" + str(epochs.stop)),
             BarColumn(),
-            TextColumn("{task.percentage:3.0f}%  loss {task.fields[loss]:.5f}"),
-            TextColumn("{task.fields[speed]:,.0f} images/s"),
+            TextColumn("{task.percentage:3.0f}%  {task.fields[status]}"),
             TimeRemainingColumn(),
         )
-        console = Console(stderr=True)
-        quiet = not (self.arguments.progress and console.is_terminal)
-        with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
-            steps = self.steps_per_epoch * self.config.batch_size
-            task = bar.add_task("", total=steps, epoch=1, loss=float("nan"), speed=0.0)
+        # On the terminal that the lines go to, or nowhere: lines and bar must not mix.
+        quiet = not (self.arguments.progress and self.console.is_terminal)
+        with Progress(*columns, console=self.console, transient=True, disable=quiet) as bar:
+            images = len(epochs) * self.steps_per_epoch * self.config.batch_size
+            task = bar.add_task("", total=images, epoch=epochs.start + 1, status="compiling")
 
-            def show(progress: TrainingProgress, chunks: int) -> None:
-                bar.update(
-                    task,
-                    completed=0 if chunks == 1 else None,
-                    epoch=progress.epoch + 1,
-                    loss=float(progress.losses.mean()),
-                    speed=progress.images / progress.seconds,
-                )
+            def show(progress: TrainingProgress) -> None:
+                speed = progress.images / progress.seconds
+                status = f"loss {progress.losses.mean():.5f}  {speed:,.0f} images/s"
+                bar.update(task, epoch=progress.epoch + 1, status=status)
                 bar.advance(task, progress.images)
 
             yield show
@@ -321,7 +322,7 @@ class Experiment:
     def closing_table(self, params: Any) -> Results:
         """Evaluates at each noise level (or under the run's corruption), and prints the table."""
         if self.by_sigma is None:
-            rows = {str(self.corruption): self.test[-1](params)}
+            rows = {str(self.corruption): self.stages[-1].test(params)}
         else:
             sigmas = self.config.eval_sigmas
             if len(self.config.sigma) == 1:
@@ -337,9 +338,7 @@ class Experiment:
         return rows
 
 
-def draw(
-    experiment: Experiment, params: Any, test: dict[str, dict[str, float]], folder: Path
-) -> None:
+def draw(experiment: Experiment, params: Any, test: Results, folder: Path) -> None:
     """Draws the figures of a run."""
     from jaxdae import figures
 

@@ -9,7 +9,8 @@ A corruption is a frozen value that maps images in [0, 1], (batch, height, width
 input images of the network. Every image is corrupted by its own key, `fold_in(key, position)`, its
 position being its place in the batch unless given. So what happens to an image does not depend on
 who shares the batch, and a batch that many devices share, each passing the positions it holds, is
-corrupted bit for bit as it would be on one.
+corrupted bit for bit as it would be on one, by compiled programs. (Uncompiled, the noise is added
+in another rounding: XLA contracts a multiplication and an addition into one operation.)
 
 Keys are threefry, JAX's default: with `rbg` keys the draws of `vmap` depend on the batch's
 division.
@@ -23,6 +24,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -186,13 +188,13 @@ def _strength(key: Key[Array, ""], strength: Strength, dtype) -> tuple[Key[Array
 def _check(name: str, strength: Strength, low: float, high: float, exclusive: bool = False) -> None:
     if isinstance(strength, jax.Array):
         return
-    pair = isinstance(strength, tuple)
-    ends = strength if pair else (strength,)
+    ends: tuple[Any, ...] = strength if isinstance(strength, tuple) else (strength,)
     inside = all(
-        isinstance(end, Real) and low <= end <= high and not (exclusive and end == low)
+        isinstance(end, Real) and low <= float(end) <= high and not (exclusive and end == low)
         for end in ends
     )
-    fits = inside and math.inf not in ends and len(ends) == 1 + pair and ends[0] <= ends[-1]
+    counted = len(ends) == (2 if isinstance(strength, tuple) else 1)
+    fits = inside and counted and math.inf not in ends and ends[0] <= ends[-1]
     if not fits:
         rule = f"above {low}" if exclusive else f"at least {low}"
         rule += f" and at most {high:g}" if math.isfinite(high) else ""
