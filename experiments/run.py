@@ -104,6 +104,7 @@ def _one_line(box: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command: 0 done, 1 diverged, 2 bad input, 130 interrupted."""
+    sys.unraisablehook = _unraisable
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         # Nothing heavy is imported before the command line is known to be good.
@@ -121,6 +122,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"interrupted{interrupt}", file=sys.stderr)
         return 130
     return 0
+
+
+def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Keeps one thing to itself: reads of a damaged checkpoint that Orbax gave up, ending late."""
+    if "Event loop is closed" not in str(unraisable.exc_value):
+        sys.__unraisablehook__(unraisable)
 
 
 def _prepare_jax(arguments: Arguments) -> None:

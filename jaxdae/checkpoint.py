@@ -10,6 +10,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import jax
@@ -142,8 +143,8 @@ class Checkpoints:
                 check(meta["meta"])
                 return Restored(step, state, meta["meta"], skipped)
             except Exception as error:
-                reason = str(error).strip().split("\n")[0] or type(error).__name__
-                skipped.append((step, reason[:200]))
+                reason = " ".join(str(error).split()) or type(error).__name__
+                skipped.append((step, shorten(reason, 100, placeholder=" ...")))
         if skipped:
             reasons = "; ".join(f"step {step}: {reason}" for step, reason in skipped)
             raise InputError(

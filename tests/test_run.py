@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,6 +124,47 @@ def test_same_seed_same_result_and_resumed_is_never_stopped(finished, start, pla
     assert summary(cut)["params_sha256"] == summary(whole)["params_sha256"]
     assert summary(cut)["test"] == summary(whole)["test"]
     assert rows(cut) == rows(whole)
+
+
+def test_damaged_checkpoint_is_skipped_in_a_line(finished, start, place):
+    """The newest is damaged: the run goes on from the one before, to the same end."""
+    whole, _ = finished
+    folder = place / "damaged"
+    shutil.copytree(whole, folder)
+    (folder / "summary.json").unlink()
+    for path in folder.glob("checkpoints/48/state/**/d/*"):
+        path.write_bytes(path.read_bytes()[:-9])
+    code, out, err = finish(start("--resume", folder))
+    assert (code, err) == (0, "")
+    assert "skipped the checkpoint of step 48: " in out
+    assert "resumed after epoch 2" in out
+    assert summary(folder)["params_sha256"] == summary(whole)["params_sha256"]
+
+    (folder / "summary.json").unlink()
+    for path in folder.glob("checkpoints/*/state/**/d/*"):
+        path.write_bytes(b"")
+    code, _, err = finish(start("--resume", folder))
+    assert code == 2
+    assert err.startswith("error: no checkpoint in ")
+    assert err.count("\n") == 1
+
+
+def test_interrupt_says_how_to_go_on(start, place):
+    out = place / "interrupted"
+    process = start("--epochs", 2000, *SMALL, "--no-figures", "--out", out)
+    deadline = time.monotonic() + 100
+    while not list(out.glob("checkpoints/*/commit_success.txt")):
+        assert process.poll() is None, finish(process)
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process)
+    assert code == 130
+    assert err.count("\n") == 1
+    assert err.endswith(f"python -m experiments.run --resume {out}\n")
+    done = int(re.search(r"after epoch (\d+)", err)[1])
+    assert (out / f"checkpoints/{16 * done}/commit_success.txt").exists()
+    assert len(rows(out)) == done
 
 
 def test_finished_run_says_so(finished, start):
