@@ -1,8 +1,10 @@
 """What is reported of a reconstruction in [0, 1] against the clean image: a figure for each."""
 
 import jax.numpy as jnp
-from jax import lax
+import numpy as np
 from jaxtyping import Array, Float
+
+from jaxdae.losses import image_mean
 
 Images = Float[Array, "batch height width channels"]
 PerImage = Float[Array, " batch"]
@@ -10,7 +12,7 @@ PerImage = Float[Array, " batch"]
 
 def mse(output: Images, clean: Images) -> PerImage:
     """The mean squared error."""
-    return jnp.mean((output - clean) ** 2, axis=(1, 2, 3))
+    return image_mean((output - clean) ** 2)
 
 
 def psnr(output: Images, clean: Images) -> PerImage:
@@ -26,27 +28,34 @@ def ssim(output: Images, clean: Images, *, window: int = 7) -> PerImage:
     the window lies inside the image. On an image smaller than the window, the largest odd window
     that fits it.
     """
-    window = min(window, *(side - (side + 1) % 2 for side in clean.shape[1:3]))
+    batch, height, width, _ = clean.shape
+    window = min(window, *(side - (side + 1) % 2 for side in (height, width)))
     count = window * window
     unbiased = count / (count - 1) if count > 1 else 0.0
+    down, along = _moving_average(height, window), _moving_average(width, window)
 
-    def shifts(x: Array, axis: int) -> list[Array]:
-        positions = x.shape[axis] - window + 1
-        return [lax.slice_in_dim(x, i, i + positions, axis=axis) for i in range(window)]
+    def mean(x: Float[Array, "images height width"]) -> Float[Array, "images across down"]:
+        x = jnp.matmul(x, along, precision="highest").swapaxes(1, 2)
+        return jnp.matmul(x, down, precision="highest")
 
-    def mean(terms: list[Array]) -> Array:
-        return sum(terms[1:], terms[0]) / window
-
-    # Axis by axis, by the law of total variance: E[x^2] - E[x]^2 would cancel to noise in float32.
-    x, y = output, clean
-    variances = covariance = jnp.zeros_like(x)
-    for axis in (1, 2):
-        xs, ys = shifts(x, axis), shifts(y, axis)
-        x, y = mean(xs), mean(ys)
-        pairs = [(a - x, b - y) for a, b in zip(xs, ys, strict=True)]
-        variances = mean(shifts(variances, axis)) + mean([a * a + b * b for a, b in pairs])
-        covariance = mean(shifts(covariance, axis)) + mean([a * b for a, b in pairs])
+    # Every channel is an image of its own.
+    output, clean = (jnp.moveaxis(x, 3, 1).reshape(-1, height, width) for x in (output, clean))
+    # About each image's own mean: about zero, E[x^2] - E[x]^2 of a pale image cancels to noise.
+    x0, y0 = (image_mean(image)[:, None, None] for image in (output, clean))
+    a, b = output - x0, clean - y0
+    a_mean, b_mean, squares, product = jnp.split(
+        mean(jnp.concatenate([a, b, a * a + b * b, a * b])), 4
+    )
+    variances = squares - a_mean**2 - b_mean**2
+    covariance = product - a_mean * b_mean
+    x, y = a_mean + x0, b_mean + y0
     c1, c2 = 0.01**2, 0.03**2
     luminance = (2 * x * y + c1) / (x * x + y * y + c1)
     structure = (2 * unbiased * covariance + c2) / (unbiased * variances + c2)
-    return jnp.mean(luminance * structure, axis=(1, 2, 3))
+    return image_mean(luminance * structure).reshape(batch, -1).mean(1)
+
+
+def _moving_average(side: int, window: int) -> Float[np.ndarray, "side positions"]:
+    """The matrix that averages a line over every window inside it."""
+    first, pixel = np.arange(side - window + 1), np.arange(side)[:, None]
+    return ((first <= pixel) & (pixel < first + window)).astype(np.float32) / window
