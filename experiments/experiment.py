@@ -97,7 +97,8 @@ class Experiment:
             _first(dataset.train, config.train_images, "train-images"),
             _first(dataset.test, config.test_images, "test-images"),
         )
-        training.share_batch(config.batch_size, len(self.devices), len(self.dataset.train))
+        devices, examples = len(self.devices), len(self.dataset.train)
+        training.share_batch(config.batch_size, devices, examples, config.microbatches)
         self.model = make_model(config, dataset.image_shape, self.corruption)
         self.steps_per_epoch = len(self.dataset.train) // config.batch_size
 
@@ -198,6 +199,7 @@ class Experiment:
             LOSSES[config.loss],
             optimizer,
             ema_decay=config.ema_decay,
+            microbatches=config.microbatches,
             axis_name=AXIS,
         )
         losses: list[np.ndarray] = []

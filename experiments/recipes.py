@@ -74,6 +74,9 @@ class Config:
     """Weight decay (adamw)."""
     ema_decay: float | None = None
     """Evaluate and keep an exponential moving average of the weights, of this decay."""
+    microbatches: int | None = None
+    """Differentiate each batch in so many parts, slower: then any number of --devices that divides
+    it gives the same result to the bit."""
 
     train_images: int | None = None
     """Use only the first of the training images, so many."""

@@ -96,11 +96,16 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     ema_decay: float | None = None,
+    microbatches: int | None = None,
     axis_name: str | None = None,
 ) -> TrainStep:
     """Makes the pure train step.
 
     Args:
+      microbatches: differentiate the global batch in so many equal parts, one after the other,
+        and average in a fixed order: what any number of devices that divides it does alike, to
+        the bit. Without it devices agree on the gradients to rounding, which Adam's division by
+        small numbers and the network's relus amplify from step to step.
       ema_decay: keep an average of the parameters, `decay * average + (1 - decay) * params`.
       axis_name: average gradients and metrics over this axis of a `pmap` or `shard_map`.
 
@@ -111,17 +116,47 @@ def make_train_step(
     """
     optimizer = optax.with_extra_args_support(optimizer)
 
+    def objective(params, inputs, clean):
+        logits: Any = model.apply({"params": params}, inputs, method="logits")
+        return loss(logits, clean).mean()
+
+    def in_parts(state, parts):
+        """The loss and the gradient of each part, stacked."""
+        # The compiler must not see how many there are. A loop of one turn, or one over an axis of
+        # length 1, it would simplify, and then round otherwise than the same loop over many: so
+        # the count is only known at run time, and one part that is not visited is added.
+        count = len(parts[0]) + jnp.minimum(state.step, 0)
+        parts = jax.tree.map(lambda x: jnp.concatenate([x, x[:1]]), parts)
+
+        def differentiate(i):
+            return jax.value_and_grad(objective)(state.params, *(part[i] for part in parts))
+
+        def turn(i, out):
+            return jax.tree.map(lambda stack, x: stack.at[i].set(x), out, differentiate(i))
+
+        out = jax.tree.map(
+            lambda x: jnp.zeros((len(parts[0]), *x.shape), x.dtype),
+            jax.eval_shape(differentiate, 0),
+        )
+        return jax.tree.map(lambda x: x[:-1], lax.fori_loop(0, count, turn, out))
+
     def step(state, images, key, positions=None):
         clean = to_float(images)
         inputs = corruption(key, clean, positions)
 
-        def objective(params):
-            logits: Any = model.apply({"params": params}, inputs, method="logits")
-            return loss(logits, clean).mean()
-
-        value, gradient = jax.value_and_grad(objective)(state.params)
-        if axis_name is not None:
-            value, gradient = lax.pmean((value, gradient), axis_name)
+        if microbatches is None:
+            value, gradient = jax.value_and_grad(objective)(state.params, inputs, clean)
+            if axis_name is not None:
+                value, gradient = lax.pmean((value, gradient), axis_name)
+        else:
+            devices = 1 if axis_name is None else lax.axis_size(axis_name)
+            parts = jax.tree.map(
+                lambda x: x.reshape(microbatches // devices, -1, *x.shape[1:]), (inputs, clean)
+            )
+            value, gradient = in_parts(state, parts)
+            if axis_name is not None:
+                value, gradient = lax.all_gather((value, gradient), axis_name, tiled=True)
+            value, gradient = jax.tree.map(lambda x: x.mean(0), (value, gradient))
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params, value=value)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
@@ -158,19 +193,19 @@ def make_chunk(train_step: TrainStep, *, fixed_noise: bool = False) -> Callable:
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
-    """Places a tree whole on every device, as the pmapped functions return it.
-
-    What is placed may be given away (donated): it shares no buffer with the original.
-    """
+    """Places a tree whole on every device, as the pmapped functions return it."""
     sharding = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec())
-    return jax.device_put(tree, sharding, may_alias=False)
+    return jax.device_put(tree, sharding)
 
 
-def share_batch(batch_size: int, devices: int, examples: int) -> int:
+def share_batch(
+    batch_size: int, devices: int, examples: int, microbatches: int | None = None
+) -> int:
     """The examples per device in a global batch.
 
     Raises:
-      InputError: the devices cannot share the batch evenly, or it exceeds the data set.
+      InputError: the devices cannot share the batch evenly, it exceeds the data set, or the
+        microbatches do not divide it or cannot be shared themselves.
     """
     if batch_size < 1:
         raise InputError(f"batch size {batch_size} must be at least 1, such as {32 * devices}")
@@ -184,6 +219,12 @@ def share_batch(batch_size: int, devices: int, examples: int) -> int:
         near = f"{lower} or {lower + devices}" if lower else f"{devices}"
         raise InputError(
             f"batch size {batch_size} cannot be shared evenly by {devices} devices: choose {near}"
+        )
+    good = [n for n in range(devices, batch_size + 1, devices) if batch_size % n == 0]
+    if microbatches is not None and microbatches not in good:
+        raise InputError(
+            f"{microbatches} microbatches must divide the batch size {batch_size} and be "
+            f"shared evenly by {devices} devices: choose one of {', '.join(map(str, good))}"
         )
     return batch_size // devices
 
@@ -280,7 +321,8 @@ def train(
     )
     compiled: dict[int, Callable] = {}
     # A fresh state lies on one device and a state that comes back on all: placed at once as it
-    # comes back, it is compiled for once.
+    # comes back, it is compiled for once. A copy, for it is given away and the caller's is not.
+    state = jax.tree.map(jnp.copy, state)
     state, on_devices, key = replicate((state, np.asarray(images), key), devices)
 
     for epoch in epochs:

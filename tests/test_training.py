@@ -102,6 +102,26 @@ def test_devices_see_the_same_batches_and_agree(devices):
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), one[0].params, many[0].params)
 
 
+def test_microbatches_make_the_devices_agree_to_the_bit():
+    """Over 50 steps at a rate that amplifies any difference; and the gradient is the batch's."""
+    optimizer = optax.adam(0.01)
+    step = make_step(optimizer=optimizer, microbatches=8)
+    state = training.create_state(MODEL, optimizer, 0)
+    runs = [fit(range(10), state, step, devices=devices) for devices in (1, 2, 4, 8)]
+    assert len({tree_sha256(state) for state, _ in runs}) == 1
+    assert len({losses.tobytes() for _, losses in runs}) == 1
+
+    key = jax.random.key(0)
+    whole, parts = (
+        jax.jit(make_step(axis_name=None, optimizer=optax.sgd(1.0), microbatches=n))(
+            training.create_state(MODEL, optax.sgd(1.0), 0), IMAGES[:16], key
+        )
+        for n in (None, 4)
+    )
+    np.testing.assert_allclose(whole[1]["loss"], parts[1]["loss"], rtol=1e-6)
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), whole[0].params, parts[0].params)
+
+
 def test_gradients_and_metrics_are_averaged_over_devices():
     """`out_axes=None` would hide it: ask every device for what it holds."""
     state = training.create_state(MODEL, ADAM, 0)
