@@ -7,12 +7,12 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import jaxdae
-from experiments.recipes import Config
-from experiments.run import PROGRAM, Arguments
+from experiments.recipes import PROGRAM, Config
 from jaxdae import corruption as corruptions
 from jaxdae import data, training
 from jaxdae.checkpoint import Checkpoints, Restored, tree_sha256
@@ -37,25 +36,26 @@ from jaxdae.optimizers import make_optimizer, make_schedule
 from jaxdae.training import AXIS, TrainState
 from jaxdae.training import Progress as TrainingProgress
 
+if TYPE_CHECKING:
+    from experiments.run import Arguments
+
 NOISE_LEVELS = ("gaussian", "speckle")  # corruptions that have a sigma
-LATENT_POINTS = 5000
-Results = dict[str, dict[str, float]]  # the metrics at each noise level
+LATENT_POINTS = 2000
+Results = dict[str, dict[str, Any]]  # the metrics at each noise level
 Test = Callable[[Any], dict[str, float]]
 
 
-def run(arguments: Arguments) -> None:
+def run(arguments: "Arguments") -> None:
     """Trains, or resumes, and writes everything; see `experiments.run`."""
-    console = Console(highlight=False, soft_wrap=True)
-    if arguments.resume is None:
-        experiment = Experiment(arguments.config, arguments, console)
-        experiment.go(_claim(arguments.out, arguments.config))
-        return
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     out = arguments.resume
-    config = _read_config(out)
-    if (out / "summary.json").exists():
+    if out is None:
+        experiment = Experiment(arguments, console)
+        experiment.go(_claim(arguments.out, experiment.config))
+    elif (out / "summary.json").exists():
         console.print(f"The run in {out} is finished: its result is in {out}/summary.json.")
-        return
-    Experiment(config, arguments, console).go(out)
+    else:
+        Experiment(arguments, console).go(out)
 
 
 class Stage(NamedTuple):
@@ -79,16 +79,18 @@ class Experiment:
       InputError: a value that cannot be, said in one line.
     """
 
-    def __init__(self, config: Config, arguments: Arguments, console: Console) -> None:
-        self.config, self.arguments, self.console = config, arguments, console
+    def __init__(self, arguments: "Arguments", console: Console) -> None:
+        config = arguments.config
+        self.arguments, self.console = arguments, console
         _check(config)
         if arguments.keep < 1:
             raise InputError(f"keep={arguments.keep} checkpoints must be at least 1")
         self.corruption = make_corruption(config)
-        self.devices = jax.devices()[: arguments.devices]
-        if len(self.devices) < (arguments.devices or 1):
+        self.devices = jax.devices()[: config.devices]
+        self.config = config = replace(config, devices=config.devices or len(self.devices))
+        if len(self.devices) < (config.devices or 1):
             raise InputError(
-                f"--devices {arguments.devices} exceeds the {len(self.devices)} here: "
+                f"--devices {config.devices} exceeds the {len(self.devices)} here: "
                 f"choose at most {len(self.devices)}"
             )
         dataset = data.load(config.dataset)
@@ -97,6 +99,12 @@ class Experiment:
             _first(dataset.train, config.train_images, "train-images"),
             _first(dataset.test, config.test_images, "test-images"),
         )
+        # What a checkpoint must agree with to go on from it; the devices may be others.
+        splits = (self.dataset.train.images, self.dataset.test.images)
+        self.identity = {
+            "config": json.loads(json.dumps(asdict(replace(config, devices=None)))),
+            "data_sha256": tree_sha256(splits),
+        }
         devices, examples = len(self.devices), len(self.dataset.train)
         training.share_batch(config.batch_size, devices, examples, config.microbatches)
         self.model = make_model(config, dataset.image_shape, self.corruption)
@@ -111,6 +119,11 @@ class Experiment:
             test = make(lambda _: self.corruption)
         border, last = config.clean_epochs, config.clean_epochs + config.epochs
         self.stages = [Stage(range(border, last), self.corruption, test)]
+        if border and self.corruption.out_channels:
+            raise InputError(
+                f"--clean-epochs {border} cannot go with {self.corruption}, which changes the "
+                "number of channels: leave it out"
+            )
         if border:
             clean = corruptions.identity()
             self.stages.insert(0, Stage(range(border), clean, make(lambda _: clean)))
@@ -130,22 +143,23 @@ class Experiment:
             )
             self.count = parameter_count(state.params)
             self.console.print(self.headline(out))
-            if restored := checkpoints.restore(state):
+            if restored := checkpoints.restore(state, self.same_run):
                 state = self.take_up(restored)
             for stage in self.stages:
                 try:
                     state = self.train(out, checkpoints, state, stage)
                 except DivergenceError as error:
-                    raise DivergenceError(f"{error}{self.kept(out)}") from None
+                    kept = f"; the checkpoint after epoch {len(self.history)} is kept in {out}"
+                    raise DivergenceError(f"{error}{kept if self.history else ''}") from None
                 except KeyboardInterrupt:
                     raise KeyboardInterrupt(self.kept(out)) from None
-        self.finish(out, jax.tree.map(np.asarray, state.best_params))
+        self.finish(out, jax.tree.map(np.asarray, state.eval_params))
 
     def headline(self, out: Path) -> str:
         config, device = self.config, self.devices[0]
         kind = device.device_kind if device.platform != "cpu" else platform.machine()
         return (
-            f"[bold]{config.recipe}[/]: {config.architecture}, {self.count:,} parameters; "
+            f"{config.recipe}: {config.architecture}, {self.count:,} parameters; "
             f"{self.corruption}; {len(self.dataset.train):,} images of {self.dataset.name}; "
             f"{len(self.devices)} x {device.platform} ({kind}); into {out}"
         )
@@ -156,10 +170,17 @@ class Experiment:
             return f"; no epoch was finished, and {out} can be deleted"
         return f"; the checkpoint after epoch {len(self.history)} is kept: {PROGRAM} --resume {out}"
 
+    def same_run(self, meta: dict[str, Any]) -> None:
+        """Raises if a checkpoint is of another configuration or of other images."""
+        for name, value in self.identity.items():
+            if meta[name] != value:
+                what = {"config": "configuration", "data_sha256": "data set"}[name]
+                raise ValueError(f"it was made with another {what}")
+
     def take_up(self, restored: Restored) -> TrainState:
         """The state to go on with, and the history up to it."""
         for step, reason in restored.skipped:
-            self.console.print(f"[yellow]skipped the checkpoint of step {step}[/]: {reason}")
+            self.console.print(f"skipped the checkpoint of step {step}: {reason}")
         self.history = restored.meta["history"]
         self.compile_seconds = restored.meta["compile_seconds"]
         self.console.print(f"resumed after epoch {len(self.history)}")
@@ -223,30 +244,38 @@ class Experiment:
                 show(progress)
                 if not progress.ended:
                     continue
-                metrics = stage.test(state.best_params)
+                metrics = stage.test(state.eval_params)
+                rate = float(schedule(int(state.step) - 1 - begin))
+                rate *= float(optax.tree_utils.tree_get(state.opt_state, "scale", 1.0))
+                if not np.isfinite(metrics[config.loss]):
+                    raise DivergenceError(
+                        f"the test loss is {metrics[config.loss]} after step {int(state.step)} "
+                        f"at learning rate {rate:.3g}: lower the learning rate"
+                    )
                 before = self.history[-1]["train_seconds"] if self.history else 0.0
-                self.history.append(
-                    {
-                        "epoch": progress.epoch + 1,
-                        "step": int(state.step),
-                        "train_loss": float(np.concatenate(losses).mean(dtype=np.float64)),
-                        "test_loss": metrics[config.loss],
-                        **{f"test_{name}": value for name, value in metrics.items()},
-                        "learning_rate": float(schedule(int(state.step) - 1 - begin)),
-                        "train_seconds": before + seconds,
-                        "images_per_second": images / seconds,
-                    }
-                )
+                row = {
+                    "epoch": progress.epoch + 1,
+                    "step": int(state.step),
+                    "train_loss": float(np.concatenate(losses).mean(dtype=np.float64)),
+                    "test_loss": metrics[config.loss],
+                    **{f"test_{name}": value for name, value in metrics.items()},
+                    "learning_rate": rate,
+                    "train_seconds": before + seconds,
+                    "images_per_second": images / seconds,
+                }
+                history = [*self.history, row]
                 # The row is on disk before the checkpoint that answers for it.
-                write_text(out / "metrics.csv", _csv(self.history))
+                write_text(out / "metrics.csv", _csv(history))
                 meta = {
-                    "config": asdict(config),
-                    "history": self.history,
+                    **self.identity,
+                    "history": history,
                     "compile_seconds": self.compile_seconds,
                 }
-                loss = self.history[-1]["test_loss"]
+                # Losses compare within a stage: the best is sought in the last.
+                loss = row["test_loss"] if stage is self.stages[-1] else float("inf")
                 checkpoints.save(int(state.step), state, meta, loss=loss)
-                self.report(self.history[-1], epochs.stop)
+                self.history = history
+                self.report(row, epochs.stop)
                 losses, seconds, images = [], 0.0, 0
         return state
 
@@ -315,7 +344,9 @@ class Experiment:
                 },
             },
         }
-        write_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+        for row in test.values():  # an image restored exactly has an infinite PSNR; JSON has none
+            row.update({name: None for name, value in row.items() if not np.isfinite(value)})
+        write_text(out / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
         self.console.print(
             f"{last['train_seconds']:.1f} s training ({summary['images_per_second']:,.0f} "
             f"images/s), {self.compile_seconds:.1f} s compiling; all in {out}/"
@@ -432,6 +463,8 @@ def _check(config: Config) -> None:
             raise InputError(f"--{name.replace('_', '-')} {value} must be at least 0, less than 1")
     if not 0 <= config.weight_decay < float("inf"):
         raise InputError(f"--weight-decay {config.weight_decay} must be a number of at least 0")
+    if not config.eval_sigmas:
+        raise InputError("--eval-sigmas takes at least one number, such as 0.5")
     for sigma in config.eval_sigmas:
         if not 0 <= sigma < float("inf"):
             raise InputError(f"--eval-sigmas {sigma} must be a finite number of at least 0")
@@ -455,6 +488,15 @@ def _claim(out: Path | None, config: Config) -> Path:
         base = f"runs/{config.recipe}-{noise}"
         names = (base if i == 1 else f"{base}-{i}" for i in count(1))
         out = next(Path(name) for name in names if not Path(name).exists())
+    try:
+        return _fill(out, config)
+    except OSError as error:
+        raise InputError(
+            f"--out {out} cannot be written ({error.strerror}): choose another folder"
+        ) from None
+
+
+def _fill(out: Path, config: Config) -> Path:
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file, and must be a folder: choose another name")
     if out.exists() and any(out.iterdir()):
@@ -463,37 +505,9 @@ def _claim(out: Path | None, config: Config) -> Path:
         raise InputError(
             f"--out {out} holds {holds}, and must be new or empty: {mend}choose another name"
         )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / "config.json", json.dumps(asdict(config), indent=2) + "\n")
-    except OSError as error:
-        raise InputError(
-            f"--out {out} cannot be written ({error.strerror}): choose another folder"
-        ) from None
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "config.json", json.dumps(asdict(config), indent=2) + "\n")
     return out
-
-
-def _read_config(folder: Path) -> Config:
-    """The configuration of the run in a folder."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise InputError(f"--resume {folder} holds no run (no config.json): give a run's folder")
-    try:
-        values = json.loads(path.read_text())
-        names = {field.name for field in fields(Config)}
-        if not isinstance(values, dict) or set(values) != names:
-            raise ValueError("its keys are not a configuration's")
-        default = Config()
-        for name, value in values.items():
-            values[name] = tuple(value) if isinstance(value, list) else value
-            expected = type(getattr(default, name))
-            if expected is not type(None) and not isinstance(values[name], (expected, type(None))):
-                raise ValueError(f"{name} is {value!r}")
-        return Config(**values)
-    except (ValueError, UnicodeDecodeError, OSError) as error:
-        raise InputError(
-            f"{path} is damaged ({error}): restore it from a copy, or start a new run"
-        ) from None
 
 
 def write_text(path: Path, text: str) -> None:

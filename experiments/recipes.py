@@ -3,9 +3,16 @@
 This module imports nothing heavy, so that `--help` answers at once.
 """
 
-from dataclasses import dataclass, replace
-from typing import Literal
+import json
+import types
+import typing
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
 
+from jaxdae.errors import InputError
+
+PROGRAM = "python -m experiments.run"
 Range = tuple[float, ...]
 
 
@@ -78,6 +85,8 @@ class Config:
     """Differentiate each batch in so many parts, slower: then any number of --devices that divides
     it gives the same result to the bit."""
 
+    devices: int | None = None
+    """Share each batch among so many devices (on a CPU: virtual ones); all if not given."""
     train_images: int | None = None
     """Use only the first of the training images, so many."""
     test_images: int | None = None
@@ -173,3 +182,47 @@ RECIPES: dict[str, tuple[Config, str]] = {
         ),
     ]
 }
+
+
+def read_config(folder: Path) -> Config:
+    """The configuration of the run in a folder.
+
+    Raises:
+      InputError: there is none, or it is damaged.
+    """
+    path = folder / "config.json"
+    try:
+        if not path.is_file():
+            raise InputError(
+                f"--resume {folder} holds no run (no config.json): give a run's folder"
+            )
+        values = json.loads(path.read_text())
+        if not isinstance(values, dict) or set(values) != {field.name for field in fields(Config)}:
+            raise ValueError("its keys are not a configuration's")
+        hints = typing.get_type_hints(Config)
+        for name, value in values.items():
+            values[name] = tuple(value) if isinstance(value, list) else value
+            if not _fits(values[name], hints[name]):
+                raise ValueError(f"{name} is {value!r}")
+        return Config(**values)
+    except InputError:
+        raise
+    except (ValueError, OSError) as error:
+        raise InputError(
+            f"{path} is damaged or cannot be read ({error}): restore it from a copy, or start a "
+            "new run"
+        ) from None
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value from JSON is of a type that `Config` uses."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return value in arguments
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, hint) and not isinstance(value, bool)

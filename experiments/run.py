@@ -14,15 +14,16 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
 
-from experiments.recipes import RECIPES, Config
+from experiments.recipes import PROGRAM, RECIPES, Config, read_config
 from jaxdae.errors import DivergenceError, InputError
 
-PROGRAM = "python -m experiments.run"
+# What may go with --resume: nothing that the run's own configuration decides.
+FREE = {"--resume", "--devices", "--keep", "--progress", "--figures", "--cache"}
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,6 @@ class Arguments:
     """Folder to write to; a new one under runs/ if not given."""
     resume: Path | None = None
     """Continue the run in this folder, with its own configuration."""
-    devices: int | None = None
-    """Use so many devices (on a CPU: virtual ones); all if not given."""
     keep: int = 3
     """Newest checkpoints to keep, beside the best."""
     progress: bool = True
@@ -77,19 +76,19 @@ def parse(argv: Sequence[str]) -> Arguments:
         if leaving.code in (0, None):
             raise
         raise InputError(_one_line(complaint.getvalue())) from None
-    changed = [
-        "--" + field.name.replace("_", "-")
-        for field in fields(Config)
-        if getattr(arguments.config, field.name) != getattr(config, field.name)
-    ]
-    changed += ["--recipe"] if recipe != "default" else []
-    changed += ["--out"] if arguments.out is not None else []
-    if arguments.resume is not None and changed:
+    if arguments.resume is None:
+        return arguments
+    typed = {word.split("=")[0].replace("_", "-") for word in argv if word.startswith("--")}
+    fixed = sorted(flag for flag in typed if flag.replace("--no-", "--") not in FREE)
+    if fixed:
         raise InputError(
-            f"{', '.join(changed)} cannot go with --resume, which continues the run in "
+            f"{', '.join(fixed)} cannot go with --resume, which continues the run in "
             f"{arguments.resume} with its own configuration: leave it out, or start a new run"
         )
-    return arguments
+    # The devices are part of the result, to rounding: as many as before, unless told otherwise.
+    saved = read_config(arguments.resume)
+    devices = arguments.config.devices or saved.devices
+    return replace(arguments, config=replace(saved, devices=devices))
 
 
 def _one_line(box: str) -> str:
@@ -108,12 +107,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         # Nothing heavy is imported before the command line is known to be good.
-        _prepare_jax(arguments)
+        _prepare_jax(arguments.config.devices, arguments.cache)
         from experiments.experiment import run
 
         run(arguments)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error}: mend that, and go on with --resume", file=sys.stderr)
         return 2
     except DivergenceError as error:
         print(f"stopped: {error}", file=sys.stderr)
@@ -130,16 +132,19 @@ def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
         sys.__unraisablehook__(unraisable)
 
 
-def _prepare_jax(arguments: Arguments) -> None:
+def _prepare_jax(devices: int | None, cache: bool) -> None:
     """What JAX must be told before it first looks for its devices."""
+    import absl.logging  # Orbax's; what it has to say, the checkpoints raise
     import jax
 
-    if arguments.devices is not None:
-        if arguments.devices < 1:
-            raise InputError(f"--devices {arguments.devices} must be at least 1")
+    absl.logging.set_verbosity(absl.logging.FATAL)
+
+    if devices is not None:
+        if devices < 1:
+            raise InputError(f"--devices {devices} must be at least 1")
         with contextlib.suppress(RuntimeError):  # the devices are there already
-            jax.config.update("jax_num_cpu_devices", arguments.devices)
-    if arguments.cache:
+            jax.config.update("jax_num_cpu_devices", devices)
+    if cache:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "jaxdae" / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

@@ -7,7 +7,6 @@ the newest down and takes the first whose bytes hash to what was saved.
 """
 
 import hashlib
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import shorten
@@ -53,20 +52,22 @@ class Checkpoints:
     """The checkpoints of a run, in one folder; a context manager, for saves are asynchronous.
 
     Args:
-      directory: the folder; made at the first save.
+      directory: the folder; made if it is not there.
       keep: how many of the newest to keep, beside the one with the lowest loss.
     """
 
     def __init__(self, directory: Path, *, keep: int = 3) -> None:
         if keep < 1:
             raise InputError(f"keep={keep} checkpoints must be at least 1")
-        logging.getLogger("absl").setLevel(logging.ERROR)
         policies = checkpoint_managers
         self.directory = Path(directory).absolute()
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
                 create=True,
+                # Only with these are the metrics written, and so known when the folder is reopened.
+                best_fn=lambda metrics: metrics["loss"],
+                best_mode="min",
                 preservation_policy=policies.AnyPreservationPolicy(
                     [
                         policies.LatestN(keep),

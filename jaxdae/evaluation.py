@@ -114,9 +114,17 @@ def encode(
 ) -> Float[np.ndarray, "n latent"]:
     """The latent representations of corrupted images, flattened."""
 
-    @jax.jit
-    def run(params, images):
-        inputs = corruption(jax.random.key(KEY), to_float(images))
-        return model.apply({"params": params}, inputs, method="encode")
+    batch_size = min(100, len(images))
+    batches = -(-len(images) // batch_size)
 
-    return np.asarray(run(params, jnp.asarray(images))).reshape(len(images), -1)
+    @jax.jit
+    def run(params, images, indices):
+        def one(index):
+            inputs = corruption(jax.random.key(KEY), to_float(images[index]), index)
+            return model.apply({"params": params}, inputs, method="encode")
+
+        return lax.map(one, indices)
+
+    indices = jnp.arange(batches * batch_size).reshape(batches, batch_size) % len(images)
+    latent = np.asarray(run(params, jnp.asarray(images), indices))
+    return latent.reshape(batches * batch_size, -1)[: len(images)]

@@ -22,8 +22,9 @@ def image_rows(path: Path, groups: Sequence[Mapping[str, Images]], title: str) -
     Every pixel of an image becomes a square of the same whole number of pixels of the figure.
 
     Args:
-      groups: for each group, row label to images in [0, 1] with 1 or 3 channels; all rows of the
-        same length and all images of the same size.
+      groups: for each group, row label to images in [0, 1]; all rows of the same length and all
+        images of the same size. Three channels are RGB, a fourth is left out, of other numbers the
+        mean is drawn.
     """
     rows = [row for group in groups for row in group.items()]
     count, height, width, _ = rows[0][1].shape
@@ -35,7 +36,8 @@ def image_rows(path: Path, groups: Sequence[Mapping[str, Images]], title: str) -
         for label, images in group.items():
             for column, image in enumerate(images):
                 left = column * (width + gap)
-                canvas[top : top + height, left : left + width] = image
+                seen = image[..., :3] if image.shape[-1] in (3, 4) else image.mean(-1)[..., None]
+                canvas[top : top + height, left : left + width] = seen
             centres[top + height / 2 - 0.5] = label
             top += height + gap
         top += break_

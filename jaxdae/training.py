@@ -53,7 +53,7 @@ class TrainState(struct.PyTreeNode):
     ema: Params | None
 
     @property
-    def best_params(self) -> Params:
+    def eval_params(self) -> Params:
         """The parameters to evaluate and keep: the average where there is one."""
         return self.params if self.ema is None else self.ema
 
@@ -209,6 +209,11 @@ def share_batch(
     """
     if batch_size < 1:
         raise InputError(f"batch size {batch_size} must be at least 1, such as {32 * devices}")
+    if examples < devices:
+        raise InputError(
+            f"{devices} devices need at least an image each, and there are {examples} training "
+            f"images: use at most {examples} devices"
+        )
     if batch_size > examples:
         raise InputError(
             f"batch size {batch_size} exceeds the {examples} training images: "

@@ -121,8 +121,9 @@ def test_a_state_of_another_shape_is_not_restored(tmp_path):
 
 def test_keeps_the_newest_and_the_best(tmp_path):
     save(tmp_path, 1, 2, 3, 4, 5, keep=2, losses=[5.0, 1.0, 4.0, 3.0, 2.0])
+    save(tmp_path, 6, 7, keep=2, losses=[2.5, 2.2])  # the folder is reopened: still the same rule
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.steps() == [5, 4, 2]
+        assert checkpoints.steps() == [7, 6, 2]
 
 
 def test_saved_state_may_be_given_away_at_once(tmp_path):

@@ -17,7 +17,7 @@ def test_the_ten_lines_run():
     exec(compile(code, "README.md", "exec"), names)
     assert names["denoised"].shape == (9, 28, 28, 1)
     assert names["latent"].shape == (9, 16)
-    clean = names["images"][:9] / 255
+    clean = names["data"].test.images[:9] / 255
     # A hundred steps are enough to be nearer to the digits than the noisy images are.
     assert np.mean((names["denoised"] - clean) ** 2) < 0.5 * np.mean((names["noisy"] - clean) ** 2)
 

@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.recipes import RECIPES
+from experiments.recipes import RECIPES, Config
 from experiments.run import main
 
 SMALL = ["--train-images", "512", "--test-images", "64", "--features", "4", "8"]
@@ -228,12 +229,58 @@ def test_every_recipe_runs(recipe, tmp_path, capfd):
     assert result["parameters"] == parameters.get(recipe, result["parameters"])
 
 
-@pytest.mark.parametrize("corruption", ["masking", "salt_and_pepper", "speckle", "poisson"])
-def test_other_corruptions_parse(corruption, tmp_path):
-    """Through the command line up to the first wrong value: nothing is trained."""
+@pytest.mark.parametrize(
+    ("corruption", "said"),
+    [
+        ("masking", "p=2000000.0"),
+        ("salt_and_pepper", "p=2000000.0"),
+        ("speckle", "sigma=-3.0"),
+        ("poisson", "peak=2000000.0"),
+    ],
+)
+def test_other_corruptions_take_their_own_flag(corruption, said, tmp_path, capsys):
     words = ["--corruption", corruption, "--strength", "2000000", "--sigma", "-3"]
     assert main([*words, "--no-cache", "--out", str(tmp_path / "out")]) == 2
+    assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_images_of_four_channels(tmp_path):
+    """From an array file, to figures, under masking."""
+    pixels = np.random.default_rng(0).integers(0, 256, (140, 9, 8, 4), np.uint8)
+    np.savez(tmp_path / "four.npz", images=pixels)
+    words = ["--dataset", f"npz:{tmp_path}/four.npz", "--corruption", "masking", "--epochs", "1"]
+    words += ["--features", "4", "--ema-decay", "0.9", "--devices", "1", "--no-cache"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    assert list(summary(tmp_path / "out")["test"]) == ["masking(p=0.3)"]
+    assert (tmp_path / "out" / "figures" / "digits.png").exists()
+
+
+def test_resumes_across_the_border_of_two_stages(tmp_path, capfd):
+    """One epoch without noise and two with it, stopped after the first, to the same bits."""
+    words = [*SMALL, "--recipe", "keras-io", "--clean-epochs", "1", "--epochs", "2", "--devices"]
+    words += ["1", "--no-figures", "--no-cache"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert main([*words, "--out", str(whole)]) == 0
+    shutil.copytree(whole, cut)
+    (cut / "summary.json").unlink()
+    for step in ("8", "12"):
+        shutil.rmtree(cut / "checkpoints" / step)
+    assert main(["--resume", str(cut), "--no-figures", "--no-cache"]) == 0
+    assert "resumed after epoch 1" in capfd.readouterr().out
+    assert summary(cut)["params_sha256"] == summary(whole)["params_sha256"]
+    assert rows(cut) == rows(whole)
+
+
+def test_checkpoints_of_another_configuration_are_refused(finished, place, capsys):
+    whole, _ = finished
+    folder = place / "edited"
+    shutil.copytree(whole, folder)
+    (folder / "summary.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "seed": 7}))
+    assert main(["--resume", str(folder), "--no-cache"]) == 2
+    assert "another configuration" in capsys.readouterr().err
 
 
 BAD = [
@@ -265,7 +312,10 @@ BAD = [
     ("--microbatches 5", ["5 microbatches", "batch size 32", "1, 2, 4, 8, 16, 32"]),
     ("--recipe colorize", ["grayscale", "colour", "mnist"]),
     ("--resume /no/such/run", ["/no/such/run", "config.json"]),
+    ("--resume runs/x --epochs 5", ["--epochs", "--resume", "leave it out"]),
     ("--resume runs/x --epochs 3", ["--epochs", "--resume", "leave it out"]),
+    ("--recipe colorize --clean-epochs 1 --dataset npz:/nope", ["/nope"]),
+    (f"--out {'x' * 300}", ["xxx", "choose another"]),
     ("--out /dev/null", ["/dev/null", "must be a folder"]),
     ("--out /dev/null/x", ["/dev/null/x", "choose another"]),
 ]
@@ -301,8 +351,22 @@ def test_another_run_is_not_overwritten(finished, capsys):
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"recipe": "default"}', "\x00\xff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"recipe": "default"}',
+        "\x00\xff",
+        {"epochs": None},
+        {"loss": "foo"},
+        {"sigma": ["0.5"]},
+        {"seed": True},
+    ],
+)
 def test_damaged_configuration_is_named(text, tmp_path, capsys):
+    text = json.dumps({**asdict(Config()), **text}) if isinstance(text, dict) else text
     (tmp_path / "config.json").write_text(text)
     assert main(["--resume", str(tmp_path), "--no-cache"]) == 2
     err = capsys.readouterr().err

@@ -147,6 +147,14 @@ def test_resumed_run_is_the_run_never_stopped():
     np.testing.assert_array_equal(losses, np.concatenate([first, last]))
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+def test_leaves_the_callers_state_alone(devices):
+    state = training.create_state(MODEL, ADAM, 0)
+    before = tree_sha256(state)
+    fit(state=state, devices=devices)
+    assert tree_sha256(state) == before
+
+
 def test_chunks_do_not_change_the_result():
     """Nor does it matter that the last chunk is smaller (5 steps as 2, 2 and 1)."""
     whole, losses = fit(range(2))
@@ -196,10 +204,10 @@ def test_fixed_noise_is_drawn_once_for_each_image():
 def test_ema_follows_the_parameters():
     step = jax.jit(make_step(axis_name=None, ema_decay=0.9))
     state = training.create_state(MODEL, ADAM, 0, ema=True)
-    assert tree_sha256(state.best_params) == tree_sha256(state.params)
+    assert tree_sha256(state.eval_params) == tree_sha256(state.params)
     new, _ = step(state, IMAGES[:8], jax.random.key(0))
     expected = jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, state.params, new.params)
-    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-7), new.best_params, expected)
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-7), new.eval_params, expected)
     assert training.create_state(MODEL, ADAM, 0).ema is None
 
 
