@@ -5,6 +5,8 @@ import io
 import json
 import os
 import platform
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -264,17 +266,18 @@ class Experiment:
                     "images_per_second": images / seconds,
                 }
                 history = [*self.history, row]
-                # The row is on disk before the checkpoint that answers for it.
-                write_text(out / "metrics.csv", _csv(history))
+                # Losses compare within a stage: the best is sought in the last.
+                loss = row["test_loss"] if stage is self.stages[-1] else float("inf")
                 meta = {
                     **self.identity,
                     "history": history,
                     "compile_seconds": self.compile_seconds,
                 }
-                # Losses compare within a stage: the best is sought in the last.
-                loss = row["test_loss"] if stage is self.stages[-1] else float("inf")
-                checkpoints.save(int(state.step), state, meta, loss=loss)
-                self.history = history
+                with _held_interrupt():
+                    # The row is on disk before the checkpoint that answers for it.
+                    write_text(out / "metrics.csv", _csv(history))
+                    checkpoints.save(int(state.step), state, meta, loss=loss)
+                    self.history = history
                 self.report(row, epochs.stop)
                 losses, seconds, images = [], 0.0, 0
         return state
@@ -508,6 +511,22 @@ def _fill(out: Path, config: Config) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "config.json", json.dumps(asdict(config), indent=2) + "\n")
     return out
+
+
+@contextmanager
+def _held_interrupt() -> Iterator[None]:
+    """Holds Ctrl-C back until the block is done: half a save is none."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[bool] = []
+    before = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,6 +10,7 @@ summary.json (the result), checkpoints/ and figures/.
 
 import contextlib
 import io
+import logging
 import os
 import re
 import sys
@@ -138,6 +139,7 @@ def _prepare_jax(devices: int | None, cache: bool) -> None:
     import jax
 
     absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
     if devices is not None:
         if devices < 1:
