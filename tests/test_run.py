@@ -129,6 +129,16 @@ def test_same_seed_same_result_and_resumed_is_never_stopped(finished, start, pla
     assert rows(cut) == rows(whole)
 
 
+def test_weights_that_diverge_in_the_last_step_are_not_kept(tmp_path, capsys):
+    """The loss of that step was taken before its update, and was finite."""
+    words = [*SMALL, "--batch-size", "512", "--epochs", "1", "--schedule", "constant"]
+    words += ["--optimizer", "adam", "--learning-rate", "1e37", "--devices", "1", "--no-cache"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 1
+    assert "stopped: the test loss is " in capsys.readouterr().err
+    assert not list(tmp_path.glob("out/checkpoints/1"))
+    assert not (tmp_path / "out" / "summary.json").exists()
+
+
 def test_damaged_checkpoint_is_skipped_in_a_line(finished, start, place):
     """The newest is damaged: the run goes on from the one before, to the same end."""
     whole, _ = finished
