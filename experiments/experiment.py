@@ -28,13 +28,15 @@ import jaxdae
 from experiments.recipes import PROGRAM, Config
 from jaxdae import corruption as corruptions
 from jaxdae import data, training
-from jaxdae.checkpoint import Checkpoints, Restored, tree_sha256
+from jaxdae.checkpoint import Checkpoints, Restored
 from jaxdae.corruption import Corruption
+from jaxdae.digest import tree_sha256
 from jaxdae.errors import DivergenceError, InputError
 from jaxdae.evaluation import Evaluator, encode, reconstruct
 from jaxdae.losses import LOSSES
-from jaxdae.model import Autoencoder, build, parameter_count
+from jaxdae.model import Autoencoder, Denoiser, build, parameter_count
 from jaxdae.optimizers import make_optimizer, make_schedule
+from jaxdae.recognition import digit_recovery
 from jaxdae.training import AXIS, TrainState
 from jaxdae.training import Progress as TrainingProgress
 
@@ -199,6 +201,7 @@ class Experiment:
             b1=config.b1,
             b2=config.b2,
             weight_decay=config.weight_decay,
+            centering=config.centering,
             plateau_steps=self.steps_per_epoch if config.schedule == "plateau" else None,
         )
         return optimizer, schedule
@@ -364,14 +367,27 @@ class Experiment:
             if len(self.config.sigma) == 1:
                 sigmas = tuple(sorted({*sigmas, self.config.sigma[0]}))
             rows = {str(float(sigma)): self.by_sigma(params, sigma) for sigma in sigmas}
+            if self.config.dataset == "mnist":
+                for sigma in sigmas:
+                    rows[str(float(sigma))]["recovery"] = self.recovery(params, sigma)
         table = Table("sigma" if self.by_sigma else "corruption", title="Test images, restored")
         styles = {"mse": "{:.5f}", "psnr": "{:.2f} dB", "ssim": "{:.4f}", "bce": "{:.4f}"}
+        if "recovery" in next(iter(rows.values())):
+            styles["recovery"] = "{:.2%}"
         for name in styles:
-            table.add_column(name, justify="right")
+            table.add_column({"recovery": "digits read"}.get(name, name), justify="right")
         for label, row in rows.items():
             table.add_row(label, *(style.format(row[name]) for name, style in styles.items()))
         self.console.print(table)
         return rows
+
+
+    def recovery(self, params: Any, sigma: float) -> float:
+        """The share of denoised test digits that are still read as the right digit."""
+        test = self.dataset.test
+        assert test.labels is not None  # MNIST has them
+        outputs = reconstruct(self.model, params, self.at_sigma(sigma), test.images)[2]
+        return digit_recovery(outputs, test.labels)
 
 
 def draw(experiment: Experiment, params: Any, test: Results, folder: Path) -> None:
@@ -401,6 +417,8 @@ def draw(experiment: Experiment, params: Any, test: Results, folder: Path) -> No
         figures.error_against_sigma(
             folder / "error_against_sigma.png", {config.recipe: points}, config.sigma
         )
+    if not isinstance(experiment.model, Autoencoder):
+        return  # there is no latent to draw
     labels = dataset.test.labels
     latent = encode(experiment.model, params, experiment.corruption, images[:LATENT_POINTS])
     figures.latent_space(
@@ -431,7 +449,7 @@ def make_corruption(config: Config, sigma: Any = None) -> Corruption:
     return getattr(corruptions, config.corruption)()
 
 
-def make_model(config: Config, shape: tuple[int, int, int], corruption: Corruption) -> Autoencoder:
+def make_model(config: Config, shape: tuple[int, int, int], corruption: Corruption) -> Denoiser:
     """The configuration's network, for images of a shape."""
     height, width, channels = shape
     if config.corruption == "grayscale" and channels != 3:
@@ -447,7 +465,7 @@ def make_model(config: Config, shape: tuple[int, int, int], corruption: Corrupti
     }
     if config.architecture == "maxpool":
         fields_["upsampling"] = config.upsampling
-    else:
+    elif config.architecture != "unet":
         fields_["latent_dim"] = config.latent_dim
     return build(config.architecture, **fields_)
 

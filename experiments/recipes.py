@@ -54,7 +54,7 @@ class Config:
     clean_epochs: int = 0
     """Epochs on images without noise before the others."""
 
-    architecture: Literal["strided", "maxpool", "dense"] = "strided"
+    architecture: Literal["strided", "maxpool", "dense", "unet"] = "strided"
     """The network."""
     features: tuple[int, ...] = (32, 64)
     """Its channels at each level (its hidden widths, if dense)."""
@@ -79,6 +79,8 @@ class Config:
     """Decay of the second moment (the Adams)."""
     weight_decay: float = 0.0
     """Weight decay (adamw)."""
+    centering: bool = False
+    """Step along coordinates in which each layer's inputs have mean zero."""
     ema_decay: float | None = None
     """Evaluate and keep an exponential moving average of the weights, of this decay."""
     microbatches: int | None = None
@@ -128,6 +130,21 @@ RECIPES: dict[str, tuple[Config, str]] = {
         (
             replace(DEFAULT, recipe="blind", sigma=(0.1, 1.05), epochs=20),
             "one network for every sigma: the noise level drawn for each image",
+        ),
+        (
+            replace(
+                DEFAULT,
+                recipe="unet",
+                architecture="unet",
+                features=(16, 48, 96),
+                sigma=(0.1, 1.05),
+                optimizer="adam",
+                learning_rate=2e-3,
+                centering=True,
+                batch_size=64,
+                epochs=10,
+            ),
+            "no bottleneck: the cleanest images, at every sigma, and no latent vector",
         ),
         (
             MAXPOOL_CLEAN,

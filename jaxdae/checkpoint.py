@@ -6,7 +6,6 @@ carry no checksum, so a flipped bit restores silently wrong: `restore` goes thro
 the newest down and takes the first whose bytes hash to what was saved.
 """
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import shorten
@@ -17,19 +16,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from jaxdae.digest import tree_sha256
 from jaxdae.errors import InputError
 
 FORMAT = 1
-
-
-def tree_sha256(tree: Any) -> str:
-    """The SHA-256 of a tree's leaves: paths, types, shapes and bytes, as a hexadecimal string."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree.leaves_with_path(tree):
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)}:{array.dtype.str}{array.shape};".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 class Restored(NamedTuple):

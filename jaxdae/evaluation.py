@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, UInt8
 from jaxdae import metrics
 from jaxdae.corruption import Corruption
 from jaxdae.losses import binary_cross_entropy
-from jaxdae.model import Autoencoder
+from jaxdae.model import Autoencoder, Denoiser
 from jaxdae.training import AXIS, Params, replicate, to_float
 
 # Every model, whatever its seed, is shown the same noisy test images.
@@ -43,7 +43,7 @@ class Evaluator:
 
     def __init__(
         self,
-        model: Autoencoder,
+        model: Denoiser,
         corruption: Callable[[Float[Array, ""]], Corruption],
         images: UInt8[np.ndarray, "n height width channels"],
         *,
@@ -85,8 +85,22 @@ class Evaluator:
         return {k: float(v.mean()) for k, v in self.per_image(params, strength).items()}
 
 
+def corrupted(
+    corruption: Corruption, images: UInt8[np.ndarray, "n height width channels"]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The clean images, and what `Evaluator` gives a network of them: float32 in [0, 1]."""
+
+    @jax.jit
+    def run(images):
+        clean = to_float(images)
+        return clean, corruption(jax.random.key(KEY), clean)
+
+    clean, inputs = run(jnp.asarray(images))
+    return np.asarray(clean), np.asarray(inputs)
+
+
 def reconstruct(
-    model: Autoencoder,
+    model: Denoiser,
     params: Params,
     corruption: Corruption,
     images: UInt8[np.ndarray, "n height width channels"],
@@ -96,14 +110,10 @@ def reconstruct(
     The noise is that of `Evaluator` for the same images, given from the first.
     """
 
-    @jax.jit
-    def run(params, images):
-        clean = to_float(images)
-        inputs = corruption(jax.random.key(KEY), clean)
-        return clean, inputs, model.apply({"params": params}, inputs)
-
-    clean, inputs, outputs = run(params, jnp.asarray(images))
-    return np.asarray(clean), np.asarray(inputs), np.asarray(outputs)
+    clean, inputs = corrupted(corruption, images)
+    run = jax.jit(lambda params, inputs: model.apply({"params": params}, inputs))
+    batches = [inputs[i : i + 500] for i in range(0, len(inputs), 500)]
+    return clean, inputs, np.concatenate([np.asarray(run(params, batch)) for batch in batches])
 
 
 def encode(

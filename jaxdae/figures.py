@@ -95,38 +95,56 @@ def learning_curves(
 
 
 def error_against_sigma(
-    path: Path, curves: Mapping[str, Mapping[float, float]], trained: Sequence[float]
+    path: Path,
+    curves: Mapping[str, Mapping[float, float]],
+    trained: Sequence[float] = (),
+    spread: Mapping[str, Mapping[float, float]] | None = None,
 ) -> None:
     """Draws the test error against the noise level, one line for each model.
 
     Args:
       curves: model name to (sigma to mean squared error).
-      trained: the sigma, or the two ends of the range, that the model was trained at.
+      trained: the sigma, or the two ends of the range, that a single model was trained at.
+      spread: model name to (sigma to the standard deviation of the error), drawn as bars where
+        there is one.
     """
-    figure, axes = _single()
+    # The lines need their height, and a long legend its own.
+    figure, axes = _single(height=max(3.8, 1 + 0.22 * len(curves)))
     if len(trained) == 2:
         axes.axvspan(*trained, color="0.92", lw=0)
-    else:
+    elif trained:
         axes.axvline(trained[0], color="0.85", lw=4)
-    for color, (name, points) in zip(COLORS, curves.items(), strict=False):
+    for i, (name, points) in enumerate(curves.items()):
         sigmas = sorted(points)
-        axes.plot(sigmas, [points[s] for s in sigmas], color=color, marker="o", ms=4, label=name)
-        for sigma in sigmas:
+        errors = [points[s] for s in sigmas]
+        bars = (spread or {}).get(name, {})
+        axes.errorbar(
+            sigmas,
+            errors,
+            [bars.get(s, 0.0) for s in sigmas] if bars else None,
+            color=COLORS[i % len(COLORS)],
+            linestyle=("-", "--", ":", "-.")[i // len(COLORS) % 4],
+            marker="o",
+            ms=4,
+            capsize=3,
+            label=name,
+        )
+        for sigma, error in zip(sigmas, errors, strict=True) if len(curves) == 1 else ():
             axes.annotate(
-                f"{points[sigma]:.4f}",
-                (sigma, points[sigma]),
+                f"{error:.4f}",
+                (sigma, error),
                 xytext=(0, 7),
                 textcoords="offset points",
                 ha="center",
                 fontsize=8,
             )
-    if len(curves) > 1:
-        axes.legend(frameon=False)
+    if len(curves) > 1 or not trained:
+        axes.legend(frameon=False, fontsize=8)
     axes.margins(0.09, 0.14)
     axes.set(
-        xlabel="noise level sigma at test (shaded: trained at)",
+        xlabel=f"noise level sigma at test{' (shaded: trained at)' * bool(trained)}",
         ylabel="test mean squared error",
-        title="Error against sigma",
+        title="Error against sigma" + ", with its standard deviation over the seeds" * bool(spread),
     )
     axes.set_ylim(bottom=0)
     _save(figure, axes, path)

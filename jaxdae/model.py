@@ -1,4 +1,4 @@
-"""The autoencoders, as Flax modules.
+"""The networks, as Flax modules.
 
     model = DenoisingAutoencoder()
     params = model.init(key, jnp.zeros((1, 28, 28, 1)))["params"]
@@ -7,10 +7,11 @@
     images = model.apply({"params": params}, latent, method="decode")
 
 Every architecture has the same face: images in and out are channels last and outputs lie in
-[0, 1]; `encode` and `decode` are its two halves, and `logits` is the output before the sigmoid,
-which is what a cross-entropy wants. The parameters split into `encoder` and `decoder`, each layer
-a `kernel` and a `bias`; kernels start Glorot-uniform and biases at zero, as Keras's do. Parameters
-are float32; `dtype` is the type of the computation, as in Flax.
+[0, 1]; `logits` is the output before the sigmoid, which is what a cross-entropy wants. Of the
+autoencoders `encode` and `decode` are the two halves, and their parameters split into `encoder` and
+`decoder`; the U-Net has no latent, and neither. Each layer is a `kernel` and a `bias`; kernels
+start Glorot-uniform and biases at zero, as Keras's do. Parameters are float32; `dtype` is the type
+of the computation, as in Flax.
 
 A side that the strides do not divide is padded with zeros (half before, half after) on the way in
 and cropped on the way out.
@@ -105,8 +106,8 @@ class ConvTranspose(Conv):
         return (latent @ joint).reshape(-1, *constant.shape) + constant
 
 
-class Autoencoder(nn.Module):
-    """What every architecture shares: a subclass sets up `encoder` and `decoder`.
+class Denoiser(nn.Module):
+    """What every architecture shares: images in, images out; a subclass has `restore`.
 
     Fields:
       image_shape: (height, width, channels) of the images that come in.
@@ -123,15 +124,14 @@ class Autoencoder(nn.Module):
         return nn.sigmoid(self.logits(images))
 
     def logits(self, images: Images) -> Images:
-        """The reconstruction before the sigmoid, float32."""
-        return self._decode_logits(self.encode(images))
-
-    def encode(self, images: Images) -> Latent:
-        """The latent representation of images, (batch, *latent).
+        """The reconstruction before the sigmoid, float32.
 
         Raises:
           InputError: the images have another shape than `image_shape`.
         """
+        return self._crop(self.restore(self._pad(images)))
+
+    def _pad(self, images: Images) -> Images:
         shape = tuple(self.image_shape)
         if images.ndim != 4 or images.shape[1:] != shape:
             raise InputError(
@@ -139,14 +139,9 @@ class Autoencoder(nn.Module):
                 f"{', '.join(map(str, shape))}): build one with image_shape={images.shape[1:]}"
             )
         edges = [_split(total - size) for total, size in zip(self.padded, shape, strict=False)]
-        return self.encoder(jnp.pad(images, ((0, 0), *edges, (0, 0))))
+        return jnp.pad(images, ((0, 0), *edges, (0, 0)))
 
-    def decode(self, latent: Latent) -> Images:
-        """Images in [0, 1], (batch, height, width, out_channels), from latent representations."""
-        return nn.sigmoid(self._decode_logits(latent))
-
-    def _decode_logits(self, latent: Latent) -> Images:
-        images = self.decoder(latent).reshape(len(latent), *self.padded, self._outputs)
+    def _crop(self, images: Images) -> Images:
         top, left = (
             _split(total - size)[0]
             for total, size in zip(self.padded, self.image_shape, strict=False)
@@ -163,6 +158,28 @@ class Autoencoder(nn.Module):
     @property
     def _outputs(self) -> int:
         return self.image_shape[2] if self.out_channels is None else self.out_channels
+
+
+class Autoencoder(Denoiser):
+    """A denoiser in two halves with a latent between: a subclass sets up `encoder`, `decoder`."""
+
+    def restore(self, images: Images) -> Images:
+        return self._decode(self.encoder(images))
+
+    def encode(self, images: Images) -> Latent:
+        """The latent representation of images, (batch, *latent).
+
+        Raises:
+          InputError: the images have another shape than `image_shape`.
+        """
+        return self.encoder(self._pad(images))
+
+    def decode(self, latent: Latent) -> Images:
+        """Images in [0, 1], (batch, height, width, out_channels), from latent representations."""
+        return nn.sigmoid(self._crop(self._decode(latent)))
+
+    def _decode(self, latent: Latent) -> Images:
+        return self.decoder(latent).reshape(len(latent), *self.padded, self._outputs)
 
 
 class StridedEncoder(nn.Module):
@@ -339,6 +356,70 @@ class DenseAutoencoder(Autoencoder):
         self.decoder = DenseStack(widths, self.dtype)
 
 
+class ResidualConv(nn.Module):
+    """`relu(x + conv(x))`, 3x3."""
+
+    features: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Images) -> Images:
+        return nn.relu(x + Conv(self.features, self.features, self.dtype, name="conv")(x))
+
+
+class UNet(Denoiser):
+    """`unet`: no bottleneck, for whoever wants clean images and no latent vector.
+
+    After Ronneberger, Fischer and Brox, "U-Net" (2015), made cheap: a thin stem at full size, most
+    of the work below it, skips that add instead of concatenating, and at the smallest size a dense
+    bridge over the whole image, which tells every pixel what digit it is part of.
+
+    Fields:
+      features: channels at full size, and after each halving of it.
+      bridge: width of the dense bridge; 0 for none.
+      bridge_channels: channels of the image that goes into the bridge.
+    """
+
+    features: tuple[int, ...] = (16, 48, 96)
+    bridge: int = 384
+    bridge_channels: int = 16
+
+    @nn.compact
+    def restore(self, images: Images) -> Images:
+        first, *deeper = self.features
+        x = nn.relu(Conv(self.image_shape[2], first, self.dtype, name="stem")(images))
+        skips, inputs = [], first
+        for i, outputs in enumerate(deeper):
+            skips.append(x)
+            x = nn.relu(Conv(inputs, outputs, self.dtype, stride=2, name=f"down_{i}")(x))
+            x = ResidualConv(outputs, self.dtype, name=f"encode_{i}")(x)
+            inputs = outputs
+        if self.bridge:
+            x = nn.relu(x + self._bridge(x))
+        for i, outputs in reversed(list(enumerate(self.features[:-1]))):
+            x = ResidualConv(inputs, self.dtype, name=f"decode_{i}")(x)
+            up = ConvTranspose(inputs, outputs, self.dtype, stride=2, name=f"up_{i}")
+            x = nn.relu(up(x) + skips[i])
+            inputs = outputs
+        x = nn.relu(Conv(inputs, inputs, self.dtype, name="last")(x))
+        return Conv(inputs, self._outputs, self.dtype, name="output")(x)
+
+    def _bridge(self, x: Images) -> Images:
+        """What the whole of a small image says about each of its pixels."""
+        channels, thin, one = x.shape[-1], self.bridge_channels, (1, 1)
+        narrow = nn.relu(Conv(channels, thin, self.dtype, one, name="bridge_in")(x))
+        flat = narrow.reshape(len(x), prod(narrow.shape[1:]))
+        hidden = nn.relu(Dense(flat.shape[1], self.bridge, self.dtype, name="bridge_hidden")(flat))
+        wide = Dense(self.bridge, flat.shape[1], self.dtype, name="bridge_wide")(hidden)
+        return Conv(thin, channels, self.dtype, one, name="bridge_out")(wide.reshape(narrow.shape))
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        stride = 2 ** (len(self.features) - 1)
+        height, width = (-(-size // stride) * stride for size in self.image_shape[:2])
+        return height, width
+
+
 def max_pool(x: Images) -> Images:
     """2x2 max-pooling with stride 2, rounding up, of values that are not negative.
 
@@ -365,14 +446,15 @@ def _split(total: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-ARCHITECTURES: dict[str, type[Autoencoder]] = {
+ARCHITECTURES: dict[str, type[Denoiser]] = {
     "strided": DenoisingAutoencoder,
     "maxpool": MaxPoolAutoencoder,
     "dense": DenseAutoencoder,
+    "unet": UNet,
 }
 
 
-def build(architecture: str, **fields: Any) -> Autoencoder:
+def build(architecture: str, **fields: Any) -> Denoiser:
     """Makes an architecture by its name, checking the fields.
 
     Raises:
@@ -392,7 +474,10 @@ def build(architecture: str, **fields: Any) -> Autoencoder:
         if field in ("dtype", "upsampling") or (field == "out_channels" and value is None):
             continue
         sizes = value if isinstance(value, (tuple, list)) else (value,)
-        if not sizes or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in sizes):
+        low = 0 if field == "bridge" else 1
+        if not sizes or any(
+            isinstance(s, bool) or not isinstance(s, int) or s < low for s in sizes
+        ):
             raise InputError(f"{field}={value!r} must be made of positive integers, such as 16")
     if fields.get("upsampling", "nearest") not in ("nearest", "transposed"):
         raise InputError(f"upsampling={fields['upsampling']!r} must be nearest or transposed")

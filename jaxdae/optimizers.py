@@ -1,9 +1,13 @@
 """Optimisers and learning-rate schedules by name, as the recipes spell them."""
 
 import math
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
 import optax.contrib
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxdae.errors import InputError
 
@@ -41,12 +45,14 @@ def make_optimizer(
     b1: float = 0.9,
     b2: float = 0.999,
     weight_decay: float = 0.0,
+    centering: bool = False,
     plateau_steps: int | None = None,
 ) -> optax.GradientTransformation:
     """An optimiser by name, with Keras's constants where optax's differ (epsilon 1e-7).
 
     Args:
       weight_decay: for `adamw`.
+      centering: see `centered`.
       plateau_steps: where given, the rate falls by sqrt(0.1) when the loss, averaged over this
         many steps, has not improved five times in a row.
     """
@@ -60,9 +66,80 @@ def make_optimizer(
         optimizer = optax.adadelta(schedule, rho=0.95, eps=1e-7)
     else:
         raise InputError(f"unknown optimiser {name!r}: it is one of {', '.join(OPTIMIZERS)}")
+    if centering:
+        optimizer = centered(optimizer)
     if plateau_steps is None:
         return optimizer
     plateau = optax.contrib.reduce_on_plateau(
         factor=0.1**0.5, patience=5, accumulation_size=plateau_steps
     )
     return optax.chain(optimizer, plateau)
+
+
+class CenteredState(NamedTuple):
+    """The state of `centered`.
+
+    Fields:
+      inner: the inner optimiser's state.
+      cross: for each kernel, the average of its gradient times its bias's.
+      square: for each of their biases, the average of the gradient squared.
+    """
+
+    inner: optax.OptState
+    cross: dict[str, jax.Array]
+    square: dict[str, jax.Array]
+
+
+def centered(
+    optimizer: optax.GradientTransformation, decay: float = 0.99
+) -> optax.GradientTransformation:
+    """Runs an optimiser in coordinates in which a layer's kernel and bias do not pull together.
+
+    The inputs x of a layer y = x W + b are images or come from a relu: their mean m is far from
+    zero, so a step of W also moves y as a step of b would, and an optimiser that looks at each
+    number alone, as Adam does, goes slowly along what they share. In the coordinates W and
+    c = b + m W the layer reads y = (x - m) W + c: its inputs are centred (LeCun, Bottou, Orr and
+    Mueller, "Efficient BackProp", 1998, section 4.3). That is a linear change of variables: the
+    network and what it computes stay as they are, only the path to the minimum is another.
+
+    The mean is not looked up in the network: by the chain rule dL/dW = x^T dL/dy and
+    dL/db = dL/dy, so the regression of the one on the other, E[dW db] / E[db^2], is the mean of x
+    weighted by the squared gradient, for each output apart. `decay` is that of the averages.
+
+    It needs parameters in dictionaries in which `kernel`, outputs last, lies beside `bias`; what
+    has no such partner goes to the inner optimiser as it is.
+    """
+    inner: Any = optax.with_extra_args_support(optimizer)
+
+    def pairs(tree: dict[tuple[str, ...], jax.Array]) -> list[tuple[tuple[str, ...], ...]]:
+        """The paths of the kernels, each with its bias's."""
+        return [
+            (path, (*path[:-1], "bias"))
+            for path in tree
+            if path[-1] == "kernel" and (*path[:-1], "bias") in tree
+        ]
+
+    def init(params):
+        flat = flatten_dict(params)
+        cross = {"/".join(kernel): jnp.zeros_like(flat[kernel]) for kernel, _ in pairs(flat)}
+        square = {"/".join(kernel): jnp.zeros_like(flat[bias]) for kernel, bias in pairs(flat)}
+        return CenteredState(inner.init(params), cross, square)
+
+    def update(updates, state, params=None, **extra):
+        flat = flatten_dict(updates)
+        both = pairs(flat)
+        mean, cross, square = {}, {}, {}
+        for kernel, bias in both:
+            name = "/".join(kernel)
+            cross[name] = decay * state.cross[name] + (1 - decay) * flat[kernel] * flat[bias]
+            square[name] = decay * state.square[name] + (1 - decay) * flat[bias] ** 2
+            mean[kernel] = cross[name] / (square[name] + 1e-30)
+            flat[kernel] = flat[kernel] - mean[kernel] * flat[bias]
+        steps, after = inner.update(unflatten_dict(flat), state.inner, params, **extra)
+        flat = flatten_dict(steps)
+        for kernel, bias in both:
+            moved = (mean[kernel] * flat[kernel]).reshape(-1, flat[bias].size)
+            flat[bias] = flat[bias] - moved.sum(0)
+        return unflatten_dict(flat), CenteredState(after, cross, square)
+
+    return optax.GradientTransformationExtraArgs(init, update)

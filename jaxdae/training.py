@@ -29,7 +29,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from jaxdae.corruption import Corruption
 from jaxdae.errors import DivergenceError, InputError
 from jaxdae.losses import Loss
-from jaxdae.model import Autoencoder
+from jaxdae.model import Denoiser
 
 AXIS = "devices"
 STREAMS = {"init": 0, "order": 1, "corruption": 2}
@@ -67,7 +67,7 @@ def stream(seed: int, name: str) -> Key[Array, ""]:
 
 
 def create_state(
-    model: Autoencoder,
+    model: Denoiser,
     optimizer: optax.GradientTransformation,
     seed: int,
     *,
@@ -90,7 +90,7 @@ def to_float(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def make_train_step(
-    model: Autoencoder,
+    model: Denoiser,
     corruption: Corruption,
     loss: Loss,
     optimizer: optax.GradientTransformation,

@@ -10,7 +10,8 @@ import optax
 import pytest
 
 from jaxdae import training
-from jaxdae.checkpoint import Checkpoints, tree_sha256
+from jaxdae.checkpoint import Checkpoints
+from jaxdae.digest import tree_sha256
 from jaxdae.errors import InputError
 from jaxdae.model import DenoisingAutoencoder
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from jaxdae.errors import InputError
-from jaxdae.optimizers import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
+from jaxdae.optimizers import centered, OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
 
 RATE = 0.004
 
@@ -184,3 +184,90 @@ def test_plateau_waits_while_the_loss_falls():
     # Better by less than one in ten thousand is no better.
     slow = 1 - 1e-5 * np.arange(6)
     np.testing.assert_allclose(plateau_scales(slow, 1), [1] * 5 + [math.sqrt(0.1)], rtol=1e-4)
+
+
+def layer(seed, inputs=5, outputs=3):
+    keys = jax.random.split(jax.random.key(seed))
+    kernel = jax.random.normal(keys[0], (inputs, outputs))
+    return {"layer": {"kernel": kernel, "bias": jax.random.normal(keys[1], (outputs,))}}
+
+
+def test_centering_finds_the_mean_of_the_inputs():
+    optimizer = centered(optax.sgd(0.0), decay=0.9)
+    params, mean = layer(0), jnp.asarray([0.0, 0.5, -1.0, 2.0, 10.0])
+    state = optimizer.init(params)
+
+    @jax.jit
+    def step(state, key):
+        noise, delta = jax.random.split(key)
+        x = mean + jax.random.normal(noise, (4000, 5))
+        delta = 1 + jax.random.normal(delta, (4000, 3))
+        grads = {"layer": {"kernel": x.T @ delta, "bias": delta.sum(0)}}
+        return optimizer.update(grads, state, params)[1]
+
+    for i in range(20):
+        state = step(state, jax.random.key(i))
+    found = state.cross["layer/kernel"] / state.square["layer/kernel"]
+    np.testing.assert_allclose(found, np.broadcast_to(mean[:, None], (5, 3)), atol=0.05)
+
+
+def test_centering_is_descent_in_the_centered_coordinates():
+    """With W and c = b + m W as the parameters of y = (x - m) W + c, by plain gradient descent."""
+    rate, params = 0.1, layer(1)
+    x = 3 + jax.random.normal(jax.random.key(2), (50, 5))
+    target = jax.random.normal(jax.random.key(3), (50, 3))
+
+    def loss(params):
+        y = x @ params["layer"]["kernel"] + params["layer"]["bias"]
+        return ((y - target) ** 2).sum(1).mean()
+
+    optimizer = centered(optax.sgd(rate), decay=0.0)  # the mean of this step's gradients alone
+    grads = jax.grad(loss)(params)
+    updates, state = optimizer.update(grads, optimizer.init(params), params)
+    after = optax.apply_updates(params, updates)
+
+    mean = state.cross["layer/kernel"] / state.square["layer/kernel"]  # for each output apart
+
+    def moved(kernel, constant):
+        bias = constant - (mean * kernel).sum(0)
+        return loss({"layer": {"kernel": kernel, "bias": bias}})
+
+    kernel, bias = params["layer"]["kernel"], params["layer"]["bias"]
+    constant = bias + (mean * kernel).sum(0)
+    steps = jax.grad(moved, argnums=(0, 1))(kernel, constant)
+    kernel, constant = kernel - rate * steps[0], constant - rate * steps[1]
+    np.testing.assert_allclose(after["layer"]["kernel"], kernel, rtol=1e-4, atol=1e-5)
+    bias = constant - (mean * kernel).sum(0)
+    np.testing.assert_allclose(after["layer"]["bias"], bias, rtol=1e-4, atol=1e-4)
+
+
+def test_centering_leaves_what_has_no_partner_alone():
+    params = {"scale": jnp.ones(3), "layer": {"kernel": jnp.ones((2, 3))}}
+    grads = jax.tree.map(lambda x: 2 * x, params)
+    inner = optax.adam(0.1)
+    expected, _ = inner.update(grads, inner.init(params))
+    wrapped = centered(inner)
+    updates, _ = wrapped.update(grads, wrapped.init(params))
+    jax.tree.map(np.testing.assert_array_equal, updates, expected)
+
+
+def test_centering_speeds_up_a_layer_whose_inputs_are_far_from_zero():
+    x = 5 + jax.random.normal(jax.random.key(0), (256, 5))
+    target = x @ layer(4)["layer"]["kernel"] - 20
+
+    def loss(params):
+        y = x @ params["layer"]["kernel"] + params["layer"]["bias"]
+        return ((y - target) ** 2).mean()
+
+    def after(optimizer, params, steps=200):
+        @jax.jit
+        def step(params, state):
+            updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+            return optax.apply_updates(params, updates), state
+
+        state = optimizer.init(params)
+        for _ in range(steps):
+            params, state = step(params, state)
+        return float(loss(params))
+
+    assert after(centered(optax.adam(0.05)), layer(5)) < 0.6 * after(optax.adam(0.05), layer(5))

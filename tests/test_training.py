@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from jax import lax
 
 from jaxdae import training
-from jaxdae.checkpoint import tree_sha256
 from jaxdae.corruption import gaussian, identity
+from jaxdae.digest import tree_sha256
 from jaxdae.errors import DivergenceError, InputError
 from jaxdae.losses import LOSSES
 from jaxdae.model import DenoisingAutoencoder

@@ -1,0 +1,95 @@
+"""Trained networks that come with the package, and how such files are written.
+
+    model, params = jaxdae.pretrained.load("blind")
+    images = model.apply({"params": params}, noisy)      # in [0, 1]
+
+A network is two files: `NAME.npz`, its parameters, an array for each path in the tree, and
+`NAME.json`, its model card: what was built (`architecture`, `fields`), the SHA-256 of the
+parameters, and what a user wants to know: data, recipe, seed, command, results, limits.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jaxdae.digest import tree_sha256
+from jaxdae.errors import InputError
+from jaxdae.model import ARCHITECTURES
+from jaxdae.recognition import DigitClassifier
+
+FOLDER = Path(str(resources.files("jaxdae"))) / "weights"
+MODELS: dict[str, type[nn.Module]] = {**ARCHITECTURES, "classifier": DigitClassifier}
+
+
+def names() -> list[str]:
+    """The networks that come with the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def card(name: str, folder: Path = FOLDER) -> dict[str, Any]:
+    """The model card of a network.
+
+    Raises:
+      InputError: there is no such network.
+    """
+    path = folder / f"{name}.json"
+    if Path(name).name != name or not path.is_file():
+        here = ", ".join(sorted(path.stem for path in folder.glob("*.json")))
+        raise InputError(f"no pretrained network {name!r}: it is one of {here}")
+    return json.loads(path.read_text())
+
+
+def load(name: str, folder: Path = FOLDER) -> tuple[nn.Module, Any]:
+    """The network and its parameters, numpy arrays of float32.
+
+    Raises:
+      InputError: there is no such network, or its files are damaged.
+    """
+    described = card(name, folder)
+    try:
+        with np.load(folder / f"{name}.npz", allow_pickle=False) as file:
+            params = unflatten_dict({path: file[path] for path in file.files}, sep="/")
+        if tree_sha256(params) != described["params_sha256"]:
+            raise ValueError("the SHA-256 of its parameters is not the one in its card")
+        fields = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in described["fields"].items()
+        }
+        return MODELS[described["architecture"]](**fields), params
+    except Exception as error:  # a damaged zip raises all sorts
+        raise InputError(
+            f"{folder / name}.npz is damaged ({error}): install jaxdae again"
+        ) from None
+
+
+def save(
+    name: str, model: nn.Module, params: Any, about: Mapping[str, Any], folder: Path = FOLDER
+) -> None:
+    """Writes the two files of a network; `about` is what its card says beside the model itself."""
+    kinds = {kind: key for key, kind in MODELS.items()}
+    fields = {
+        key: getattr(model, key)
+        for key, field in type(model).__dataclass_fields__.items()
+        if key not in ("parent", "name") and getattr(model, key) != field.default
+    }
+    params = {path: np.asarray(leaf) for path, leaf in flatten_dict(params, sep="/").items()}
+    written = {
+        "name": name,
+        **about,
+        "architecture": kinds[type(model)],
+        "fields": fields,
+        "parameters": sum(leaf.size for leaf in params.values()),
+        "params_sha256": tree_sha256(unflatten_dict(params, sep="/")),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / f".{name}.npz", "wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **params)
+    os.replace(folder / f".{name}.npz", folder / f"{name}.npz")
+    (folder / f"{name}.json").write_text(json.dumps(written, indent=2) + "\n")
