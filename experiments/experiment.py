@@ -98,6 +98,8 @@ class Experiment:
                 f"choose at most {len(self.devices)}"
             )
         dataset = data.load(config.dataset)
+        if config.validation_images:
+            dataset = _hold_out(dataset, config.validation_images)
         self.dataset = data.Dataset(
             dataset.name,
             _first(dataset.train, config.train_images, "train-images"),
@@ -367,10 +369,14 @@ class Experiment:
             if len(self.config.sigma) == 1:
                 sigmas = tuple(sorted({*sigmas, self.config.sigma[0]}))
             rows = {str(float(sigma)): self.by_sigma(params, sigma) for sigma in sigmas}
-            if self.config.dataset == "mnist":
+            # The classifier that reads them has seen the images that are held out.
+            if self.config.dataset == "mnist" and not self.config.validation_images:
                 for sigma in sigmas:
                     rows[str(float(sigma))]["recovery"] = self.recovery(params, sigma)
-        table = Table("sigma" if self.by_sigma else "corruption", title="Test images, restored")
+        images = "Validation" if self.config.validation_images else "Test"
+        table = Table(
+            "sigma" if self.by_sigma else "corruption", title=f"{images} images, restored"
+        )
         styles = {"mse": "{:.5f}", "psnr": "{:.2f} dB", "ssim": "{:.4f}", "bce": "{:.4f}"}
         if "recovery" in next(iter(rows.values())):
             styles["recovery"] = "{:.2%}"
@@ -380,7 +386,6 @@ class Experiment:
             table.add_row(label, *(style.format(row[name]) for name, style in styles.items()))
         self.console.print(table)
         return rows
-
 
     def recovery(self, params: Any, sigma: float) -> float:
         """The share of denoised test digits that are still read as the right digit."""
@@ -490,6 +495,23 @@ def _check(config: Config) -> None:
         if not 0 <= sigma < float("inf"):
             raise InputError(f"--eval-sigmas {sigma} must be a finite number of at least 0")
     make_schedule(config.schedule, config.learning_rate, 10)
+
+
+def _hold_out(dataset: data.Dataset, count: int) -> data.Dataset:
+    """The data set with the last of its training images in the place of the test images."""
+    train = dataset.train
+    if not 0 < count < len(train):
+        raise InputError(
+            f"--validation-images {count} must be between 0 and {len(train) - 1}: some of the "
+            f"{len(train)} training images must be left"
+        )
+
+    def part(which: slice) -> data.Split:
+        return data.Split(
+            train.images[which], None if train.labels is None else train.labels[which]
+        )
+
+    return data.Dataset(dataset.name, part(slice(-count)), part(slice(-count, None)))
 
 
 def _first(split: data.Split, count: int | None, flag: str) -> data.Split:

@@ -65,7 +65,7 @@ class Config:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the network computes in."""
 
-    loss: Literal["mse", "bce"] = "bce"
+    loss: Literal["mse", "bce"] = "mse"
     """Mean squared error, or binary cross-entropy."""
     optimizer: Literal["adam", "nadam", "adamw", "adadelta"] = "nadam"
     """The optimiser."""
@@ -79,7 +79,7 @@ class Config:
     """Decay of the second moment (the Adams)."""
     weight_decay: float = 0.0
     """Weight decay (adamw)."""
-    centering: bool = False
+    centering: bool = True
     """Step along coordinates in which each layer's inputs have mean zero."""
     ema_decay: float | None = None
     """Evaluate and keep an exponential moving average of the weights, of this decay."""
@@ -91,6 +91,9 @@ class Config:
     """Share each batch among so many devices (on a CPU: virtual ones); all if not given."""
     train_images: int | None = None
     """Use only the first of the training images, so many."""
+    validation_images: int = 0
+    """Leave so many training images, the last, out of training, and test on them: to choose among
+    recipes without a look at the test images."""
     test_images: int | None = None
     """Use only the first of the test images, so many."""
     eval_sigmas: Range = (0.25, 0.5, 0.75, 1.0)
@@ -107,6 +110,7 @@ CLASSIC = replace(
     optimizer="adam",
     learning_rate=1e-3,
     schedule="constant",
+    centering=False,
 )
 MAXPOOL_CLEAN = replace(
     CLASSIC,
@@ -128,7 +132,7 @@ RECIPES: dict[str, tuple[Config, str]] = {
         (DEFAULT, "the best quality soonest, at --sigma"),
         (CLASSIC, "the tutorial: Adam at 0.001, noise drawn once for each image"),
         (
-            replace(DEFAULT, recipe="blind", sigma=(0.1, 1.05), epochs=20),
+            replace(DEFAULT, recipe="blind", sigma=(0.1, 1.05), epochs=20, learning_rate=3e-3),
             "one network for every sigma: the noise level drawn for each image",
         ),
         (
@@ -138,11 +142,9 @@ RECIPES: dict[str, tuple[Config, str]] = {
                 architecture="unet",
                 features=(16, 48, 96),
                 sigma=(0.1, 1.05),
-                optimizer="adam",
-                learning_rate=2e-3,
-                centering=True,
+                learning_rate=3e-3,
                 batch_size=64,
-                epochs=10,
+                epochs=12,
             ),
             "no bottleneck: the cleanest images, at every sigma, and no latent vector",
         ),

@@ -108,8 +108,8 @@ def error_against_sigma(
       spread: model name to (sigma to the standard deviation of the error), drawn as bars where
         there is one.
     """
-    # The lines need their height, and a long legend its own.
-    figure, axes = _single(height=max(3.8, 1 + 0.22 * len(curves)))
+    many = len(curves) > 6  # their legend has no room among the lines
+    figure, axes = _single(6 + 2 * many, max(3.8, 0.8 + 0.18 * len(curves)))
     if len(trained) == 2:
         axes.axvspan(*trained, color="0.92", lw=0)
     elif trained:
@@ -135,10 +135,12 @@ def error_against_sigma(
                 (sigma, error),
                 xytext=(0, 7),
                 textcoords="offset points",
-                ha="center",
+                ha="right" if bars else "center",
                 fontsize=8,
             )
-    if len(curves) > 1 or not trained:
+    if many:
+        figure.legend(loc="outside right upper", frameon=False, fontsize=8, handlelength=3)
+    elif len(curves) > 1 or not trained:
         axes.legend(frameon=False, fontsize=8)
     axes.margins(0.09, 0.14)
     axes.set(

@@ -81,8 +81,9 @@ class CenteredState(NamedTuple):
 
     Fields:
       inner: the inner optimiser's state.
-      cross: for each kernel, the average of its gradient times its bias's.
-      square: for each of their biases, the average of the gradient squared.
+      cross: for each kernel, by its path, the average of its gradient times its bias's, summed
+        over the outputs: the kernel's shape without the last axis.
+      square: for each of their biases, the average of the sum of the squared gradient: a number.
     """
 
     inner: optax.OptState
@@ -102,9 +103,10 @@ def centered(
     Mueller, "Efficient BackProp", 1998, section 4.3). That is a linear change of variables: the
     network and what it computes stay as they are, only the path to the minimum is another.
 
-    The mean is not looked up in the network: by the chain rule dL/dW = x^T dL/dy and
-    dL/db = dL/dy, so the regression of the one on the other, E[dW db] / E[db^2], is the mean of x
-    weighted by the squared gradient, for each output apart. `decay` is that of the averages.
+    The mean is not looked up in the network. With d = dL/dy, the gradients of kernel and bias are
+    x^T d and d, so E[x^T d . d] / E[d . d] is the mean of x weighted by the squared gradient. It
+    is taken over all outputs of a layer: for each apart it would be noise where d is small, and
+    training diverges. `decay` is that of the averages.
 
     It needs parameters in dictionaries in which `kernel`, outputs last, lies beside `bias`; what
     has no such partner goes to the inner optimiser as it is.
@@ -121,8 +123,8 @@ def centered(
 
     def init(params):
         flat = flatten_dict(params)
-        cross = {"/".join(kernel): jnp.zeros_like(flat[kernel]) for kernel, _ in pairs(flat)}
-        square = {"/".join(kernel): jnp.zeros_like(flat[bias]) for kernel, bias in pairs(flat)}
+        cross = {"/".join(kernel): jnp.zeros(flat[kernel].shape[:-1]) for kernel, _ in pairs(flat)}
+        square = {name: jnp.zeros(()) for name in cross}
         return CenteredState(inner.init(params), cross, square)
 
     def update(updates, state, params=None, **extra):
@@ -131,9 +133,12 @@ def centered(
         mean, cross, square = {}, {}, {}
         for kernel, bias in both:
             name = "/".join(kernel)
-            cross[name] = decay * state.cross[name] + (1 - decay) * flat[kernel] * flat[bias]
-            square[name] = decay * state.square[name] + (1 - decay) * flat[bias] ** 2
-            mean[kernel] = cross[name] / (square[name] + 1e-30)
+            cross[name], square[name] = (
+                decay * before + (1 - decay) * flat[which] @ flat[bias]
+                for before, which in ((state.cross[name], kernel), (state.square[name], bias))
+            )
+            safe = jnp.where(square[name] > 0, square[name], 1)  # no gradient yet: no mean
+            mean[kernel] = (cross[name] / safe)[..., None]
             flat[kernel] = flat[kernel] - mean[kernel] * flat[bias]
         steps, after = inner.update(unflatten_dict(flat), state.inner, params, **extra)
         flat = flatten_dict(steps)

@@ -37,13 +37,16 @@ def card(name: str, folder: Path = FOLDER) -> dict[str, Any]:
     """The model card of a network.
 
     Raises:
-      InputError: there is no such network.
+      InputError: there is no such network, or its card is damaged.
     """
     path = folder / f"{name}.json"
     if Path(name).name != name or not path.is_file():
         here = ", ".join(sorted(path.stem for path in folder.glob("*.json")))
         raise InputError(f"no pretrained network {name!r}: it is one of {here}")
-    return json.loads(path.read_text())
+    try:
+        return dict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}): install jaxdae again") from None
 
 
 def load(name: str, folder: Path = FOLDER) -> tuple[nn.Module, Any]:

@@ -18,6 +18,7 @@ from jaxdae.model import (
     DenoisingAutoencoder,
     DenseAutoencoder,
     MaxPoolAutoencoder,
+    UNet,
     build,
     max_pool,
     parameter_count,
@@ -133,6 +134,62 @@ def test_encode_then_decode_is_the_model(model):
     np.testing.assert_allclose(out[8:], both(images[8:])[0], atol=1e-5)
 
 
+def test_the_u_net_is_what_it_says():
+    """Against the same network written out in `lax`'s own convolutions."""
+    model = UNet(image_shape=(10, 13, 2), out_channels=1, features=(3, 4, 5), bridge=6)
+    images = jax.random.uniform(jax.random.key(0), (3, 10, 13, 2))
+    params = jax.jit(model.init)(jax.random.key(1), images)["params"]
+    params = jax.tree.map(lambda x: x + 0.1, params)  # biases other than zero
+
+    def conv(name, x, stride=1, transposed=False):
+        layer = params[name]["conv"] if "conv" in params[name] else params[name]
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        function = jax.lax.conv_transpose if transposed else jax.lax.conv_general_dilated
+        strides = (stride, stride)
+        out = function(x, layer["kernel"], strides, "SAME", dimension_numbers=dimensions)
+        return out + layer["bias"]
+
+    def dense(name, x):
+        return x @ params[name]["kernel"] + params[name]["bias"]
+
+    relu = jax.nn.relu
+
+    @jax.jit
+    def reference(images):
+        full = relu(conv("stem", jnp.pad(images, ((0, 0), (1, 1), (1, 2), (0, 0)))))
+        half = relu(conv("down_0", full, 2))
+        half = relu(half + conv("encode_0", half))
+        x = relu(conv("down_1", half, 2))
+        x = relu(x + conv("encode_1", x))
+        narrow = relu(conv("bridge_in", x))
+        wide = dense("bridge_wide", relu(dense("bridge_hidden", narrow.reshape(3, -1))))
+        x = relu(x + conv("bridge_out", wide.reshape(narrow.shape)))
+        x = relu(x + conv("decode_1", x))
+        x = relu(conv("up_1", x, 2, transposed=True) + half)
+        x = relu(x + conv("decode_0", x))
+        x = relu(conv("up_0", x, 2, transposed=True) + full)
+        return conv("output", relu(conv("last", x)))[:, 1:-1, 1:-2]
+
+    out = jax.jit(lambda x: model.apply({"params": params}, x, method="logits"))(images)
+    np.testing.assert_allclose(out, reference(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("bridge", "reaches"), [(0, False), (5, True)])
+def test_the_bridge_tells_every_pixel_of_the_whole_image(bridge, reaches):
+    model = build("unet", image_shape=(64, 64, 1), features=(2, 2, 2), bridge=bridge)
+    images = jax.random.uniform(jax.random.key(0), (1, 64, 64, 1))
+    variables = jax.jit(model.init)(jax.random.key(5), images)
+    gradient = jax.jit(jax.grad(lambda x: model.apply(variables, x)[0, 63, 63, 0]))(images)
+    assert bool(gradient[0, :8, :8].any()) == reaches
+
+
+def test_the_u_net_stays_small():
+    model = build("unet")
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 28, 28, 1)))["params"]
+    assert parameter_count(params) == 913_713
+    assert not hasattr(model, "encode")
+
+
 def test_padding_is_centred():
     """An image in the middle of a larger one that is black there gives the same latent vector."""
     small, large = (build("strided", image_shape=(s, s, 1), latent_dim=2) for s in (26, 28))
@@ -179,9 +236,10 @@ def test_max_pool_rounds_up_and_gives_ties_to_the_first():
 @pytest.mark.parametrize(
     ("name", "fields", "words"),
     [
-        ("unet9", {}, "strided"),
+        ("vae", {}, "strided"),
         ("strided", {"depth": 3}, "features"),
         ("strided", {"latent_dim": 0}, "positive"),
+        ("unet", {"bridge": -1}, "positive"),
         ("strided", {"features": ()}, "positive"),
         ("maxpool", {"upsampling": "cubic"}, "nearest"),
     ],

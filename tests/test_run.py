@@ -86,8 +86,9 @@ def test_writes_everything_it_promises(finished):
     assert (result["recipe"], result["seed"], result["epochs"]) == ("default", 0, 3)
     assert list(result["test"]) == ["0.25", "0.4", "0.5", "0.75", "1.0"]
     for metrics in result["test"].values():
-        assert set(metrics) == {"mse", "psnr", "ssim", "bce"}
+        assert set(metrics) == {"mse", "psnr", "ssim", "bce", "recovery"}
         assert 0 < metrics["mse"] < 1
+        assert 0 < metrics["recovery"] < 1
     assert result["images_per_second"] == pytest.approx(3 * 512 / result["train_seconds"])
     assert result["device"]["platform"] == "cpu"
     assert result["compile_seconds"] > 0
@@ -97,7 +98,7 @@ def test_writes_everything_it_promises(finished):
     table = rows(folder)
     assert [row["epoch"] for row in table] == ["1", "2", "3"]
     assert [row["step"] for row in table] == ["16", "32", "48"]
-    assert float(table[-1]["test_loss"]) == pytest.approx(result["test"]["0.4"]["bce"], rel=1e-6)
+    assert float(table[-1]["test_loss"]) == pytest.approx(result["test"]["0.4"]["mse"], rel=1e-6)
     for name in FIGURES:
         with Image.open(folder / "figures" / f"{name}.png") as image:
             image.verify()
@@ -211,6 +212,19 @@ def test_divergence_keeps_the_last_good_checkpoint(start, place):
     assert not (out / "summary.json").exists()
 
 
+def test_validation_images_are_held_out_of_training(tmp_path):
+    """A data set of two kinds of images, the last of which the network must never have seen."""
+    images = np.zeros((160, 8, 8, 1), np.uint8)
+    images[128:] = 255
+    np.savez(tmp_path / "two.npz", x_train=images, x_test=images[:16])
+    words = ["--dataset", f"npz:{tmp_path}/two.npz", "--validation-images", "32", "--epochs", "20"]
+    words += ["--no-figures", "--no-cache", "--devices", "1", "--features", "4", "8"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    row = rows(tmp_path / "out")[-1]
+    assert row["step"] == "80"  # four batches of 32 an epoch
+    assert float(row["train_loss"]) < 0.1 < 0.5 < float(row["test_loss"])
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_runs(recipe, tmp_path, capfd):
     """On a few images, an epoch of each of its stages."""
@@ -317,6 +331,8 @@ BAD = [
     ("--latent-dim 0", ["latent_dim=0", "positive"]),
     ("--features 8 -1", ["features", "-1", "positive"]),
     ("--train-images 0", ["--train-images 0", "60000"]),
+    ("--validation-images 60000", ["--validation-images 60000", "59999"]),
+    ("--validation-images 50000 --train-images 10001", ["--train-images 10001", "10000"]),
     ("--keep 0", ["keep=0", "at least 1"]),
     ("--devices 0", ["--devices 0", "at least 1"]),
     ("--microbatches 5", ["5 microbatches", "batch size 32", "1, 2, 4, 8, 16, 32"]),

@@ -1,0 +1,77 @@
+"""The tutorials' network, built and trained by Keras, its weights written for jaxdae to evaluate.
+
+    pip install tensorflow                        # an environment of its own; jaxdae is not needed
+    python benchmarks/keras_network.py --sigma 0.5 --seed 0 --out keras-0.5-0.npz
+
+Ten epochs of Adam at 0.001 on batches of 32, mean squared error, noise N(0.5, sigma^2) drawn once
+for each image and clipped: what `--recipe classic` repeats. The arrays carry the names and the
+layouts of jaxdae's `strided` network, so that both are measured on the same noisy test images.
+"""
+
+import argparse
+import gzip
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import layers
+
+MNIST = Path(__file__).parents[1] / "jaxdae/datasets/mnist/train-images-idx3-ubyte.gz"
+NAMES = [
+    "encoder/conv_0",
+    "encoder/conv_1",
+    "encoder/latent",
+    "decoder/dense",
+    "decoder/conv_transpose_0",
+    "decoder/conv_transpose_1",
+    "decoder/output",
+]
+
+
+def network() -> keras.Model:
+    """The strided autoencoder: 178,001 parameters."""
+    return keras.Sequential(
+        [
+            layers.Input((28, 28, 1)),
+            layers.Conv2D(32, 3, strides=2, padding="same", activation="relu"),
+            layers.Conv2D(64, 3, strides=2, padding="same", activation="relu"),
+            layers.Flatten(),
+            layers.Dense(16),
+            layers.Dense(7 * 7 * 64),
+            layers.Reshape((7, 7, 64)),
+            layers.Conv2DTranspose(64, 3, strides=2, padding="same", activation="relu"),
+            layers.Conv2DTranspose(32, 3, strides=2, padding="same", activation="relu"),
+            layers.Conv2DTranspose(1, 3, padding="same", activation="sigmoid"),
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sigma", type=float, default=0.5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+
+    keras.utils.set_random_seed(arguments.seed)
+    raw = np.frombuffer(gzip.decompress(MNIST.read_bytes()), np.uint8, offset=16)
+    clean = raw.reshape(-1, 28, 28, 1).astype("float32") / 255
+    noise = np.random.default_rng(arguments.seed).standard_normal(clean.shape, np.float32)
+    noisy = np.clip(clean + 0.5 + arguments.sigma * noise, 0, 1)
+    model = network()
+    model.compile("adam", "mse")
+    model.fit(noisy, clean, batch_size=32, epochs=arguments.epochs, verbose=2)
+
+    weighted = [layer for layer in model.layers if layer.weights]
+    arrays = {}
+    for name, layer in zip(NAMES, weighted, strict=True):
+        kernel, bias = layer.get_weights()
+        if isinstance(layer, layers.Conv2DTranspose):  # rotated, and (out, in)
+            kernel = kernel[::-1, ::-1].swapaxes(2, 3)
+        arrays |= {f"{name}/kernel": kernel, f"{name}/bias": bias}
+    np.savez(arguments.out, allow_pickle=False, **arrays)
+
+
+if __name__ == "__main__":
+    main()

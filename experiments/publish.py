@@ -1,0 +1,102 @@
+"""Puts the network of a finished run among the pretrained ones that come with the package.
+
+    python -m experiments.publish runs/blind-sigma0.1-1.05 blind
+
+Writes jaxdae/weights/NAME.npz and NAME.json, its model card; `jaxdae.pretrained.load(NAME)` gives
+the network back.
+"""
+
+import argparse
+import datetime
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from experiments.recipes import PROGRAM, RECIPES, Config
+from experiments.run import _prepare_jax
+from jaxdae.errors import InputError
+
+# What the card says of a configuration: all that decides the result and is not the network.
+RECIPE = (
+    *("sigma", "mean", "noise", "loss", "optimizer", "learning_rate", "schedule", "b1", "b2"),
+    *("centering", "batch_size", "epochs"),
+)
+
+
+def describe(config: Config, summary: dict[str, Any]) -> dict[str, Any]:
+    """The model card of a run."""
+    default, _ = RECIPES[config.recipe]
+    words = ["--recipe", config.recipe]
+    for field in fields(Config):
+        value = getattr(config, field.name)
+        if field.name in ("recipe", "devices") or value == getattr(default, field.name):
+            continue
+        values = value if isinstance(value, tuple) else (value,)
+        words += [f"--{field.name.replace('_', '-')}", *map(str, values)]
+    level = " to ".join(map(str, config.sigma))
+    return {
+        "about": f"Removes noise N({config.mean}, sigma^2), sigma {level}, added to images in "
+        "[0, 1] and clipped, from handwritten digits, 28x28, light on dark.",
+        "data": "MNIST (Yann LeCun and Corinna Cortes, CC BY-SA 3.0): all 60,000 training images.",
+        "recipe": {name: getattr(config, name) for name in RECIPE},
+        "seed": config.seed,
+        "command": f"{PROGRAM} {' '.join(words)}",
+        "results": {"tested_on": "the 10,000 test images, by sigma", **summary["test"]},
+        "machine": f"{summary['device']['count']} x {summary['device']['kind']}, "
+        f"{platform.system()} {platform.machine()}",
+        "versions": summary["versions"],
+        "date": str(datetime.date.today()),
+        "limits": "It has seen digits only, and draws a digit whatever it is shown; noise of "
+        "another mean or another kind it was not trained to remove.",
+    }
+
+
+def publish(folder: Path, name: str, to: Path | None = None) -> None:
+    """Writes the two files of a pretrained network from a run.
+
+    Raises:
+      InputError: the run is not finished, or not of the whole of MNIST under gaussian noise.
+    """
+    from experiments.runs import load_run
+    from jaxdae import pretrained
+
+    run = load_run(folder)
+    config = run.config
+    if config.dataset != "mnist" or config.corruption != "gaussian":
+        raise InputError(
+            f"the run in {folder} is of {config.dataset} under {config.corruption}: the model card "
+            "is written for MNIST under gaussian noise only"
+        )
+    if config.train_images or config.test_images or config.validation_images:
+        raise InputError(f"the run in {folder} left images out: publish one of all images")
+    summary = json.loads((folder / "summary.json").read_text())
+    about = describe(config, summary)
+    pretrained.save(name, run.model, run.params, about, to or pretrained.FOLDER)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command: 0 done, 2 bad input."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "python -m experiments.publish", description=__doc__, formatter_class=formatter
+    )
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("name", help="what to call the network")
+    parser.add_argument("--to", type=Path, help="folder to write to, instead of the package's")
+    flags = parser.parse_args(argv)
+    try:
+        _prepare_jax(1, True)
+        publish(flags.run, flags.name, flags.to)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{flags.name}: written")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,441 @@
+"""Measures every system of the results page, and writes the page: docs/results.md.
+
+    python -m experiments.results              # write the page from docs/results/
+    python -m experiments.results --measure    # first train and measure what is missing: hours
+
+What was measured lies in docs/results/, small files that the page is a function of; the runs
+themselves in runs/results/. A measurement that was stopped goes on where it was.
+"""
+
+import argparse
+import csv
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.sweep import read_runs
+from jaxdae.errors import InputError
+
+PROGRAM = "python -m experiments.results"
+DATA, IMAGES, PAGE = Path("docs/results"), Path("docs/images"), Path("docs/results.md")
+SIGMAS = (0.25, 0.5, 0.75, 1.0)
+CEILING = "--sigma 0.1 1.05 --features 48 96 --shift 0 --epochs 6"
+OURS = "--optimizer nadam --learning-rate 5e-3 --schedule one-cycle --batch-size 32 --centering"
+
+
+class System(NamedTuple):
+    """A row of a table.
+
+    Fields:
+      label: what the page calls it.
+      command: the words for `experiments.run`.
+      seeds: how many, from 0.
+      stages: the names of its stages, with the published loss of each (None: none is known).
+    """
+
+    label: str
+    command: str
+    seeds: int = 1
+    stages: tuple[tuple[str, float | None], ...] = ()
+
+
+NETWORKS = {
+    "classic": System("`classic`, trained at 0.5", "--recipe classic", 3),
+    "default": System("`default`, at 0.5, 5 epochs", "--recipe default", 3),
+    "default-10": System("`default`, at 0.5, 10 epochs", "--recipe default --epochs 10", 3),
+    "blind": System("`blind`, one network for all", "--recipe blind", 3),
+    "unet": System("`unet`, one network for all", "--recipe unet", 3),
+}
+PUBLISHED = {
+    "classic": System("strided, at sigma 0.5", "--recipe classic", 3, (("noisy", 0.0157),)),
+    "classic-0.75": System("strided, at sigma 0.75", "--recipe classic --sigma 0.75"),
+    "classic-1": System("strided, at sigma 1.0", "--recipe classic --sigma 1.0"),
+    "default-10": System("strided, at 0.5, ours", "--recipe default --epochs 10", 3),
+    "default-0.75": System("strided, at 0.75, ours", "--recipe default --epochs 10 --sigma 0.75"),
+    "default-1": System("strided, at 1.0, ours", "--recipe default --epochs 10 --sigma 1.0"),
+    "maxpool": System(
+        "max-pool 16-8-8", "--recipe maxpool-noisy", 1, (("clean", 0.0993), ("noisy", 0.1130))
+    ),
+    "maxpool-ours": System(
+        "max-pool 16-8-8, ours",
+        f"--recipe maxpool-noisy --clean-epochs 10 --epochs 10 {OURS}",
+        1,
+        (("clean", 0.0993), ("noisy", 0.1130)),
+    ),
+    "keras-io": System(
+        "keras.io 32-32",
+        "--recipe keras-io --clean-epochs 10 --epochs 20",
+        1,
+        (("clean", 0.0622), ("noisy", 0.0839)),
+    ),
+    "keras-io-ours": System(
+        "keras.io 32-32, ours",
+        f"--recipe keras-io --clean-epochs 5 --epochs 10 {OURS}",
+        1,
+        (("clean", 0.0622), ("noisy", 0.0839)),
+    ),
+    "dense": System("dense", "--recipe dense"),
+    "dense-ours": System("dense, ours", f"--recipe dense {OURS}"),
+}
+
+
+def measure(runs: Path, keras: str | None) -> None:
+    """Trains and evaluates what neither `runs` nor docs/results/ holds yet."""
+    python = [sys.executable, "-m"]
+    known = {(row["system"], row["seed"], row["command"]) for row in _read("runs", [])}
+    for name, system in {**NETWORKS, **PUBLISHED}.items():
+        for seed in range(system.seeds):
+            out = runs / f"{name}-seed{seed}"
+            done = (name, seed, f"python -m experiments.run {system.command}") in known
+            if done or (out / "summary.json").exists():
+                continue
+            command = [*system.command.split(), "--seed", str(seed), "--out", str(out)]
+            if (out / "config.json").exists():
+                command = ["--resume", str(out)]
+            _call([*python, "experiments.run", *command, "--no-figures"])
+    ceiling = runs / "ceiling"
+    if not (ceiling / "result.json").exists() and not (DATA / "ceiling.json").exists():
+        _call([*python, "experiments.classifier", *CEILING.split(), "--out", str(ceiling)])
+    peers = runs / "denoisers.json"
+    if not peers.exists() and not (DATA / "denoisers.json").exists():
+        partial = runs / "denoisers-begun.json"
+        arrays = ["--arrays", str(runs / "denoisers.npz")]
+        _call([*python, "benchmarks.denoisers", "--json", str(partial), *arrays])
+        os.replace(partial, peers)
+    for seed in range(3):
+        weights = runs / f"keras-seed{seed}.npz"
+        if keras and not weights.exists():
+            script = ["benchmarks/keras_network.py", "--seed", str(seed), "--out", str(weights)]
+            _call([keras, *script])
+
+
+def collect(runs: Path) -> None:
+    """Puts what `runs` holds into docs/results/, over what was there."""
+    DATA.mkdir(parents=True, exist_ok=True)
+    rows = {f"{row['system']}-seed{row['seed']}": row for row in _read("runs", [])}
+    for name, system in {**NETWORKS, **PUBLISHED}.items():
+        for seed in range(system.seeds):
+            folder = runs / f"{name}-seed{seed}"
+            if (folder / "summary.json").exists():
+                rows[folder.name] = {"system": name, "seed": seed, **_run(folder, system)}
+    order = [*NETWORKS, *(name for name in PUBLISHED if name not in NETWORKS)]
+    kept = [row for row in rows.values() if row["system"] in order]
+    _write("runs", sorted(kept, key=lambda row: (order.index(row["system"]), row["seed"])))
+    if files := sorted(runs.glob("keras-seed*.npz")):
+        _write("keras", [_keras(file) for file in files])
+    for source, name in [("ceiling/result.json", "ceiling"), ("denoisers.json", "denoisers")]:
+        if (runs / source).exists():
+            _write(name, json.loads((runs / source).read_text()))
+    if (runs / "denoisers.npz").exists():
+        shutil.copy(runs / "denoisers.npz", DATA / "denoisers.npz")
+
+
+def _run(folder: Path, system: System) -> dict[str, Any]:
+    """What the page needs to know of a run."""
+    summary = json.loads((folder / "summary.json").read_text())
+    config = json.loads((folder / "config.json").read_text())
+    read_runs([folder])  # whether it is whole
+    with open(folder / "metrics.csv", newline="") as file:
+        history = list(csv.DictReader(file))
+    ends = {"noisy": history[-1]}
+    if config["clean_epochs"]:
+        ends = {"clean": history[config["clean_epochs"] - 1], **ends}
+    return {
+        "command": f"python -m experiments.run {system.command}",
+        "stages": {
+            stage: {"epochs": int(row["epoch"]), "loss": float(row["test_loss"])}
+            for stage, row in ends.items()
+        },
+        **summary,
+    }
+
+
+def _keras(file: Path) -> dict[str, Any]:
+    """Keras's network on the noisy test images that all others are evaluated on."""
+    import numpy as np
+    from flax.traverse_util import unflatten_dict
+
+    from jaxdae.corruption import gaussian
+    from jaxdae.data import load
+    from jaxdae.evaluation import Evaluator, reconstruct
+    from jaxdae.model import DenoisingAutoencoder
+    from jaxdae.recognition import digit_recovery
+
+    with np.load(file, allow_pickle=False) as arrays:
+        params = unflatten_dict({name: arrays[name] for name in arrays.files}, sep="/")
+    model, test = DenoisingAutoencoder(), load("mnist").test
+    assert test.labels is not None
+    evaluate, result = Evaluator(model, gaussian, test.images), {}
+    for sigma in SIGMAS:
+        outputs = reconstruct(model, params, gaussian(sigma), test.images)[2]
+        recovery = digit_recovery(outputs, test.labels)
+        result[str(sigma)] = {**evaluate(params, sigma), "recovery": recovery}
+    return {"seed": int(file.stem.removeprefix("keras-seed")), "test": result}
+
+
+def _call(command: list[str]) -> None:
+    print("$ " + " ".join(command), flush=True)
+    if subprocess.run(command).returncode:
+        raise InputError(f"stopped in: {' '.join(command)}: mend it and give the command again")
+
+
+def _read(name: str, default: Any = None) -> Any:
+    path = DATA / f"{name}.json"
+    if not path.exists():
+        if default is None:
+            raise InputError(f"{path} is missing: measure it with {PROGRAM} --measure")
+        return default
+    return json.loads(path.read_text())
+
+
+def _write(name: str, value: Any) -> None:
+    (DATA / f"{name}.json").write_text(json.dumps(value, indent=1) + "\n")
+
+
+# --- the page ----------------------------------------------------------------------------------
+
+
+def page() -> str:
+    """The page, from docs/results/ alone."""
+    runs, keras = _read("runs"), _read("keras")
+    peers, ceiling, tried = _read("denoisers"), _read("ceiling"), _read("tried")
+    versions = runs[0]["versions"]
+    machine = ", ".join(f"{name} {versions[name]}" for name in ("python", "jax", "flax", "optax"))
+    best = [row for row in runs if row["system"] in NETWORKS]
+    return "\n".join(
+        [
+            "# Results",
+            "",
+            f"`{PROGRAM} --measure` trains and measures everything here, and `{PROGRAM}` writes",
+            "this page from the figures in [results/](results/). Test images are MNIST's 10,000;",
+            "noise is N(0.5, sigma²), added to images in [0, 1] and clipped, the same for all.",
+            f"Two cores of an AMD EPYC (Zen 5) virtual machine, float32, {machine}, November 2026.",
+            "± is the standard deviation over seeds 0, 1, 2; without it a figure is of seed 0.",
+            "",
+            "## Mean squared error",
+            "",
+            "Lower is better. The first five networks are the same 178,001 parameters.",
+            "",
+            *_markdown(_noise_table(best, keras, peers, "mse", "{:.4f}")),
+            "",
+            "![Error against sigma, a line for each network](images/results-error.png)",
+            "",
+            "## Digit recovery",
+            "",
+            "The share, in percent, of restored digits that a classifier still reads as the right",
+            "digit. It was trained on clean digits only and reads 99.5% of the clean test digits.",
+            "The ceiling is a classifier trained on the noisy digits themselves.",
+            "",
+            *_markdown(_noise_table(best, keras, peers, "recovery", "{:.1f}", ceiling)),
+            "",
+            "![The first test digits, as each method restores them](images/results-digits.png)",
+            "",
+            "Classical denoisers have their parameters tuned on noisy training images and are told",
+            "the noise's mean and clipping (`python -m benchmarks.denoisers --help` says how).",
+            "",
+            "## The tutorials' systems",
+            "",
+            "Test loss at the end of each stage: mean squared error for the strided and the dense",
+            "network, binary cross-entropy for the max-pool ones. *Ours* is the same network under",
+            f"`{OURS}`.",
+            "",
+            *_markdown(_published_table(runs)),
+            "",
+            "## What was tried",
+            "",
+            "Mean squared error at sigma 0.5 on the last 5,000 training images, which no network",
+            "here was trained on for these figures. The recipes keep what paid.",
+            "",
+            *_markdown(
+                [
+                    ["what", "epochs", "error", "without", "kept"],
+                    *(
+                        [row["what"], str(row["epochs"]), row["error"], row["without"], row["kept"]]
+                        for row in tried
+                    ),
+                ]
+            ),
+            "",
+            *_colour(),
+        ]
+    )
+
+
+def _noise_table(
+    runs: Sequence[dict[str, Any]],
+    keras: Sequence[dict[str, Any]],
+    peers: dict[str, Any],
+    metric: str,
+    style: str,
+    ceiling: dict[str, Any] | None = None,
+) -> list[list[str]]:
+    """A line for each network and each classical denoiser, a column for each sigma."""
+    factor = 100 if metric == "recovery" else 1
+    lines = [["", *(f"sigma {sigma:g}" for sigma in SIGMAS)]]
+    groups = {"Keras, trained at 0.5, 10 epochs": list(keras)}
+    for name, system in NETWORKS.items():
+        groups[system.label] = [row for row in runs if row["system"] == name]
+    for label, group in groups.items():
+        if not group:
+            continue
+        columns = [[factor * row["test"][str(sigma)][metric] for row in group] for sigma in SIGMAS]
+        lines.append([label, *(_mean(values, style) for values in columns)])
+    if ceiling:
+        accuracy = ceiling["accuracy"]
+        lines.append(["ceiling", *(style.format(100 * accuracy[str(s)]) for s in SIGMAS)])
+    metric = {"recovery": "digit_recovery"}.get(metric, metric)
+    for method in dict.fromkeys(row["method"] for row in peers["rows"]):
+        rows = {row["sigma"]: row for row in peers["rows"] if row["method"] == method}
+        count = min(row["images"] for row in rows.values())
+        note = "" if count == 10_000 else f" (first {count:,} images)"
+        values = [style.format(factor * rows[s][metric]) if s in rows else "" for s in SIGMAS]
+        lines.append([method + note, *values])
+    return lines
+
+
+def _published_table(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
+    lines = [["system", "stage", "epochs", "test loss", "published", "seeds", "command"]]
+    for name, system in PUBLISHED.items():
+        group = [row for row in runs if row["system"] == name]
+        for stage in group[0]["stages"] if group else ():
+            ends = [row["stages"][stage] for row in group]
+            published = dict(system.stages).get(stage)
+            lines.append(
+                [
+                    system.label,
+                    stage,
+                    str(ends[0]["epochs"]),
+                    _mean([end["loss"] for end in ends], "{:.4f}"),
+                    "" if published is None else f"{published:.4f}",
+                    str(len(group)),
+                    f"`{system.command}`",
+                ]
+            )
+    return lines
+
+
+def _colour() -> list[str]:
+    path = DATA / "colorize.json"
+    if not path.exists():
+        return []
+    result = json.loads(path.read_text())
+    return [
+        "## Colour from gray",
+        "",
+        *result["about"],
+        "",
+        *_markdown(result["table"]),
+        "",
+        "![Gray, predicted and true patches](images/results-colorize.png)",
+        "",
+    ]
+
+
+def _mean(values: Sequence[float], style: str) -> str:
+    text = style.format(statistics.fmean(values))
+    if len(values) > 1:
+        text += f" ± {style.format(statistics.stdev(values))}"
+    return text
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> list[str]:
+    rule = ["---"] * len(lines[0])
+    return ["| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]]]
+
+
+def draw() -> None:
+    """The figures of the page."""
+    import numpy as np
+
+    from jaxdae import figures
+
+    runs, peers = _read("runs"), _read("denoisers")
+    curves: dict[str, dict[float, float]] = {
+        "Keras, at 0.5": _curve(_read("keras")),
+    }
+    for name, system in NETWORKS.items():
+        group = [row for row in runs if row["system"] == name]
+        if group:
+            curves[system.label.replace("`", "")] = _curve(group)
+    best = {}
+    for row in peers["rows"]:
+        if row["method"] not in ("noisy", "pixelwise"):
+            best[row["sigma"]] = min(row["mse"], best.get(row["sigma"], 1.0))
+    curves["best classical denoiser"] = best
+    figures.error_against_sigma(IMAGES / "results-error.png", curves)
+
+    with np.load(DATA / "denoisers.npz", allow_pickle=False) as arrays:
+        shown = {name: arrays[name][..., None] for name in arrays.files}
+    groups = []
+    for sigma in (0.5, 1.0):
+        rows = {"clean": shown["clean"], f"noisy, {sigma:g}": shown[f"noisy_sigma{sigma:g}"]}
+        for method in ("gaussian", "tv", "wavelets", "nl-means", "bm3d"):
+            if f"{method}_sigma{sigma:g}" in shown:
+                rows[method] = shown[f"{method}_sigma{sigma:g}"]
+        for name in ("blind", "unet"):
+            rows[name] = _restored(name, sigma, len(rows["clean"]))
+        groups.append({name: np.clip(images, 0, 1) for name, images in rows.items()})
+    title = "The first ten test digits at sigma 0.5 and 1.0"
+    figures.image_rows(IMAGES / "results-digits.png", groups, title)
+
+
+def _curve(group: Sequence[dict[str, Any]]) -> dict[float, float]:
+    return {s: statistics.fmean(row["test"][str(s)]["mse"] for row in group) for s in SIGMAS}
+
+
+def _restored(name: str, sigma: float, count: int) -> Any:
+    from jaxdae import pretrained
+    from jaxdae.corruption import gaussian
+    from jaxdae.data import load
+    from jaxdae.evaluation import reconstruct
+
+    model: Any
+    model, params = pretrained.load(name)
+    return reconstruct(model, params, gaussian(sigma), load("mnist").test.images[:count])[2]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command: 0 done, 2 bad input."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(PROGRAM, description=__doc__, formatter_class=formatter)
+    parser.add_argument("--measure", action="store_true", help="train and measure what is missing")
+    parser.add_argument(
+        *("--runs",),
+        type=Path,
+        default=Path("runs/results"),
+        help="folder of the runs that are measured (default: runs/results)",
+    )
+    parser.add_argument(
+        "--keras",
+        metavar="PYTHON",
+        help="a Python that has Keras, to train the tutorials' own network with",
+    )
+    flags = parser.parse_args(argv)
+    try:
+        if not Path("docs").is_dir():
+            raise InputError("there is no docs/ here: go to the folder of the repository")
+        if flags.measure:
+            measure(flags.runs, flags.keras)
+        if flags.runs.is_dir():
+            collect(flags.runs)
+        text = page()
+        draw()
+        PAGE.write_text(text)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on", file=sys.stderr)
+        return 130
+    print(f"wrote {PAGE}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

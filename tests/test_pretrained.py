@@ -1,0 +1,115 @@
+"""The networks that come with the package: whole, what their cards say, and good to go on from."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxdae import pretrained
+from jaxdae.corruption import gaussian
+from jaxdae.data import load
+from jaxdae.errors import InputError
+from jaxdae.evaluation import Evaluator
+from jaxdae.losses import mean_squared_error
+from jaxdae.model import DenoisingAutoencoder, UNet, parameter_count
+from jaxdae.training import create_state, make_train_step
+
+DENOISERS = [name for name in pretrained.names() if name != "digit-classifier"]
+
+
+def test_the_promised_networks_are_there():
+    assert {"blind", "sigma-0.5", "sigma-1.0", "unet", "digit-classifier"} <= set(
+        pretrained.names()
+    )
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+def test_denoises_as_its_card_says(name):
+    model, params = pretrained.load(name)
+    card = pretrained.card(name)
+    assert parameter_count(params) == card["parameters"]
+    for word in ("data", "recipe", "seed", "command", "results", "machine", "versions", "limits"):
+        assert card[word] not in ("", None), word
+    evaluate = Evaluator(model, gaussian, load("mnist").test.images)
+    sigma = 1.0 if name == "sigma-1.0" else 0.5
+    found, stated = evaluate(params, sigma), card["results"][str(sigma)]
+    for metric in ("mse", "ssim", "bce"):
+        np.testing.assert_allclose(found[metric], stated[metric], rtol=2e-3)
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+def test_training_goes_on_from_it(name):
+    """A few small steps on noisy digits neither diverge nor unlearn."""
+    model, params = pretrained.load(name)
+    images = load("mnist").train.images[:320].reshape(10, 32, 28, 28, 1)
+    optimizer = optax.adam(1e-5)
+    step = jax.jit(make_train_step(model, gaussian(0.5), mean_squared_error, optimizer))
+    state = create_state(model, optimizer, seed=0).replace(params=jax.tree.map(jnp.asarray, params))
+    losses = []
+    for i, batch in enumerate(images):
+        state, metrics = step(state, batch, jax.random.key(i))
+        losses.append(float(metrics["loss"]))
+    worst = {"unet": 0.011, "sigma-1.0": 0.03}.get(name, 0.018)  # a fresh network has 0.1 and more
+    assert max(losses) < worst, losses
+    assert not np.array_equal(
+        jax.tree.leaves(state.params)[0], jax.tree.leaves(params)[0], equal_nan=True
+    )
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        DenoisingAutoencoder(image_shape=(8, 12, 3), features=(3, 4), latent_dim=2, out_channels=1),
+        UNet(image_shape=(8, 8, 1), features=(2, 3), bridge=0),
+    ],
+)
+def test_what_is_saved_is_loaded(model, tmp_path):
+    images = jax.random.uniform(jax.random.key(0), (2, *model.image_shape))
+    params = jax.jit(model.init)(jax.random.key(1), images)["params"]
+    pretrained.save("mine", model, params, {"data": "none"}, tmp_path)
+    again, loaded = pretrained.load("mine", tmp_path)
+    assert again == model
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+    assert pretrained.card("mine", tmp_path)["data"] == "none"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.json", "mine.npz"]
+
+
+def test_an_unknown_name_is_told_what_there_is(tmp_path):
+    with pytest.raises(InputError, match="one of .*digit-classifier"):
+        pretrained.load("resnet")
+    with pytest.raises(InputError, match="no pretrained network"):
+        pretrained.load("../weights/digit-classifier")
+
+
+@pytest.mark.parametrize(
+    "damage", ["flip", "truncate", "empty", "delete", "card", "text", "pickle"]
+)
+def test_damage_is_noticed(damage, tmp_path):
+    for suffix in ("json", "npz"):
+        shutil.copy(pretrained.FOLDER / f"digit-classifier.{suffix}", tmp_path)
+    path = tmp_path / "digit-classifier.npz"
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+    elif damage == "truncate":
+        del content[len(content) // 2 :]
+    elif damage == "empty":
+        content.clear()
+    elif damage == "pickle":
+        np.savez(path, kernel=np.array([{"run": "me"}], dtype=object))
+        content = bytearray(path.read_bytes())
+    elif damage == "card":
+        card = tmp_path / "digit-classifier.json"
+        described = json.loads(card.read_text())
+        card.write_text(json.dumps({**described, "architecture": "none"}))
+    elif damage == "text":
+        (tmp_path / "digit-classifier.json").write_text("{")
+    path.write_bytes(content)
+    if damage == "delete":
+        path.unlink()
+    with pytest.raises(InputError, match="damaged"):
+        pretrained.load("digit-classifier", tmp_path)
