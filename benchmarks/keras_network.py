@@ -64,7 +64,7 @@ def main() -> None:
     model.fit(noisy, clean, batch_size=32, epochs=arguments.epochs, verbose=2)
 
     weighted = [layer for layer in model.layers if layer.weights]
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for name, layer in zip(NAMES, weighted, strict=True):
         kernel, bias = layer.get_weights()
         if isinstance(layer, layers.Conv2DTranspose):  # rotated, and (out, in)

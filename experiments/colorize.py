@@ -166,14 +166,15 @@ def errors(guess: Images, truth: Images) -> dict[str, float | None]:
       "mse", "psnr" (dB; None where nothing differs), "ssim", and the mean squared errors of "luma"
       (Y, in [0, 1]) and "chroma" (Cb and Cr, in [-0.5, 0.5]).
     """
-    import jax.numpy as jnp
+    import jax
 
     from jaxdae import metrics
 
+    similarity = jax.jit(metrics.ssim)
     ssim, sums = 0.0, np.zeros(3)
     for i in range(0, len(truth), BATCH):
         a, b = guess[i : i + BATCH], truth[i : i + BATCH]
-        ssim += float(metrics.ssim(jnp.asarray(a), jnp.asarray(b)).sum())
+        ssim += float(np.asarray(similarity(a, b), np.float64).sum())
         difference = (a - b).astype(np.float64)
         y = luma(difference)
         # A difference of colours is YCbCr-converted as a colour is: the conversion is linear.

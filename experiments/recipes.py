@@ -244,4 +244,5 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
-    return isinstance(value, hint) and not isinstance(value, bool)
+    # A bool is an int to Python, and not to a configuration.
+    return isinstance(value, hint) and isinstance(value, bool) == (hint is bool)

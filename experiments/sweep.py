@@ -211,14 +211,13 @@ def table(summaries: Sequence[Row]) -> list[list[str]]:
     return lines
 
 
-def fit(lines: Sequence[Sequence[str]], width: int) -> list[list[str]]:
-    """The lines of a table with broken cells, and without some columns, if a terminal needs that."""
+def fit(lines: list[list[str]], width: int) -> list[list[str]]:
+    """A table for a terminal: with broken cells, and then without some columns, if it must be."""
 
-    def too_wide(lines: Sequence[Sequence[str]]) -> bool:
+    def too_wide(lines: list[list[str]]) -> bool:
         columns = ("\n".join(column).split("\n") for column in zip(*lines, strict=True))
         return 1 + sum(3 + max(map(len, column)) for column in columns) > width
 
-    lines = [list(line) for line in lines]
     if too_wide(lines):
         lines = [[cell.replace(" ", "\n") for cell in line] for line in lines]
     if too_wide(lines):

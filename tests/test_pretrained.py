@@ -79,7 +79,7 @@ def test_what_is_saved_is_loaded(model, tmp_path):
 
 
 def test_an_unknown_name_is_told_what_there_is(tmp_path):
-    with pytest.raises(InputError, match="one of .*digit-classifier"):
+    with pytest.raises(InputError, match=r"one of .*digit-classifier"):
         pretrained.load("resnet")
     with pytest.raises(InputError, match="no pretrained network"):
         pretrained.load("../weights/digit-classifier")

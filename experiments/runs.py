@@ -1,0 +1,80 @@
+"""A finished run, read back: what it was made of, and the network it came to.
+
+run = load_run(Path("runs/default-sigma0.5"))
+images = run.model.apply({"params": run.params}, noisy)      # in [0, 1]
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from experiments.experiment import Experiment
+from experiments.recipes import PROGRAM, Config, read_config
+from experiments.run import Arguments
+from jaxdae import training
+from jaxdae.checkpoint import Checkpoints
+from jaxdae.corruption import Corruption
+from jaxdae.data import Dataset
+from jaxdae.digest import tree_sha256
+from jaxdae.errors import InputError
+from jaxdae.model import Denoiser
+
+
+class Run(NamedTuple):
+    """A finished run.
+
+    Fields:
+      config: as it was saved.
+      dataset: the images that it was trained and tested on.
+      corruption: what it undoes.
+      model: the network.
+      params: its parameters at the end, of which `summary.json` gives the results; numpy arrays.
+    """
+
+    config: Config
+    dataset: Dataset
+    corruption: Corruption
+    model: Denoiser
+    params: Any
+
+
+def load_run(folder: Path) -> Run:
+    """Reads the run in a folder; on one device, on however many it was trained.
+
+    Raises:
+      InputError: the folder holds no finished run, the data set is not there or is another one
+        now, or the checkpoint of the end is lost.
+    """
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} holds no run (no config.json): give the folder of one")
+    config = read_config(folder)
+    summary = folder / "summary.json"
+    if not summary.is_file():
+        raise InputError(
+            f"the run in {folder} is unfinished: go on with {PROGRAM} --resume {folder}"
+        )
+    if not (folder / "checkpoints").is_dir():
+        raise InputError(f"{folder} holds no checkpoints/: restore it from a copy")
+    experiment = Experiment(Arguments(replace(config, devices=1)), Console(quiet=True))
+    state = training.create_state(
+        experiment.model,
+        experiment.optimizer(experiment.stages[-1])[0],
+        config.seed,
+        ema=config.ema_decay is not None,
+    )
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        restored = checkpoints.restore(state, experiment.same_run)
+    params = restored and restored.state.eval_params
+    try:
+        expected = json.loads(summary.read_text())["params_sha256"]
+    except (ValueError, KeyError, TypeError, OSError):
+        raise InputError(f"{summary} is damaged: restore it from a copy") from None
+    if tree_sha256(params) != expected:
+        raise InputError(
+            f"the checkpoint of the end of the run in {folder} is lost or damaged: restore the "
+            "folder from a copy"
+        )
+    return Run(config, experiment.dataset, experiment.corruption, experiment.model, params)

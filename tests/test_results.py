@@ -1,0 +1,98 @@
+"""The results page: what it is made from, and that it is what it was made from."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from experiments import results
+from experiments.recipes import RECIPES
+from experiments.run import parse
+
+COMMITTED = sorted(path.stem for path in results.DATA.glob("*.json"))
+
+
+def a_run(system, seed, mse, stages=("noisy",)):
+    row = {"mse": mse, "recovery": 0.9}
+    return {
+        "system": system,
+        "seed": seed,
+        "stages": {stage: {"epochs": 3, "loss": mse} for stage in stages},
+        "test": {str(sigma): row for sigma in results.SIGMAS},
+        "versions": {"python": "3", "jax": "1", "flax": "1", "optax": "1"},
+    }
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "DATA", tmp_path)
+    runs = [a_run("classic", seed, 0.01 + 0.002 * seed) for seed in range(3)]
+    runs.append(a_run("maxpool", 0, 0.1, ("clean", "noisy")))
+    results._write("runs", runs)
+    results._write("keras", [a_run("", 0, 0.5)])
+    results._write("ceiling", {"accuracy": {str(sigma): 0.99 for sigma in results.SIGMAS}})
+    rows = [
+        {"method": "tv", "sigma": sigma, "images": 1000, "mse": 0.25, "digit_recovery": 0.5}
+        for sigma in results.SIGMAS
+    ]
+    results._write("denoisers", {"rows": rows})
+    results._write("tried", [{"name": "base", "mse": 0.02}, {"name": "adam", "mse": 0.021}])
+    return tmp_path
+
+
+def test_the_page_says_what_was_measured(written):
+    page = results.page()
+    assert "| `classic`, trained at 0.5 | 0.0120 ± 0.0020 |" in page
+    assert "| Keras, trained at 0.5, 10 epochs | 0.5000 |" in page
+    assert "| tv (first 1,000 images) | 0.2500 |" in page
+    assert "| ceiling | 99.0 |" in page
+    assert "| max-pool 16-8-8 | clean | 3 | 0.1000 | 0.0993 | 1 |" in page
+    assert "| Adam | `--optimizer adam` | 0.02100 | +5.0% |" in page
+
+
+def test_a_figure_that_is_missing_is_named(written, capsys):
+    (written / "ceiling.json").unlink()
+    assert results.main([]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert "ceiling.json" in error and "--measure" in error
+
+
+def test_what_is_measured_is_collected(tmp_path, written):
+    runs = tmp_path / "runs"
+    folder = runs / "classic-seed1"
+    folder.mkdir(parents=True)
+    config = asdict(parse(["--recipe", "classic"]).config)
+    (folder / "config.json").write_text(json.dumps(config))
+    summary = a_run("", 1, 0.03)
+    for name in ("system", "stages"):
+        del summary[name]
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "metrics.csv").write_text("epoch,test_loss\n1,0.5\n2,0.25\n")
+    results.collect(runs)
+    rows = {(row["system"], row["seed"]): row for row in results._read("runs")}
+    assert len(rows) == 4
+    assert rows["classic", 1]["stages"] == {"noisy": {"epochs": 2, "loss": 0.25}}
+    assert rows["classic", 1]["test"]["0.5"]["mse"] == 0.03
+    assert rows["classic", 0]["test"]["0.5"]["mse"] == 0.01
+
+
+@pytest.mark.parametrize("name", [*results.NETWORKS, *results.PUBLISHED])
+def test_every_system_is_a_run_that_can_be_started(name):
+    system = {**results.NETWORKS, **results.PUBLISHED}[name]
+    config = parse(system.command.split()).config
+    assert config.recipe in RECIPES
+    assert {stage for stage, _ in system.stages} <= {"clean", "noisy"}
+    assert ("clean" in dict(system.stages)) == bool(config.clean_epochs)
+
+
+@pytest.mark.parametrize("name", results.TRIED)
+def test_every_trial_is_a_run_that_can_be_started(name):
+    config = parse(f"{results.TRY} {results.TRIED[name][1]}".split()).config
+    assert (config.validation_images, config.epochs) == (5000, 3)
+
+
+@pytest.mark.skipif("runs" not in COMMITTED, reason="not measured yet")
+def test_the_committed_page_is_what_the_figures_say():
+    assert results.page() == Path(results.PAGE).read_text()
