@@ -8,7 +8,7 @@ Compared with the colours of the test images are:
   constant tint: gray plus one colour for all pixels, the best for the training images;
   tint by gray level: gray plus a colour for each of 256 levels of gray, the best for them;
   network: what the network makes of the gray image;
-  network's colour on gray: its colour alone, under the gray values that it was given.
+  its colour on gray: the network's colour alone, under the gray values that it was given.
 
 An error is a mean of squares over all pixels and test images, of RGB in [0, 1]; luma is its part in
 the gray values (Y of YCbCr, Rec. 601), chroma that in the colour (Cb and Cr). PSNR is that of the
@@ -35,7 +35,7 @@ from jaxdae.errors import InputError
 
 PROGRAM = "python -m experiments.colorize"
 LUMA = np.array([0.299, 0.587, 0.114])
-GUESSES = ("gray", "constant tint", "tint by gray level", "network", "network's colour on gray")
+GUESSES = ("gray", "constant tint", "tint by gray level", "network", "its colour on gray")
 SHOWN = 27  # images of the figure
 BATCH = 500
 Bytes = UInt8[np.ndarray, "n height width 3"]
@@ -222,7 +222,7 @@ def draw(guesses: Mapping[str, Images], images: Bytes, path: Path) -> None:
     rows = {
         "gray": guesses["gray"],
         "network": guesses["network"],
-        "on gray": guesses["network's colour on gray"],
+        "on gray": guesses["its colour on gray"],
         "true": images / np.float32(255),
     }
     groups = [

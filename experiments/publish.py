@@ -9,7 +9,6 @@ the network back.
 import argparse
 import datetime
 import json
-import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -29,14 +28,20 @@ RECIPE = (
 
 def describe(config: Config, summary: dict[str, Any]) -> dict[str, Any]:
     """The model card of a run."""
+    from experiments.classifier import machine
+
     default, _ = RECIPES[config.recipe]
     words = ["--recipe", config.recipe]
     for field in fields(Config):
         value = getattr(config, field.name)
         if field.name in ("recipe", "devices") or value == getattr(default, field.name):
             continue
-        values = value if isinstance(value, tuple) else (value,)
-        words += [f"--{field.name.replace('_', '-')}", *map(str, values)]
+        flag = field.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--{flag}", *map(str, values)]
     level = " to ".join(map(str, config.sigma))
     return {
         "about": f"Removes noise N({config.mean}, sigma^2), sigma {level}, added to images in "
@@ -46,8 +51,7 @@ def describe(config: Config, summary: dict[str, Any]) -> dict[str, Any]:
         "seed": config.seed,
         "command": f"{PROGRAM} {' '.join(words)}",
         "results": {"tested_on": "the 10,000 test images, by sigma", **summary["test"]},
-        "machine": f"{summary['device']['count']} x {summary['device']['kind']}, "
-        f"{platform.system()} {platform.machine()}",
+        "machine": machine(),
         "versions": summary["versions"],
         "date": str(datetime.date.today()),
         "limits": "It has seen digits only, and draws a digit whatever it is shown; noise of "

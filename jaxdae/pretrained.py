@@ -75,12 +75,15 @@ def load(name: str, folder: Path = FOLDER) -> tuple[nn.Module, Any]:
 def save(
     name: str, model: nn.Module, params: Any, about: Mapping[str, Any], folder: Path = FOLDER
 ) -> None:
-    """Writes the two files of a network; `about` is what its card says beside the model itself."""
+    """Writes the two files of a network; `about` is what its card says beside the model itself.
+
+    A network is saved without the type that it computes in: loaded, it computes in float32.
+    """
     kinds = {kind: key for key, kind in MODELS.items()}
     fields = {
         key: getattr(model, key)
         for key, field in type(model).__dataclass_fields__.items()
-        if key not in ("parent", "name") and getattr(model, key) != field.default
+        if key not in ("parent", "name", "dtype") and getattr(model, key) != field.default
     }
     params = {path: np.asarray(leaf) for path, leaf in flatten_dict(params, sep="/").items()}
     written = {
@@ -91,8 +94,9 @@ def save(
         "parameters": sum(leaf.size for leaf in params.values()),
         "params_sha256": tree_sha256(unflatten_dict(params, sep="/")),
     }
+    text = json.dumps(written, indent=2, allow_nan=False) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / f".{name}.npz", "wb") as file:
         np.savez_compressed(file, allow_pickle=False, **params)
     os.replace(folder / f".{name}.npz", folder / f"{name}.npz")
-    (folder / f"{name}.json").write_text(json.dumps(written, indent=2) + "\n")
+    (folder / f"{name}.json").write_text(text)

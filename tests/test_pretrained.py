@@ -9,6 +9,9 @@ import numpy as np
 import optax
 import pytest
 
+from experiments.publish import describe
+from experiments.publish import main as publish
+from experiments.run import parse
 from jaxdae import pretrained
 from jaxdae.corruption import gaussian
 from jaxdae.data import load
@@ -113,3 +116,25 @@ def test_damage_is_noticed(damage, tmp_path):
         path.unlink()
     with pytest.raises(InputError, match="damaged"):
         pretrained.load("digit-classifier", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--recipe", "unet", "--seed", "3"],
+        ["--sigma", "0.2", "0.7", "--no-centering", "--ema-decay", "0.99", "--epochs", "7"],
+    ],
+)
+def test_the_command_in_a_card_is_the_run(words):
+    config = parse(words).config
+    card = describe(config, {"test": {}, "versions": {}})
+    program = "python -m experiments.run "
+    assert card["command"].startswith(program)
+    assert parse(card["command"].removeprefix(program).split()).config == config
+
+
+def test_only_a_finished_run_is_published(tmp_path, capsys):
+    assert publish([str(tmp_path), "mine", "--to", str(tmp_path / "to")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "holds no run" in error and error.count("\n") == 1
+    assert not (tmp_path / "to").exists()
