@@ -1,6 +1,7 @@
 """A model over a data set at given corruptions."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -109,11 +110,15 @@ def reconstruct(
 
     The noise is that of `Evaluator` for the same images, given from the first.
     """
-
     clean, inputs = corrupted(corruption, images)
-    run = jax.jit(lambda params, inputs: model.apply({"params": params}, inputs))
     batches = [inputs[i : i + 500] for i in range(0, len(inputs), 500)]
-    return clean, inputs, np.concatenate([np.asarray(run(params, batch)) for batch in batches])
+    outputs = [np.asarray(_apply(model, params, batch)) for batch in batches]
+    return clean, inputs, np.concatenate(outputs)
+
+
+@partial(jax.jit, static_argnums=0)
+def _apply(model: Denoiser, params: Params, inputs: Array) -> Array:
+    return model.apply({"params": params}, inputs)
 
 
 def encode(
