@@ -11,15 +11,21 @@ from experiments.run import parse
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
-def test_the_ten_lines_run():
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    names: dict = {}
+def run(code, **names):
     exec(compile(code, "README.md", "exec"), names)
+    return names
+
+
+def test_the_python_in_it_runs():
+    trained, lines = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names = run(lines)
     assert names["denoised"].shape == (9, 28, 28, 1)
     assert names["latent"].shape == (9, 16)
     clean = names["data"].test.images[:9] / 255
     # A hundred steps are enough to be nearer to the digits than the noisy images are.
     assert np.mean((names["denoised"] - clean) ** 2) < 0.5 * np.mean((names["noisy"] - clean) ** 2)
+    restored = run(trained, noisy=names["noisy"])["images"]
+    assert np.mean((restored - clean) ** 2) < 0.03 < np.mean((names["noisy"] - clean) ** 2)
 
 
 def test_every_command_parses():
