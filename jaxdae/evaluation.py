@@ -118,7 +118,8 @@ def reconstruct(
 
 @partial(jax.jit, static_argnums=0)
 def _apply(model: Denoiser, params: Params, inputs: Array) -> Array:
-    return model.apply({"params": params}, inputs)
+    outputs: Any = model.apply({"params": params}, inputs)
+    return outputs
 
 
 def encode(
