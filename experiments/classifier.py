@@ -1,12 +1,12 @@
 """Trains the classifier that reads restored digits, or one that reads noisy digits as they are.
 
     python -m experiments.classifier
-    python -m experiments.classifier --sigma 0.1 1.05 --features 48 96 --shift 0 --out runs/ceiling
+    python -m experiments.classifier --sigma 0.1 1.05 --features 48 96 --shift 0 --out runs/noisy
 
 Without --sigma it learns clean digits: with the defaults, what jaxdae/weights/digit-classifier is.
 With --sigma it learns noisy digits, with fresh noise at every step, and is tested on the noisy test
-images that denoisers are evaluated on: what a denoiser could hope to leave readable. OUT holds, in
-the end, the network (.npz), its card (.json), and result.json.
+images that denoisers are evaluated on: how far one comes without a denoiser. OUT holds, in the end,
+the network (.npz), its card (.json), and result.json.
 """
 
 import contextlib
@@ -197,11 +197,11 @@ def describe(arguments: Arguments, images: int, results: dict[str, Any]) -> dict
         level = " to ".join(map(str, arguments.sigma))
         about = f"under noise: N(0.5, sigma^2) added, sigma {level}, then clipped to [0, 1]"
         limits = "It knows this noise only."
-        augmentation = f"shifts by up to {arguments.shift} pixels along each axis, and the noise"
     else:
         about = "clean or restored by a denoiser"
         limits = "It knows no noise, and reads what it sees of it as ink."
-        augmentation = f"shifts by up to {arguments.shift} pixels along each axis"
+    anew = [f"shifts by up to {arguments.shift} pixels along each axis"] * bool(arguments.shift)
+    anew += ["noise"] * bool(arguments.sigma)
     count = "all" if images == 60_000 else f"{images:,} of"
     return {
         "about": f"Reads handwritten digits, 28x28, light on dark, {about}.",
@@ -214,7 +214,7 @@ def describe(arguments: Arguments, images: int, results: dict[str, Any]) -> dict
             "learning_rate": arguments.learning_rate,
             "batch_size": arguments.batch_size,
             "epochs": arguments.epochs,
-            "augmentation": f"{augmentation}, drawn anew at every step",
+            "drawn_at_every_step": anew,
         },
         "seed": arguments.seed,
         "command": " ".join([PROGRAM, *changed(arguments)]),

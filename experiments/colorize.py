@@ -10,9 +10,9 @@ Compared with the colours of the test images are:
   network: what the network makes of the gray image;
   its colour on gray: the network's colour alone, under the gray values that it was given.
 
-An error is a mean of squares over all pixels and test images, of RGB in [0, 1]; luma is its part in
-the gray values (Y of YCbCr, Rec. 601), chroma that in the colour (Cb and Cr). PSNR is that of the
-mean error, SSIM the mean of all images.
+The errors are means of squares over all pixels of all test images: mse of RGB in [0, 1], luma mse
+of the gray values (Y of YCbCr, Rec. 601), which the network draws anew from its latent vector, and
+chroma mse of the colour alone (Cb and Cr). PSNR is that of the mse, SSIM the mean over images.
 
 RUN holds, in the end, beside what the run wrote: colorize.json and figures/colorize.png.
 """

@@ -111,7 +111,7 @@ def reconstruct(
     The noise is that of `Evaluator` for the same images, given from the first.
     """
     clean, inputs = corrupted(corruption, images)
-    batches = [inputs[i : i + 500] for i in range(0, len(inputs), 500)]
+    batches = [inputs[i : i + 100] for i in range(0, len(inputs), 100)]  # what caches hold
     outputs = [np.asarray(_apply(model, params, batch)) for batch in batches]
     return clean, inputs, np.concatenate(outputs)
 

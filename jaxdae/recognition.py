@@ -24,7 +24,7 @@ from jaxdae.errors import InputError
 from jaxdae.model import Conv, Dense, Dtype, Images, max_pool
 
 SHIPPED = "digit-classifier"
-BATCH = 500
+BATCH = 100
 Reader = Callable[[Float[np.ndarray, "n height width channels"]], Int[np.ndarray, " n"]]
 
 
