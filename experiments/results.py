@@ -326,7 +326,12 @@ def _noise_table(
         lines.append([label, *(_mean(values, style) for values in columns)])
     if ceiling:
         accuracy = ceiling["accuracy"]
-        lines.append(["a classifier of noisy digits", *(style.format(100 * accuracy[str(s)]) for s in SIGMAS)])
+        lines.append(
+            [
+                "a classifier of noisy digits",
+                *(style.format(100 * accuracy[str(s)]) for s in SIGMAS),
+            ]
+        )
     metric = {"recovery": "digit_recovery"}.get(metric, metric)
     for method in dict.fromkeys(row["method"] for row in peers["rows"]):
         rows = {row["sigma"]: row for row in peers["rows"] if row["method"] == method}
