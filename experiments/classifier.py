@@ -9,9 +9,7 @@ images that denoisers are evaluated on: how far one comes without a denoiser. OU
 the network (.npz), its card (.json), and result.json.
 """
 
-import contextlib
 import datetime
-import io
 import json
 import os
 import platform
@@ -28,13 +26,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from jax import lax
 from jaxtyping import Array
 
 import jaxdae
+from experiments import cli
 from experiments.recipes import DEFAULT
-from experiments.run import _one_line, _prepare_jax
 from jaxdae import data, pretrained
 from jaxdae.corruption import Corruption, compose, gaussian, identity
 from jaxdae.errors import DivergenceError, InputError
@@ -90,16 +87,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     Raises:
       InputError: what cannot be parsed or done, in one line.
     """
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            arguments = tyro.cli(
-                Arguments, args=list(argv), prog=PROGRAM, description=(__doc__ or "").strip()
-            )
-    except SystemExit as leaving:
-        if leaving.code in (0, None):
-            raise
-        raise InputError(_one_line(complaint.getvalue())) from None
+    arguments = cli.parse(Arguments, argv, prog=PROGRAM, description=(__doc__ or "").strip())
     _check(arguments)
     return arguments
 
@@ -365,23 +353,13 @@ def machine() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command: 0 done, 1 diverged, 2 bad input, 130 interrupted."""
-    try:
+
+    def work() -> None:
         arguments = parse(sys.argv[1:] if argv is None else argv)
-        _prepare_jax(None, arguments.cache)
+        cli.prepare_jax(cache=arguments.cache)
         run(arguments)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}: choose another --out", file=sys.stderr)
-        return 2
-    except DivergenceError as error:
-        print(f"stopped: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+
+    return cli.status(work, "choose another --out")
 
 
 if __name__ == "__main__":

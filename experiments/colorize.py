@@ -17,8 +17,6 @@ chroma mse of the colour alone (Cb and Cr). PSNR is that of the mse, SSIM the me
 RUN holds, in the end, beside what the run wrote: colorize.json and figures/colorize.png.
 """
 
-import contextlib
-import io
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +28,7 @@ import numpy as np
 import tyro
 from jaxtyping import Float, UInt8
 
-from experiments.run import _one_line, _prepare_jax
+from experiments import cli
 from jaxdae.errors import InputError
 
 PROGRAM = "python -m experiments.colorize"
@@ -62,16 +60,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     Raises:
       InputError: what cannot be parsed, in one line.
     """
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
-                Arguments, args=list(argv), prog=PROGRAM, description=(__doc__ or "").strip()
-            )
-    except SystemExit as leaving:
-        if leaving.code in (0, None):
-            raise
-        raise InputError(_one_line(complaint.getvalue())) from None
+    return cli.parse(Arguments, argv, prog=PROGRAM, description=(__doc__ or "").strip())
 
 
 def run(arguments: Arguments) -> None:
@@ -234,21 +223,14 @@ def draw(guesses: Mapping[str, Images], images: Bytes, path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command: 0 done, 2 bad input, 130 interrupted."""
-    try:
+
+    def work() -> None:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         # Nothing heavy is imported before the command line is known to be good.
-        _prepare_jax(1, arguments.cache)
+        cli.prepare_jax(1, arguments.cache)
         run(arguments)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}: mend that, and try again", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+
+    return cli.status(work, "mend that, and try again")
 
 
 if __name__ == "__main__":

@@ -14,12 +14,13 @@ from functools import partial
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -27,7 +28,7 @@ from rich.table import Table
 import jaxdae
 from experiments.recipes import PROGRAM, Config
 from jaxdae import corruption as corruptions
-from jaxdae import data, training
+from jaxdae import data, pretrained, training
 from jaxdae.checkpoint import Checkpoints, Restored
 from jaxdae.corruption import Corruption
 from jaxdae.digest import tree_sha256
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 
 NOISE_LEVELS = ("gaussian", "speckle")  # corruptions that have a sigma
 LATENT_POINTS = 2000
+# What a checkpoint must agree with to go on from it, as it is called when it does not.
+IDENTITY = {"config": "configuration", "data_sha256": "data set", "teacher_sha256": "teacher"}
 Results = dict[str, dict[str, Any]]  # the metrics at each noise level
 Test = Callable[[Any], dict[str, float]]
 
@@ -105,11 +108,13 @@ class Experiment:
             _first(dataset.train, config.train_images, "train-images"),
             _first(dataset.test, config.test_images, "test-images"),
         )
-        # What a checkpoint must agree with to go on from it; the devices may be others.
+        self.teacher, digest = make_teacher(config, self.dataset.image_shape)
+        # The devices may be others than a checkpoint's: the result is the same, to rounding.
         splits = (self.dataset.train.images, self.dataset.test.images)
         self.identity = {
             "config": json.loads(json.dumps(asdict(replace(config, devices=None)))),
             "data_sha256": tree_sha256(splits),
+            "teacher_sha256": digest,
         }
         devices, examples = len(self.devices), len(self.dataset.train)
         training.share_batch(config.batch_size, devices, examples, config.microbatches)
@@ -180,8 +185,7 @@ class Experiment:
         """Raises if a checkpoint is of another configuration or of other images."""
         for name, value in self.identity.items():
             if meta[name] != value:
-                what = {"config": "configuration", "data_sha256": "data set"}[name]
-                raise ValueError(f"it was made with another {what}")
+                raise ValueError(f"it was made with another {IDENTITY[name]}")
 
     def take_up(self, restored: Restored) -> TrainState:
         """The state to go on with, and the history up to it."""
@@ -226,6 +230,7 @@ class Experiment:
             stage.corruption,
             LOSSES[config.loss],
             optimizer,
+            teacher=self.teacher,
             ema_decay=config.ema_decay,
             microbatches=config.microbatches,
             axis_name=AXIS,
@@ -473,6 +478,36 @@ def make_model(config: Config, shape: tuple[int, int, int], corruption: Corrupti
     elif config.architecture != "unet":
         fields_["latent_dim"] = config.latent_dim
     return build(config.architecture, **fields_)
+
+
+def make_teacher(
+    config: Config, shape: tuple[int, int, int]
+) -> tuple[Callable[[Array], Array] | None, str | None]:
+    """The pretrained network to learn from, and the SHA-256 of its parameters.
+
+    Raises:
+      InputError: there is none of that name, or it does not suit the images or their noise.
+    """
+    if config.teacher is None:
+        return None, None
+    model, params = pretrained.load(config.teacher)
+    if not isinstance(model, Denoiser):
+        raise InputError(f"--teacher {config.teacher} restores no images: choose another, as unet")
+    if model.image_shape != shape:
+        raise InputError(
+            f"--teacher {config.teacher} restores images of shape {model.image_shape}, and those "
+            f"of {config.dataset} have {shape}: leave it out"
+        )
+    if config.corruption != "gaussian" or config.mean != 0.5 or config.clean_epochs:
+        raise InputError(
+            f"--teacher {config.teacher} knows gaussian noise of mean 0.5 only: leave out "
+            "--corruption, --mean and --clean-epochs, or the teacher"
+        )
+
+    def teacher(images: Array) -> Array:
+        return cast(Array, model.apply({"params": params}, images))
+
+    return teacher, tree_sha256(params)
 
 
 def _check(config: Config) -> None:

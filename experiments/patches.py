@@ -12,9 +12,7 @@ OUT holds, in the end: train/ and test/, a PNG file for each patch, and patches.
 they were cut and from what.
 """
 
-import contextlib
 import hashlib
-import io
 import json
 import os
 import sys
@@ -28,7 +26,7 @@ import numpy as np
 import tyro
 from jaxtyping import UInt8
 
-from experiments.run import _one_line
+from experiments import cli
 from jaxdae.data import MAX_BYTES, SUFFIXES, _read_image, show
 from jaxdae.errors import InputError
 
@@ -87,16 +85,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     Raises:
       InputError: what cannot be parsed or done, in one line.
     """
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            arguments = tyro.cli(
-                Arguments, args=list(argv), prog=PROGRAM, description=(__doc__ or "").strip()
-            )
-    except SystemExit as leaving:
-        if leaving.code in (0, None):
-            raise
-        raise InputError(_one_line(complaint.getvalue())) from None
+    arguments = cli.parse(Arguments, argv, prog=PROGRAM, description=(__doc__ or "").strip())
     _check(arguments)
     return arguments
 
@@ -263,18 +252,11 @@ def _write(arguments: Arguments, cut: Sequence[Photo], skipped: dict[str, int]) 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command: 0 done, 2 bad input, 130 interrupted."""
-    try:
+
+    def work() -> None:
         run(parse(sys.argv[1:] if argv is None else argv))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}: mend that, or choose another --out", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+
+    return cli.status(work, "mend that, or choose another --out")
 
 
 if __name__ == "__main__":

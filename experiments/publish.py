@@ -15,8 +15,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from experiments import cli
 from experiments.recipes import PROGRAM, RECIPES, Config
-from experiments.run import _prepare_jax
 from jaxdae.errors import InputError
 
 # What the card says of a configuration: all that decides the result and is not the network.
@@ -92,14 +92,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("name", help="what to call the network")
     parser.add_argument("--to", type=Path, help="folder to write to, instead of the package's")
     flags = parser.parse_args(argv)
-    try:
-        _prepare_jax(1, True)
+
+    def work() -> None:
+        cli.prepare_jax(1)
         publish(flags.run, flags.name, flags.to)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{flags.name}: written")
-    return 0
+        print(f"{flags.name}: written")
+
+    return cli.status(work, "choose another --to")
 
 
 if __name__ == "__main__":

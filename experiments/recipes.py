@@ -67,6 +67,9 @@ class Config:
 
     loss: Literal["mse", "bce"] = "mse"
     """Mean squared error, or binary cross-entropy."""
+    teacher: str | None = None
+    """Learn what this pretrained network makes of the noisy images, such as unet, instead of the
+    clean images; slower."""
     optimizer: Literal["adam", "nadam", "adamw", "adadelta"] = "nadam"
     """The optimiser."""
     learning_rate: float = 5e-3

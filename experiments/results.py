@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments import cli
 from experiments.recipes import read_config
 from jaxdae.errors import InputError
 
@@ -470,7 +471,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="a Python that has Keras, to train the tutorials' own network with",
     )
     flags = parser.parse_args(argv)
-    try:
+
+    def work() -> None:
         if not Path("docs").is_dir():
             raise InputError("there is no docs/ here: go to the folder of the repository")
         if flags.measure:
@@ -480,14 +482,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = page()
         draw()
         PAGE.write_text(text)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on", file=sys.stderr)
-        return 130
-    print(f"wrote {PAGE}")
-    return 0
+        print(f"wrote {PAGE}")
+
+    return cli.status(work, "mend that", "interrupted: the same command goes on")
 
 
 if __name__ == "__main__":

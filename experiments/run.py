@@ -8,11 +8,6 @@ OUT holds, after a run: config.json (what was run), metrics.csv (a row for each 
 summary.json (the result), checkpoints/ and figures/.
 """
 
-import contextlib
-import io
-import logging
-import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,8 +15,9 @@ from pathlib import Path
 
 import tyro
 
+from experiments import cli
 from experiments.recipes import PROGRAM, RECIPES, Config, read_config
-from jaxdae.errors import DivergenceError, InputError
+from jaxdae.errors import InputError
 
 # What may go with --resume: nothing that the run's own configuration decides.
 FREE = {"--resume", "--devices", "--keep", "--progress", "--figures", "--cache"}
@@ -63,20 +59,13 @@ def parse(argv: Sequence[str]) -> Arguments:
         raise InputError(f"unknown recipe {recipe!r}: it is one of {', '.join(RECIPES)}")
     config, _ = RECIPES[recipe]
     listing = "\n".join(f"  {name}: {text}" for name, (_, text) in RECIPES.items())
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            arguments = tyro.cli(
-                Arguments,
-                args=list(argv),
-                default=Arguments(config),
-                prog=PROGRAM,
-                description=f"{(__doc__ or '').strip()}\n\nRecipes:\n{listing}",
-            )
-    except SystemExit as leaving:
-        if leaving.code in (0, None):
-            raise
-        raise InputError(_one_line(complaint.getvalue())) from None
+    arguments = cli.parse(
+        Arguments,
+        argv,
+        default=Arguments(config),
+        prog=PROGRAM,
+        description=f"{(__doc__ or '').strip()}\n\nRecipes:\n{listing}",
+    )
     if arguments.resume is None:
         return arguments
     typed = {word.split("=")[0].replace("_", "-") for word in argv if word.startswith("--")}
@@ -92,65 +81,18 @@ def parse(argv: Sequence[str]) -> Arguments:
     return replace(arguments, config=replace(saved, devices=devices))
 
 
-def _one_line(box: str) -> str:
-    """The complaint in tyro's box, as one line."""
-    lines = [line.strip("│╭╮╰╯─ \n") for line in box.splitlines()]
-    paragraphs = re.split(r"\n\n+", "\n".join(lines[1:]).strip())
-    text = " ".join(paragraphs[0].split()).removeprefix("Error parsing ")
-    if meant := re.search(r"^(--[\w-]+)", "\n".join(paragraphs[1:]), re.MULTILINE):
-        text += f": see {meant[1]} in --help"
-    return text
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The command: 0 done, 1 diverged, 2 bad input, 130 interrupted."""
-    sys.unraisablehook = _unraisable
-    try:
+
+    def work() -> None:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         # Nothing heavy is imported before the command line is known to be good.
-        _prepare_jax(arguments.config.devices, arguments.cache)
+        cli.prepare_jax(arguments.config.devices, arguments.cache)
         from experiments.experiment import run
 
         run(arguments)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}: mend that, and go on with --resume", file=sys.stderr)
-        return 2
-    except DivergenceError as error:
-        print(f"stopped: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as interrupt:
-        print(f"interrupted{interrupt}", file=sys.stderr)
-        return 130
-    return 0
 
-
-def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Keeps one thing to itself: reads of a damaged checkpoint that Orbax gave up, ending late."""
-    if "Event loop is closed" not in str(unraisable.exc_value):
-        sys.__unraisablehook__(unraisable)
-
-
-def _prepare_jax(devices: int | None, cache: bool) -> None:
-    """What JAX must be told before it first looks for its devices."""
-    import absl.logging  # Orbax's; what it has to say, the checkpoints raise
-    import jax
-
-    absl.logging.set_verbosity(absl.logging.FATAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-
-    if devices is not None:
-        if devices < 1:
-            raise InputError(f"--devices {devices} must be at least 1")
-        with contextlib.suppress(RuntimeError):  # the devices are there already
-            jax.config.update("jax_num_cpu_devices", devices)
-    if cache:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "jaxdae" / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return cli.status(work, "mend that, and go on with --resume")
 
 
 if __name__ == "__main__":

@@ -28,8 +28,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from experiments import cli
 from experiments.recipes import RECIPES, Config, read_config
-from experiments.run import FREE, Arguments, _prepare_jax, _unraisable, parse
+from experiments.run import FREE, Arguments, parse
 from jaxdae.errors import DivergenceError, InputError
 
 # This module imports nothing heavy, so that `--help` answers at once and others can read results.
@@ -350,7 +351,7 @@ def sweep(options: Options, command: str) -> int:
       InputError: a value that cannot be, said in one line, before anything is trained.
     """
     recipes = [parse(["--recipe", recipe, *options.rest]) for recipe in options.recipes]
-    _prepare_jax(recipes[0].config.devices, recipes[0].cache)
+    cli.prepare_jax(recipes[0].config.devices, recipes[0].cache)
     import jax
     from rich.console import Console
     from rich.table import Table
@@ -413,19 +414,12 @@ def _writing(out: Path) -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command: 0 done, 1 a run diverged, 2 bad input, 130 interrupted."""
-    sys.unraisablehook = _unraisable
     words = sys.argv[1:] if argv is None else list(argv)
-    try:
-        return sweep(parse_options(words), shlex.join([*PROGRAM.split(), *words]))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}: mend that, and give the same command again", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+    return cli.status(
+        lambda: sweep(parse_options(words), shlex.join([*PROGRAM.split(), *words])),
+        "mend that, and give the same command again",
+        "interrupted; the same command goes on from here",
+    )
 
 
 if __name__ == "__main__":

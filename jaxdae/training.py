@@ -95,6 +95,7 @@ def make_train_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
     *,
+    teacher: Callable[[Array], Array] | None = None,
     ema_decay: float | None = None,
     microbatches: int | None = None,
     axis_name: str | None = None,
@@ -102,6 +103,10 @@ def make_train_step(
     """Makes the pure train step.
 
     Args:
+      teacher: corrupted images to restored ones, a better network's: learn those instead of the
+        clean images (distillation). Under the mean squared error both lead to the mean of the
+        clean images that a corrupted one may come from; the teacher's is near that mean already,
+        so the gradients say it with less noise.
       microbatches: differentiate the global batch in so many equal parts, one after the other,
         and average in a fixed order: what any number of devices that divides it does alike, to
         the bit. Without it devices agree on the gradients to rounding, which Adam's division by
@@ -116,9 +121,9 @@ def make_train_step(
     """
     optimizer = optax.with_extra_args_support(optimizer)
 
-    def objective(params, inputs, clean):
+    def objective(params, inputs, target):
         logits: Any = model.apply({"params": params}, inputs, method="logits")
-        return loss(logits, clean).mean()
+        return loss(logits, target).mean()
 
     def in_parts(state, parts):
         """The loss and the gradient of each part, stacked."""
@@ -143,15 +148,16 @@ def make_train_step(
     def step(state, images, key, positions=None):
         clean = to_float(images)
         inputs = corruption(key, clean, positions)
+        target = clean if teacher is None else lax.stop_gradient(teacher(inputs))
 
         if microbatches is None:
-            value, gradient = jax.value_and_grad(objective)(state.params, inputs, clean)
+            value, gradient = jax.value_and_grad(objective)(state.params, inputs, target)
             if axis_name is not None:
                 value, gradient = lax.pmean((value, gradient), axis_name)
         else:
             devices = 1 if axis_name is None else lax.axis_size(axis_name)
             parts = jax.tree.map(
-                lambda x: x.reshape(microbatches // devices, -1, *x.shape[1:]), (inputs, clean)
+                lambda x: x.reshape(microbatches // devices, -1, *x.shape[1:]), (inputs, target)
             )
             value, gradient = in_parts(state, parts)
             if axis_name is not None:

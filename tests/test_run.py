@@ -11,12 +11,14 @@ import sys
 import time
 from dataclasses import asdict
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from experiments.recipes import RECIPES, Config
 from experiments.run import main
+from jaxdae.model import DenoisingAutoencoder
 
 SMALL = ["--train-images", "512", "--test-images", "64", "--features", "4", "8"]
 FIGURES = ["curves", "digits", "error_against_sigma", "first_ten", "latent_space"]
@@ -307,6 +309,26 @@ def test_checkpoints_of_another_configuration_are_refused(finished, place, capsy
     assert "another configuration" in capsys.readouterr().err
 
 
+def test_teacher_is_part_of_the_run(tmp_path, monkeypatch, capsys):
+    """What is learned depends on it, and another in its place is refused."""
+
+    def teach(seed):
+        network = DenoisingAutoencoder(features=(2, 2))
+        params = network.init(jax.random.key(seed), np.zeros((1, 28, 28, 1)))["params"]
+        monkeypatch.setattr("jaxdae.pretrained.load", lambda name: (network, params))
+
+    words = [*SMALL, "--epochs", "1", "--devices", "1", "--no-figures", "--no-cache", "--out"]
+    alone, taught = tmp_path / "alone", tmp_path / "taught"
+    assert main([*words, str(alone)]) == 0
+    teach(0)
+    assert main([*words, str(taught), "--teacher", "unet"]) == 0
+    assert summary(alone)["params_sha256"] != summary(taught)["params_sha256"]
+    (taught / "summary.json").unlink()
+    teach(1)
+    assert main(["--resume", str(taught), "--no-figures", "--no-cache"]) == 2
+    assert "another teacher" in capsys.readouterr().err
+
+
 BAD = [
     ("--sigma -1", ["sigma=-1", "at least 0"]),
     ("--sigma nan", ["sigma=nan", "finite"]),
@@ -337,6 +359,10 @@ BAD = [
     ("--devices 0", ["--devices 0", "at least 1"]),
     ("--microbatches 5", ["5 microbatches", "batch size 32", "1, 2, 4, 8, 16, 32"]),
     ("--recipe colorize", ["grayscale", "colour", "mnist"]),
+    ("--teacher nobody", ["'nobody'", "unet"]),
+    ("--teacher digit-classifier", ["digit-classifier", "restores no images"]),
+    ("--teacher unet --corruption masking", ["gaussian", "leave out"]),
+    ("--teacher unet --mean 0", ["mean 0.5", "leave out"]),
     ("--resume /no/such/run", ["/no/such/run", "config.json"]),
     ("--resume runs/x --epochs 5", ["--epochs", "--resume", "leave it out"]),
     ("--resume runs/x --epochs 3", ["--epochs", "--resume", "leave it out"]),

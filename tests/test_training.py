@@ -79,6 +79,29 @@ def test_step_is_one_step_of_gradient_descent():
     assert int(new.step) == 1
 
 
+def test_teacher_says_what_to_learn():
+    """With a teacher that inverts the noisy image; in parts, too."""
+    sgd = optax.sgd(1.0)
+    state, key = training.create_state(MODEL, sgd, 0), jax.random.key(5)
+    step = make_step(None, sgd, teacher=lambda images: 1 - images)
+    new, metrics = jax.jit(step)(state, IMAGES[:16], key)
+
+    @jax.jit
+    @jax.value_and_grad
+    def expected(params):
+        noisy = gaussian(0.5)(key, training.to_float(jnp.asarray(IMAGES[:16])))
+        return ((MODEL.apply({"params": params}, noisy) - (1 - noisy)) ** 2).mean()
+
+    value, gradient = expected(state.params)
+    np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+    wanted = jax.tree.map(jnp.subtract, state.params, gradient)
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), new.params, wanted)
+
+    step = make_step(None, sgd, teacher=lambda images: 1 - images, microbatches=4)
+    parts, _ = jax.jit(step)(state, IMAGES[:16], key)
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), parts.params, wanted)
+
+
 def test_learns():
     _, losses = fit(range(60), step=make_step(corruption=identity()))
     assert losses[-1] < 0.9 * losses[0]

@@ -1,0 +1,104 @@
+"""What the commands share: a parser that complains in one line, JAX made ready, exit statuses."""
+
+import contextlib
+import io
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from jaxdae.errors import DivergenceError, InputError
+
+T = TypeVar("T")
+
+
+def parse(arguments: type[T], words: Sequence[str], **options: Any) -> T:
+    """The command line as a dataclass; `options` are those of `tyro.cli`.
+
+    Raises:
+      InputError: what cannot be parsed, in one line.
+    """
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(arguments, args=list(words), **options)
+    except SystemExit as leaving:
+        if leaving.code in (0, None):
+            raise
+        raise InputError(one_line(complaint.getvalue())) from None
+
+
+def one_line(box: str) -> str:
+    """The complaint in tyro's box, as one line."""
+    lines = [line.strip("│╭╮╰╯─ \n") for line in box.splitlines()]
+    paragraphs = re.split(r"\n\n+", "\n".join(lines[1:]).strip())
+    text = " ".join(paragraphs[0].split()).removeprefix("Error parsing ")
+    if meant := re.search(r"^(--[\w-]+)", "\n".join(paragraphs[1:]), re.MULTILINE):
+        text += f": see {meant[1]} in --help"
+    return text
+
+
+def status(work: Callable[[], int | None], mend: str, interrupted: str = "interrupted") -> int:
+    """Does the work, and returns the exit status, with one line on stderr unless it is 0.
+
+    0 done (or what `work` returns), 1 diverged, 2 bad input or a file system that refuses, 130
+    interrupted.
+
+    Args:
+      mend: what to do when the file system refuses.
+      interrupted: what to say after Ctrl-C.
+    """
+    sys.unraisablehook = _unraisable
+    try:
+        return work() or 0
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error}: {mend}", file=sys.stderr)
+        return 2
+    except DivergenceError as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as interrupt:
+        print(f"{interrupted}{interrupt}", file=sys.stderr)
+        return 130
+
+
+def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Keeps one thing to itself: reads of a damaged checkpoint that Orbax gave up, ending late."""
+    if "Event loop is closed" not in str(unraisable.exc_value):
+        sys.__unraisablehook__(unraisable)
+
+
+def prepare_jax(devices: int | None = None, cache: bool = True) -> None:
+    """Tells JAX what it must know before it first looks for its devices.
+
+    Args:
+      devices: how many the CPU is to show itself as; as many as it does if not given.
+      cache: keep compiled programs in the user's cache folder.
+
+    Raises:
+      InputError: fewer than one device.
+    """
+    import absl.logging  # Orbax's; what it has to say, the checkpoints raise
+    import jax
+
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+    if devices is not None:
+        if devices < 1:
+            raise InputError(f"--devices {devices} must be at least 1")
+        with contextlib.suppress(RuntimeError):  # the devices are there already
+            jax.config.update("jax_num_cpu_devices", devices)
+    if cache:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(home / "jaxdae" / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
