@@ -34,7 +34,11 @@ def written(tmp_path, monkeypatch):
         for sigma in results.SIGMAS
     ]
     results._write("denoisers", {"rows": rows})
-    results._write("tried", [{"name": "base", "mse": 0.02}, {"name": "adam", "mse": 0.021}])
+    trials = [("default-base", 0.02), ("default-adam", 0.021), ("blind-base", 0.03)]
+    results._write(
+        "tried",
+        [{"name": n, "mse": {str(s): mse for s in results.SIGMAS}} for n, mse in trials],
+    )
     return tmp_path
 
 
@@ -86,8 +90,9 @@ def test_every_system_is_a_run_that_can_be_started(name):
 
 @pytest.mark.parametrize("name", results.TRIED)
 def test_every_trial_is_a_run_that_can_be_started(name):
-    config = parse(f"{results.TRY} {results.TRIED[name][1]}".split()).config
-    assert (config.validation_images, config.epochs) == (5000, 3)
+    recipe, _, words = results.TRIED[name]
+    config = parse(f"--recipe {recipe} {results.TRY} {words}".split()).config
+    assert (config.recipe, config.validation_images, config.epochs) == (recipe, 5000, 3)
 
 
 @pytest.mark.skipif(not results.PAGE.exists(), reason="not all is measured yet")
