@@ -21,6 +21,18 @@ from jaxdae.errors import InputError
 
 # What may go with --resume: nothing that the run's own configuration decides.
 FREE = {"--resume", "--devices", "--keep", "--progress", "--figures", "--cache"}
+# Flags that mean something to some choices only: what is chosen, and which choices those are.
+MEANT_FOR = {
+    "--sigma": ("corruption", ("gaussian", "speckle")),
+    "--eval-sigmas": ("corruption", ("gaussian", "speckle")),
+    "--mean": ("corruption", ("gaussian",)),
+    "--strength": ("corruption", ("masking", "salt_and_pepper", "poisson")),
+    "--latent-dim": ("architecture", ("strided", "dense")),
+    "--upsampling": ("architecture", ("maxpool",)),
+    "--b1": ("optimizer", ("adam", "nadam", "adamw")),
+    "--b2": ("optimizer", ("adam", "nadam", "adamw")),
+    "--weight-decay": ("optimizer", ("adamw",)),
+}
 
 
 @dataclass(frozen=True)
@@ -66,9 +78,10 @@ def parse(argv: Sequence[str]) -> Arguments:
         prog=PROGRAM,
         description=f"{(__doc__ or '').strip()}\n\nRecipes:\n{listing}",
     )
-    if arguments.resume is None:
-        return arguments
     typed = {word.split("=")[0].replace("_", "-") for word in argv if word.startswith("--")}
+    if arguments.resume is None:
+        _check_meant(arguments.config, typed)
+        return arguments
     fixed = sorted(flag for flag in typed if flag.replace("--no-", "--") not in FREE)
     if fixed:
         raise InputError(
@@ -79,6 +92,17 @@ def parse(argv: Sequence[str]) -> Arguments:
     saved = read_config(arguments.resume)
     devices = arguments.config.devices or saved.devices
     return replace(arguments, config=replace(saved, devices=devices))
+
+
+def _check_meant(config: Config, typed: set[str]) -> None:
+    """Raises if a flag was typed that the rest of the configuration leaves without effect."""
+    for flag in sorted(typed & MEANT_FOR.keys()):
+        name, choices = MEANT_FOR[flag]
+        if (chosen := getattr(config, name)) not in choices:
+            raise InputError(
+                f"{flag} means nothing to --{name} {chosen}: leave it out, or choose --{name} "
+                f"{' or '.join(choices)}"
+            )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -265,8 +265,10 @@ def test_every_recipe_runs(recipe, tmp_path, capfd):
     ],
 )
 def test_other_corruptions_take_their_own_flag(corruption, said, tmp_path, capsys):
-    words = ["--corruption", corruption, "--strength", "2000000", "--sigma", "-3"]
-    assert main([*words, "--no-cache", "--out", str(tmp_path / "out")]) == 2
+    flag = ["--sigma", "-3"] if corruption == "speckle" else ["--strength", "2000000"]
+    assert (
+        main(["--corruption", corruption, *flag, "--no-cache", "--out", str(tmp_path / "out")]) == 2
+    )
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -355,6 +357,10 @@ BAD = [
     ("--train-images 0", ["--train-images 0", "60000"]),
     ("--validation-images 60000", ["--validation-images 60000", "59999"]),
     ("--validation-images 50000 --train-images 10001", ["--train-images 10001", "10000"]),
+    ("--corruption masking --sigma 0.5", ["--sigma", "masking", "gaussian or speckle"]),
+    ("--strength 0.5", ["--strength", "gaussian", "masking"]),
+    ("--recipe maxpool-noisy --latent-dim 8", ["--latent-dim", "maxpool", "strided or dense"]),
+    ("--weight_decay=0.1", ["--weight-decay", "nadam", "adamw"]),
     ("--keep 0", ["keep=0", "at least 1"]),
     ("--devices 0", ["--devices 0", "at least 1"]),
     ("--microbatches 5", ["5 microbatches", "batch size 32", "1, 2, 4, 8, 16, 32"]),
