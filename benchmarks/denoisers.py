@@ -465,7 +465,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags = parse(argv)
         methods = available(flags.methods)
         rows: list[dict[str, Any]] = []
-        arrays: dict[str, Images] = {}
+        arrays: dict[str, Any] = {}
         packages = [name for module, name in PACKAGES.items() if find_spec(module)]
         versions = {name: version(name) for name in ("jax", "numpy", "scipy", *packages)}
         report = {"versions": {"python": platform.python_version()} | versions, "rows": rows}
@@ -480,7 +480,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     flags.json.write_text(json.dumps(report, indent=2) + "\n")
                 if flags.arrays:
                     with open(flags.arrays, "wb") as file:  # savez would add .npz to a name
-                        np.savez_compressed(file, allow_pickle=False, **arrays)
+                        np.savez_compressed(file, **arrays)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -11,6 +11,7 @@ layouts of jaxdae's `strided` network, so that both are measured on the same noi
 import argparse
 import gzip
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -64,13 +65,13 @@ def main() -> None:
     model.fit(noisy, clean, batch_size=32, epochs=arguments.epochs, verbose=2)
 
     weighted = [layer for layer in model.layers if layer.weights]
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for name, layer in zip(NAMES, weighted, strict=True):
         kernel, bias = layer.get_weights()
         if isinstance(layer, layers.Conv2DTranspose):  # rotated, and (out, in)
             kernel = kernel[::-1, ::-1].swapaxes(2, 3)
         arrays |= {f"{name}/kernel": kernel, f"{name}/bias": bias}
-    np.savez(arguments.out, allow_pickle=False, **arrays)
+    np.savez(arguments.out, **arrays)
 
 
 if __name__ == "__main__":

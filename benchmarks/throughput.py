@@ -143,6 +143,9 @@ def main() -> int:
     if min(*flags.batch_sizes, flags.repeats, flags.images) < 1:
         print("error: batch sizes, repeats and images must be at least 1", file=sys.stderr)
         return 2
+    if flags.json and (flags.json.is_dir() or not flags.json.parent.is_dir()):
+        print(f"error: --json {flags.json} must be a file in a folder that exists", file=sys.stderr)
+        return 2
     device = jax.devices()[0]
     kind = device.device_kind if device.platform != "cpu" else platform.processor() or "cpu"
     print(f"{device.platform} ({kind}), jax {jax.__version__}, training, images/s")

@@ -139,6 +139,7 @@ class Experiment:
             clean = corruptions.identity()
             self.stages.insert(0, Stage(range(border), clean, make(lambda _: clean)))
 
+        self.tested = "Validation" if config.validation_images else "Test"
         self.history: list[dict[str, float]] = []
         self.compile_seconds = 0.0
 
@@ -378,9 +379,8 @@ class Experiment:
             if self.config.dataset == "mnist" and not self.config.validation_images:
                 for sigma in sigmas:
                     rows[str(float(sigma))]["recovery"] = self.recovery(params, sigma)
-        images = "Validation" if self.config.validation_images else "Test"
         table = Table(
-            "sigma" if self.by_sigma else "corruption", title=f"{images} images, restored"
+            "sigma" if self.by_sigma else "corruption", title=f"{self.tested} images, restored"
         )
         styles = {"mse": "{:.5f}", "psnr": "{:.2f} dB", "ssim": "{:.4f}", "bce": "{:.4f}"}
         if "recovery" in next(iter(rows.values())):
@@ -407,7 +407,7 @@ def draw(experiment: Experiment, params: Any, test: Results, folder: Path) -> No
     folder.mkdir(exist_ok=True)
     config, dataset = experiment.config, experiment.dataset
     images = dataset.test.images
-    noise = str(experiment.corruption)
+    noise, tested = str(experiment.corruption), experiment.tested
     given = "noisy" if config.corruption in (*NOISE_LEVELS, "poisson") else "input"
     shown = reconstruct(experiment.model, params, experiment.corruption, images[:27])
     rows = [
@@ -416,10 +416,11 @@ def draw(experiment: Experiment, params: Any, test: Results, folder: Path) -> No
             *(np.array_split(each, max(1, len(each) // 9)) for each in shown), strict=True
         )
     ]
-    figures.image_rows(folder / "digits.png", rows, f"Test images, {noise}")
+    figures.image_rows(folder / "digits.png", rows, f"{tested} images, {noise}")
     ten = (each[:10] for each in shown)
+    title = f"The first ten {tested.lower()} images, {noise}"
     row = dict(zip(("original", given, "denoised"), ten, strict=True))
-    figures.image_rows(folder / "first_ten.png", [row], f"The first ten test images, {noise}")
+    figures.image_rows(folder / "first_ten.png", [row], title)
     loss = {"mse": "mean squared error", "bce": "binary cross-entropy (nats)"}[config.loss]
     figures.learning_curves(folder / "curves.png", experiment.history, loss, config.clean_epochs)
     if experiment.by_sigma is not None:
@@ -435,7 +436,7 @@ def draw(experiment: Experiment, params: Any, test: Results, folder: Path) -> No
         folder / "latent_space.png",
         latent,
         None if labels is None else labels[:LATENT_POINTS],
-        f"Latent vectors of test images, {noise}",
+        f"Latent vectors of {tested.lower()} images, {noise}",
     )
 
 

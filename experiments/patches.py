@@ -200,10 +200,17 @@ def _cut(path: Path, arguments: Arguments, seen: set[str]) -> Photo:
         test = path.name in arguments.test_photos
     # Which patches are drawn from a photograph does not depend on the others.
     rng = np.random.default_rng([arguments.seed, *digest])
-    patches = windows(pixels, arguments.size, arguments.stride or arguments.size)
+    size, stride = arguments.size, arguments.stride or arguments.size
+    rows, columns = ((side - size) // stride + 1 for side in pixels.shape[:2])
+    if rows * columns * size**2 * 3 > MAX_BYTES:
+        raise InputError(
+            f"{show(path)} makes {rows * columns} patches, more than {MAX_BYTES} bytes: choose a "
+            "larger --stride or a smaller --longest"
+        )
+    patches = windows(pixels, size, stride)
     if arguments.min_contrast:
-        contrast = (patches / 255 @ np.array(LUMA)).std((1, 2))
-        patches = patches[contrast >= arguments.min_contrast]
+        contrast = [(patch / 255 @ np.array(LUMA)).std() for patch in patches]
+        patches = patches[np.array(contrast) >= arguments.min_contrast]
     if not len(patches):
         raise _Skipped("of too little contrast")
     patches = patches[rng.permutation(len(patches))[: arguments.per_photo]]

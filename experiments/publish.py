@@ -19,11 +19,12 @@ from experiments import cli
 from experiments.recipes import PROGRAM, RECIPES, Config
 from jaxdae.errors import InputError
 
-# What the card says of a configuration: all that decides the result and is not the network.
-RECIPE = (
-    *("sigma", "mean", "noise", "loss", "optimizer", "learning_rate", "schedule", "b1", "b2"),
-    *("centering", "batch_size", "epochs"),
-)
+# What the card says elsewhere, or that does not change the result.
+NOT_RECIPE = {
+    *("recipe", "dataset", "seed", "architecture", "features", "latent_dim", "upsampling"),
+    *("corruption", "strength", "devices", "eval_sigmas"),
+    *("train_images", "validation_images", "test_images"),
+}
 
 
 def describe(config: Config, summary: dict[str, Any]) -> dict[str, Any]:
@@ -47,7 +48,11 @@ def describe(config: Config, summary: dict[str, Any]) -> dict[str, Any]:
         "about": f"Removes noise N({config.mean}, sigma^2), sigma {level}, added to images in "
         "[0, 1] and clipped, from handwritten digits, 28x28, light on dark.",
         "data": "MNIST (Yann LeCun and Corinna Cortes, CC BY-SA 3.0): all 60,000 training images.",
-        "recipe": {name: getattr(config, name) for name in RECIPE},
+        "recipe": {
+            field.name: getattr(config, field.name)
+            for field in fields(Config)
+            if field.name not in NOT_RECIPE and getattr(config, field.name) is not None
+        },
         "seed": config.seed,
         "command": f"{PROGRAM} {' '.join(words)}",
         "results": {"tested_on": "the 10,000 test images, by sigma", **summary["test"]},
@@ -63,11 +68,18 @@ def publish(folder: Path, name: str, to: Path | None = None) -> None:
     """Writes the two files of a pretrained network from a run.
 
     Raises:
-      InputError: the run is not finished, or not of the whole of MNIST under gaussian noise.
+      InputError: the run is not finished, or not of the whole of MNIST under gaussian noise, or
+        the name cannot be that of a denoiser.
     """
     from experiments.runs import load_run
     from jaxdae import pretrained
+    from jaxdae.recognition import SHIPPED
 
+    if name == SHIPPED or Path(name).name != name:
+        raise InputError(
+            f"the name {name!r} must be a word without slashes, and not {SHIPPED}, which reads "
+            "digits: choose another"
+        )
     run = load_run(folder)
     config = run.config
     if config.dataset != "mnist" or config.corruption != "gaussian":

@@ -192,13 +192,13 @@ RECIPES: dict[str, tuple[Config, str]] = {
         ),
         (
             replace(
-                CLASSIC,
+                DEFAULT,
                 recipe="colorize",
                 corruption="grayscale",
-                features=(64, 128, 256),
-                latent_dim=256,
-                schedule="plateau",
-                epochs=30,
+                architecture="unet",
+                features=(16, 48, 96),
+                learning_rate=2e-3,
+                epochs=4,
             ),
             "colour from gray; needs a data set in colour, such as --dataset tfds:cifar10",
         ),

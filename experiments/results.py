@@ -17,21 +17,21 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import cli
 from experiments.recipes import read_config
+from experiments.run import parse
 from jaxdae.errors import InputError
 
 PROGRAM = "python -m experiments.results"
 DATA, IMAGES, PAGE = Path("docs/results"), Path("docs/images"), Path("docs/results.md")
 SIGMAS = (0.25, 0.5, 0.75, 1.0)
+KERAS_SEEDS = {0, 1, 2}
 PATCHES = "--longest 160 --stride 4 --per-photo 300"
-COLOUR = (
-    "--recipe colorize --architecture unet --features 16 48 96 --optimizer nadam "
-    "--schedule one-cycle --learning-rate 2e-3 --centering --epochs 4"
-)
+COLOUR = "--recipe colorize"
 CEILING = "--sigma 0.1 1.05 --features 64 128 --shift 0 --epochs 12"
 OURS = "--optimizer nadam --learning-rate 5e-3 --schedule one-cycle --batch-size 32 --centering"
 
@@ -53,16 +53,16 @@ class System(NamedTuple):
 
 
 NETWORKS = {
-    "classic": System("`classic`, trained at 0.5", "--recipe classic", 3),
+    "classic": System("`classic`, at 0.5, 10 epochs", "--recipe classic", 3),
     "default": System("`default`, at 0.5, 5 epochs", "--recipe default", 3),
     "default-10": System("`default`, at 0.5, 10 epochs", "--recipe default --epochs 10", 3),
-    "blind": System("`blind`, one network for all", "--recipe blind"),
+    "blind": System("`blind`, one network for all, 30 epochs", "--recipe blind"),
     "taught": System(
-        "`blind --teacher unet`, the same",
+        "`blind`, taught by `unet`, 20 epochs",
         "--recipe blind --teacher unet --epochs 20 --learning-rate 5e-3",
         3,
     ),
-    "unet": System("`unet`, 913,713 parameters", "--recipe unet"),
+    "unet": System("`unet`, 913,713 parameters, 12 epochs", "--recipe unet"),
 }
 PUBLISHED = {
     "classic": System("strided, at sigma 0.5", "--recipe classic", 3, (("noisy", 0.0157),)),
@@ -141,6 +141,15 @@ BY_HAND = [
 
 def measure(runs: Path, keras: str | None, photos: Path | None) -> None:
     """Trains and evaluates what neither `runs` nor docs/results/ holds yet."""
+    seeds = {row["seed"] for row in _read("keras", [])} | {
+        seed for seed in KERAS_SEEDS if (runs / f"keras-seed{seed}.npz").exists()
+    }
+    if keras is None and seeds != KERAS_SEEDS:
+        raise InputError(
+            "the tutorials' own network is not trained yet: give --keras PYTHON, a Python that has "
+            "Keras (python3 -m venv keras && keras/bin/pip install tensorflow)"
+        )
+    runs.mkdir(parents=True, exist_ok=True)
     python = [sys.executable, "-m"]
     known = {(row["system"], row["seed"], row["command"]) for row in _read("runs", [])}
     for name, system in {**NETWORKS, **PUBLISHED}.items():
@@ -153,12 +162,11 @@ def measure(runs: Path, keras: str | None, photos: Path | None) -> None:
             if (out / "config.json").exists():
                 command = ["--resume", str(out)]
             _call([*python, "experiments.run", *command, "--no-figures"])
-    have = {row["name"] for row in _read("tried", [])}
-    for name, (recipe, _, words) in TRIED.items():
-        out = runs / f"tried-{name}"
-        if name not in have and not (out / "summary.json").exists():
-            words = f"--recipe {recipe} {TRY} {words} --out {out}"
-            words = f"--resume {out}" if out.exists() else words
+    have = {(row["name"], row["command"]) for row in _read("tried", [])}
+    for name in TRIED:
+        out, words = runs / f"tried-{name}", _trial(name)
+        if (name, words) not in have and not (out / "summary.json").exists():
+            words = f"--resume {out}" if out.exists() else f"{words} --out {out}"
             _call([*python, "experiments.run", *words.split(), "--no-figures"])
     ceiling = runs / "ceiling"
     if not (ceiling / "result.json").exists() and not (DATA / "ceiling.json").exists():
@@ -169,19 +177,19 @@ def measure(runs: Path, keras: str | None, photos: Path | None) -> None:
         arrays = ["--arrays", str(runs / "denoisers.npz")]
         _call([*python, "benchmarks.denoisers", "--json", str(partial), *arrays])
         os.replace(partial, peers)
-    for seed in range(3):
+    for seed in sorted(KERAS_SEEDS - seeds):
         weights = runs / f"keras-seed{seed}.npz"
-        if keras and not weights.exists():
-            script = ["benchmarks/keras_network.py", "--seed", str(seed), "--out", str(weights)]
-            _call([keras, *script])
+        script = ["benchmarks/keras_network.py", "--seed", str(seed), "--out", str(weights)]
+        _call([str(keras), *script])
     colour, patches = runs / "colorize", runs / "patches"
     if photos and not (colour / "colorize.json").exists():
-        if not patches.exists():
+        if not (patches / "patches.json").exists():  # written last
+            shutil.rmtree(patches, ignore_errors=True)
             cut = [str(photos), *PATCHES.split(), "--out", str(patches)]
             _call([*python, "experiments.patches", *cut])
-        words = [*COLOUR.split(), "--dataset", f"folder:{patches}", "--out", str(colour)]
-        words = ["--resume", str(colour)] if (colour / "config.json").exists() else words
-        _call([*python, "experiments.run", *words, "--no-figures"])
+        flags = [*COLOUR.split(), "--dataset", f"folder:{patches}", "--out", str(colour)]
+        flags = ["--resume", str(colour)] if (colour / "config.json").exists() else flags
+        _call([*python, "experiments.run", *flags, "--no-figures"])
         _call([*python, "experiments.colorize", str(colour)])
 
 
@@ -193,6 +201,7 @@ def collect(runs: Path) -> None:
         for seed in range(system.seeds):
             folder = runs / f"{name}-seed{seed}"
             if (folder / "summary.json").exists():
+                _same_run(folder, f"{system.command} --seed {seed}")
                 rows[folder.name] = {"system": name, "seed": seed, **_run(folder, system)}
     order = [*NETWORKS, *(name for name in PUBLISHED if name not in NETWORKS)]
     kept = [row for row in rows.values() if row["system"] in order]
@@ -201,11 +210,13 @@ def collect(runs: Path) -> None:
     for name in TRIED:
         path = runs / f"tried-{name}" / "summary.json"
         if path.exists():
-            test = json.loads(path.read_text())["test"]
-            tried[name] = {"name": name, "mse": {sigma: row["mse"] for sigma, row in test.items()}}
+            _same_run(path.parent, _trial(name))
+            errors = {s: row["mse"] for s, row in json.loads(path.read_text())["test"].items()}
+            tried[name] = {"name": name, "command": _trial(name), "mse": errors}
     _write("tried", [tried[name] for name in TRIED if name in tried])
     if files := sorted(runs.glob("keras-seed*.npz")):
-        _write("keras", [_keras(file) for file in files])
+        keras = {row["seed"]: row for row in [*_read("keras", []), *map(_keras, files)]}
+        _write("keras", [keras[seed] for seed in sorted(keras)])
     for source, name in [("ceiling/result.json", "ceiling"), ("denoisers.json", "denoisers")]:
         if (runs / source).exists():
             _write(name, json.loads((runs / source).read_text()))
@@ -215,6 +226,19 @@ def collect(runs: Path) -> None:
     if (colour / "colorize.json").exists():
         _write("colorize", _coloured(colour, runs / "patches"))
         shutil.copy(colour / "figures" / "colorize.png", IMAGES / "results-colorize.png")
+
+
+def _trial(name: str) -> str:
+    """The words for `experiments.run` of a trial."""
+    recipe, _, words = TRIED[name]
+    return f"--recipe {recipe} {TRY} {words}".strip()
+
+
+def _same_run(folder: Path, words: str) -> None:
+    """Raises if the run in a folder is not what the words ask for."""
+    asked, found = parse(words.split()).config, read_config(folder)
+    if replace(asked, devices=None) != replace(found, devices=None):
+        raise InputError(f"the run in {folder} is not that of `{words}`: delete it, or rename it")
 
 
 def _run(folder: Path, system: System) -> dict[str, Any]:
@@ -315,7 +339,7 @@ def page() -> str:
             "",
             "## Mean squared error",
             "",
-            "Lower is better. The first five networks are the same 178,001 parameters.",
+            "Lower is better. All networks but `unet` are the same 178,001 parameters.",
             "",
             *_markdown(_noise_table(best, keras, peers, "mse", "{:.4f}")),
             "",
@@ -346,7 +370,8 @@ def page() -> str:
             "## What was tried",
             "",
             "Each change by itself: mean squared error on the last 5,000 training images, which",
-            f"were left out of training (`{TRY}`, seed 0). First `default`, trained at sigma 0.5:",
+            f"were left out of training (`{TRY}`, seed 0); the U-Net that",
+            "teaches has seen them. First `default`, trained at sigma 0.5:",
             "",
             *_markdown(_tried_table(tried, "default", [0.5])),
             "",
@@ -457,11 +482,11 @@ def _colour() -> list[str]:
         f"patches of 32x32 (`experiments.patches PHOTOS {PATCHES}`); the",
         f"{result['images']:,} test patches are those of {len(test)} photographs that the network",
         f"never saw: {', '.join(test)}. A U-Net of {result['parameters']:,} parameters",
-        f"(`{COLOUR}`)",
-        "is compared (`experiments.colorize`) with gray, with the one tint that is best for the",
-        "training patches, and with the best tint for each level of gray. The recipe's own strided",
-        "network, with 256 numbers between its halves, redraws a patch too coarsely: 0.0201 after",
-        "30 epochs (720 test patches, `--stride 8 --per-photo 120`), worse than gray.",
+        f"(`{COLOUR}`, {result['epochs']} epochs) is compared",
+        "(`experiments.colorize`) with gray, with the one tint that is best for the training",
+        "patches, and with the best tint for each level of gray. The strided network with 256",
+        "numbers between its halves redraws a patch too coarsely: 0.0201 after 30 epochs of Adam,",
+        "worse than gray.",
         "",
         *_markdown(lines),
         "",
@@ -547,7 +572,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--keras",
         metavar="PYTHON",
-        help="a Python that has Keras, to train the tutorials' own network with",
+        help="a Python that has Keras, to train the tutorials' own network with; for --measure, "
+        "unless it is trained",
     )
     parser.add_argument("--photos", type=Path, help="a folder of photographs, to learn colours of")
     flags = parser.parse_args(argv)

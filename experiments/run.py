@@ -55,8 +55,11 @@ class Arguments:
     """Keep compiled programs in the user's cache folder, so that the next run starts sooner."""
 
 
-def parse(argv: Sequence[str]) -> Arguments:
+def parse(argv: Sequence[str], *, strict: bool = True) -> Arguments:
     """Parses the command line; the recipe decides the defaults of the rest.
+
+    Args:
+      strict: refuse flags that the rest leaves without effect.
 
     Raises:
       InputError: what cannot be parsed, in one line.
@@ -78,11 +81,11 @@ def parse(argv: Sequence[str]) -> Arguments:
         prog=PROGRAM,
         description=f"{(__doc__ or '').strip()}\n\nRecipes:\n{listing}",
     )
-    typed = {word.split("=")[0].replace("_", "-") for word in argv if word.startswith("--")}
     if arguments.resume is None:
-        _check_meant(arguments.config, typed)
+        if strict:
+            check_meant([arguments.config], argv)
         return arguments
-    fixed = sorted(flag for flag in typed if flag.replace("--no-", "--") not in FREE)
+    fixed = sorted(flag for flag in _flags(argv) if flag.replace("--no-", "--") not in FREE)
     if fixed:
         raise InputError(
             f"{', '.join(fixed)} cannot go with --resume, which continues the run in "
@@ -94,15 +97,20 @@ def parse(argv: Sequence[str]) -> Arguments:
     return replace(arguments, config=replace(saved, devices=devices))
 
 
-def _check_meant(config: Config, typed: set[str]) -> None:
-    """Raises if a flag was typed that the rest of the configuration leaves without effect."""
-    for flag in sorted(typed & MEANT_FOR.keys()):
+def check_meant(configs: Sequence[Config], argv: Sequence[str]) -> None:
+    """Raises if a flag was typed that all of the configurations leave without effect."""
+    for flag in sorted(_flags(argv) & MEANT_FOR.keys()):
         name, choices = MEANT_FOR[flag]
-        if (chosen := getattr(config, name)) not in choices:
+        chosen = [getattr(config, name) for config in configs]
+        if not set(chosen) & set(choices):
             raise InputError(
-                f"{flag} means nothing to --{name} {chosen}: leave it out, or choose --{name} "
+                f"{flag} means nothing to --{name} {chosen[0]}: leave it out, or choose --{name} "
                 f"{' or '.join(choices)}"
             )
+
+
+def _flags(argv: Sequence[str]) -> set[str]:
+    return {word.split("=")[0].replace("_", "-") for word in argv if word.startswith("--")}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

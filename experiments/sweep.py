@@ -30,7 +30,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from experiments import cli
 from experiments.recipes import RECIPES, Config, read_config
-from experiments.run import FREE, Arguments, parse
+from experiments.run import FREE, Arguments, check_meant, parse
 from jaxdae.errors import DivergenceError, InputError
 
 # This module imports nothing heavy, so that `--help` answers at once and others can read results.
@@ -338,8 +338,8 @@ def write_results(out: Path, rows: Sequence[Row], command: str) -> list[str]:
     picture = f"\n![Error against sigma]({names[-1]})\n" if means else ""
     write_text(
         out / "results.md",
-        f"# Sweep\n\n    {command}\n\nTest images, restored: mean ± sample standard deviation over "
-        f"the seeds. Trained and tested at: sigma\nof the noise.\n\n{grid}\n{picture}",
+        f"# Sweep\n\n    {command}\n\nRestored images: mean ± sample standard deviation "
+        f"over the seeds. Trained and tested at: sigma\nof the noise.\n\n{grid}\n{picture}",
     )
     return names
 
@@ -350,7 +350,8 @@ def sweep(options: Options, command: str) -> int:
     Raises:
       InputError: a value that cannot be, said in one line, before anything is trained.
     """
-    recipes = [parse(["--recipe", recipe, *options.rest]) for recipe in options.recipes]
+    recipes = [parse(["--recipe", name, *options.rest], strict=False) for name in options.recipes]
+    check_meant([arguments.config for arguments in recipes], options.rest)
     cli.prepare_jax(recipes[0].config.devices, recipes[0].cache)
     import jax
     from rich.console import Console
@@ -392,7 +393,7 @@ def sweep(options: Options, command: str) -> int:
         jax.clear_caches()  # no other run has use for this one's programs
     if rows:
         titles, *lines = fit(table(summarize(rows)), console.width)
-        grid = Table(*titles[:3], title="Test images, restored: mean ± sd over the seeds")
+        grid = Table(*titles[:3], title="Restored images: mean ± sd over the seeds")
         for title in titles[3:]:
             grid.add_column(title, justify="right")
         for line, following in zip(lines, [*lines[1:], []], strict=True):

@@ -121,6 +121,10 @@ def centered(
             if path[-1] == "kernel" and (*path[:-1], "bias") in tree
         ]
 
+    def moved(mean: jax.Array, kernel: jax.Array) -> jax.Array:
+        """What a kernel adds to the outputs of inputs that are at their mean: m W."""
+        return (mean * kernel).reshape(-1, kernel.shape[-1]).sum(0)
+
     def init(params):
         flat = flatten_dict(params)
         cross = {"/".join(kernel): jnp.zeros(flat[kernel].shape[:-1]) for kernel, _ in pairs(flat)}
@@ -140,11 +144,15 @@ def centered(
             safe = jnp.where(square[name] > 0, square[name], 1)  # no gradient yet: no mean
             mean[kernel] = (cross[name] / safe)[..., None]
             flat[kernel] = flat[kernel] - mean[kernel] * flat[bias]
+        if params is not None:  # in the same coordinates, for what decays weights
+            weights = flatten_dict(params)
+            for kernel, bias in both:
+                weights[bias] = weights[bias] + moved(mean[kernel], weights[kernel])
+            params = unflatten_dict(weights)
         steps, after = inner.update(unflatten_dict(flat), state.inner, params, **extra)
         flat = flatten_dict(steps)
         for kernel, bias in both:
-            moved = (mean[kernel] * flat[kernel]).reshape(-1, flat[bias].size)
-            flat[bias] = flat[bias] - moved.sum(0)
+            flat[bias] = flat[bias] - moved(mean[kernel], flat[kernel])
         return unflatten_dict(flat), CenteredState(after, cross, square)
 
     return optax.GradientTransformationExtraArgs(init, update)

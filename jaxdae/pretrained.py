@@ -97,6 +97,6 @@ def save(
     text = json.dumps(written, indent=2, allow_nan=False) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / f".{name}.npz", "wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **params)
+        np.savez_compressed(file, **params)
     os.replace(folder / f".{name}.npz", folder / f"{name}.npz")
     (folder / f"{name}.json").write_text(text)

@@ -211,8 +211,12 @@ def test_centering_finds_the_mean_of_the_inputs():
     np.testing.assert_allclose(found, mean, atol=0.05)
 
 
-def test_centering_is_descent_in_the_centered_coordinates():
-    """With W and c = b + m W as the parameters of y = (x - m) W + c, by plain gradient descent."""
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_centering_is_descent_in_the_centered_coordinates(decay):
+    """With W and c = b + m W as the parameters of y = (x - m) W + c, by plain gradient descent.
+
+    With weight decay, too: it is W and c that decay.
+    """
     rate, params = 0.1, layer(1)
     x = 3 + jax.random.normal(jax.random.key(2), (50, 5))
     target = jax.random.normal(jax.random.key(3), (50, 3))
@@ -221,7 +225,8 @@ def test_centering_is_descent_in_the_centered_coordinates():
         y = x @ params["layer"]["kernel"] + params["layer"]["bias"]
         return ((y - target) ** 2).sum(1).mean()
 
-    optimizer = centered(optax.sgd(rate), decay=0.0)  # the mean of this step's gradients alone
+    descent = optax.chain(optax.add_decayed_weights(decay), optax.sgd(rate))
+    optimizer = centered(descent, decay=0.0)  # the mean of this step's gradients alone
     grads = jax.grad(loss)(params)
     updates, state = optimizer.update(grads, optimizer.init(params), params)
     after = optax.apply_updates(params, updates)
@@ -235,7 +240,10 @@ def test_centering_is_descent_in_the_centered_coordinates():
     kernel, bias = params["layer"]["kernel"], params["layer"]["bias"]
     constant = bias + (mean * kernel).sum(0)
     steps = jax.grad(moved, argnums=(0, 1))(kernel, constant)
-    kernel, constant = kernel - rate * steps[0], constant - rate * steps[1]
+    kernel, constant = (
+        weight - rate * (step + decay * weight)
+        for weight, step in zip((kernel, constant), steps, strict=True)
+    )
     np.testing.assert_allclose(after["layer"]["kernel"], kernel, rtol=1e-4, atol=1e-5)
     bias = constant - (mean * kernel).sum(0)
     np.testing.assert_allclose(after["layer"]["bias"], bias, rtol=1e-4, atol=1e-4)

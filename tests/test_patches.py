@@ -23,7 +23,7 @@ from jaxdae.data import load
 from jaxdae.digest import tree_sha256
 from jaxdae.errors import InputError
 
-SMALL = ["--features", "4", "8", "--latent-dim", "8", "--epochs", "2", "--devices", "1"]
+SMALL = ["--features", "4", "8", "--epochs", "2", "--devices", "1"]
 QUIET = ["--no-figures", "--no-cache", "--no-progress"]
 
 jax.devices()  # all of them, before a command asks for one

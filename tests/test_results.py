@@ -8,6 +8,7 @@ import pytest
 from experiments import results
 from experiments.recipes import RECIPES
 from experiments.run import parse
+from jaxdae.errors import InputError
 
 
 def a_run(system, seed, mse, stages=("noisy",)):
@@ -24,6 +25,8 @@ def a_run(system, seed, mse, stages=("noisy",)):
 @pytest.fixture
 def written(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "DATA", tmp_path)
+    monkeypatch.setattr(results, "IMAGES", tmp_path)
+    monkeypatch.setattr(results, "PAGE", tmp_path / "results.md")
     runs = [a_run("classic", seed, 0.01 + 0.002 * seed) for seed in range(3)]
     runs.append(a_run("maxpool", 0, 0.1, ("clean", "noisy")))
     results._write("runs", runs)
@@ -37,14 +40,17 @@ def written(tmp_path, monkeypatch):
     trials = [("default-base", 0.02), ("default-adam", 0.021), ("blind-base", 0.03)]
     results._write(
         "tried",
-        [{"name": n, "mse": {str(s): mse for s in results.SIGMAS}} for n, mse in trials],
+        [
+            {"name": n, "command": "", "mse": {str(s): mse for s in results.SIGMAS}}
+            for n, mse in trials
+        ],
     )
     return tmp_path
 
 
 def test_the_page_says_what_was_measured(written):
     page = results.page()
-    assert "| `classic`, trained at 0.5 | 0.0120 ± 0.0020 |" in page
+    assert "| `classic`, at 0.5, 10 epochs | 0.0120 ± 0.0020 |" in page
     assert "| Keras, trained at 0.5, 10 epochs | 0.5000 |" in page
     assert "| tv (first 1,000 images) | 0.2500 |" in page
     assert "| a classifier of noisy digits | 99.0 |" in page
@@ -54,17 +60,24 @@ def test_the_page_says_what_was_measured(written):
 
 def test_a_figure_that_is_missing_is_named(written, capsys):
     (written / "ceiling.json").unlink()
-    assert results.main([]) == 2
+    assert results.main(["--runs", str(written / "none")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
     assert "ceiling.json" in error and "--measure" in error
+    assert not (written / "results.md").exists()
+
+
+def test_measuring_wants_keras_before_it_starts(written, capsys):
+    assert results.main(["--measure", "--runs", str(written / "runs")]) == 2
+    assert "--keras PYTHON" in capsys.readouterr().err
+    assert not (written / "runs").exists()
 
 
 def test_what_is_measured_is_collected(tmp_path, written):
     runs = tmp_path / "runs"
     folder = runs / "classic-seed1"
     folder.mkdir(parents=True)
-    config = asdict(parse(["--recipe", "classic"]).config)
+    config = asdict(parse(["--recipe", "classic", "--seed", "1"]).config)
     (folder / "config.json").write_text(json.dumps(config))
     summary = a_run("", 1, 0.03)
     for name in ("system", "stages"):
@@ -77,6 +90,10 @@ def test_what_is_measured_is_collected(tmp_path, written):
     assert rows["classic", 1]["stages"] == {"noisy": {"epochs": 2, "loss": 0.25}}
     assert rows["classic", 1]["test"]["0.5"]["mse"] == 0.03
     assert rows["classic", 0]["test"]["0.5"]["mse"] == 0.01
+
+    (folder / "config.json").write_text(json.dumps({**config, "epochs": 3}))
+    with pytest.raises(InputError, match="is not that of `--recipe classic --seed 1`"):
+        results.collect(runs)
 
 
 @pytest.mark.parametrize("name", [*results.NETWORKS, *results.PUBLISHED])

@@ -18,6 +18,8 @@ from PIL import Image
 
 from experiments.recipes import RECIPES, Config
 from experiments.run import main
+from jaxdae import training
+from jaxdae.errors import DivergenceError
 from jaxdae.model import DenoisingAutoencoder
 
 SMALL = ["--train-images", "512", "--test-images", "64", "--features", "4", "8"]
@@ -202,7 +204,28 @@ def test_devices_share_the_batch(finished, start, place):
         assert summary(place / "two")["test"][sigma]["mse"] == pytest.approx(metrics["mse"], 1e-4)
 
 
-def test_divergence_keeps_the_last_good_checkpoint(start, place):
+def test_divergence_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, capsys):
+    """It is named, and the run can be looked at, as it was after that epoch."""
+
+    original = training.train
+
+    def train(*args, **options):
+        for progress in original(*args, **options):
+            if progress.epoch == 1:
+                raise DivergenceError("the loss is nan at step 20")
+            yield progress
+
+    monkeypatch.setattr("experiments.experiment.training.train", train)
+    out = tmp_path / "out"
+    words = ["--epochs", "3", *SMALL, "--devices", "1", "--no-cache", "--out", str(out)]
+    assert main(words) == 1
+    said = f"stopped: the loss is nan at step 20; the checkpoint after epoch 1 is kept in {out}\n"
+    assert capsys.readouterr().err == said
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["16"]
+    assert len(rows(out)) == 1
+
+
+def test_divergence_is_told(start, place):
     words = ["--epochs", 9, *SMALL, "--optimizer", "adam", "--schedule", "one-cycle"]
     out = place / "diverges"
     code, _, err = finish(start(*words, "--learning-rate", "1e37", "--out", out))

@@ -12,7 +12,18 @@ from PIL import Image
 
 from experiments import experiment
 from experiments.recipes import RECIPES, Config
-from experiments.sweep import COLUMNS, MEASURED, fit, level_name, main, read_runs, summarize, table
+from experiments.run import check_meant, parse
+from experiments.sweep import (
+    COLUMNS,
+    MEASURED,
+    fit,
+    level_name,
+    main,
+    parse_options,
+    read_runs,
+    summarize,
+    table,
+)
 from jaxdae.errors import DivergenceError, InputError
 
 SMALL = ["--architecture", "dense", "--features", "8", "--latent-dim", "4", "--optimizer", "adam"]
@@ -150,6 +161,25 @@ def test_other_settings_are_refused_by_name(whole, words, capsys):
         "another --out\n"
     )
     assert modified(out) == before
+
+
+def test_a_flag_that_no_recipe_has_a_use_for_is_refused(tmp_path, capsys):
+    """And one that some have a use for is not."""
+    words = [
+        "--recipes",
+        "unet",
+        "maxpool-clean",
+        "--latent-dim",
+        "8",
+        "--out",
+        str(tmp_path / "x"),
+    ]
+    assert main(words) == 2
+    assert "--latent-dim means nothing to --architecture unet" in capsys.readouterr().err
+    options = parse_options(["--recipes", "default", "unet", "--latent-dim", "8"])
+    configs = [parse(["--recipe", r, *options.rest], strict=False).config for r in options.recipes]
+    check_meant(configs, options.rest)
+    assert [config.latent_dim for config in configs] == [8, 8]
 
 
 def test_a_range_is_kept_and_said(words, tmp_path, monkeypatch, capsys):
