@@ -135,7 +135,7 @@ RECIPES: dict[str, tuple[Config, str]] = {
         (DEFAULT, "the best quality soonest, at --sigma"),
         (CLASSIC, "the tutorial: Adam at 0.001, noise drawn once for each image"),
         (
-            replace(DEFAULT, recipe="blind", sigma=(0.1, 1.05), epochs=30, learning_rate=3e-3),
+            replace(DEFAULT, recipe="blind", sigma=(0.15, 1.08), epochs=40, learning_rate=4e-3),
             "one network for every sigma: the noise level drawn for each image",
         ),
         (

@@ -75,9 +75,9 @@ def test_measuring_wants_keras_before_it_starts(written, capsys):
 
 def test_what_is_measured_is_collected(tmp_path, written):
     runs = tmp_path / "runs"
-    folder = runs / "classic-seed1"
+    folder = runs / "default-seed1"
     folder.mkdir(parents=True)
-    config = asdict(parse(["--recipe", "classic", "--seed", "1"]).config)
+    config = asdict(parse(["--seed", "1"]).config)
     (folder / "config.json").write_text(json.dumps(config))
     summary = a_run("", 1, 0.03)
     for name in ("system", "stages"):
@@ -86,13 +86,13 @@ def test_what_is_measured_is_collected(tmp_path, written):
     (folder / "metrics.csv").write_text("epoch,test_loss\n1,0.5\n2,0.25\n")
     results.collect(runs)
     rows = {(row["system"], row["seed"]): row for row in results._read("runs")}
-    assert len(rows) == 4
-    assert rows["classic", 1]["stages"] == {"noisy": {"epochs": 2, "loss": 0.25}}
-    assert rows["classic", 1]["test"]["0.5"]["mse"] == 0.03
+    assert len(rows) == 5
+    assert rows["default", 1]["stages"] == {"noisy": {"epochs": 2, "loss": 0.25}}
+    assert rows["default", 1]["test"]["0.5"]["mse"] == 0.03
     assert rows["classic", 0]["test"]["0.5"]["mse"] == 0.01
 
     (folder / "config.json").write_text(json.dumps({**config, "epochs": 3}))
-    with pytest.raises(InputError, match="is not that of `--recipe classic --seed 1`"):
+    with pytest.raises(InputError, match="is not that of `--recipe default --seed 1`"):
         results.collect(runs)
 
 
