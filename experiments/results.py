@@ -77,7 +77,7 @@ PUBLISHED = {
     ),
     "keras-io": System(
         "keras.io 32-32",
-        "--recipe keras-io --clean-epochs 10 --epochs 20",
+        "--recipe keras-io --clean-epochs 5 --epochs 10",
         1,
         (("clean", 0.0622), ("noisy", 0.0839)),
     ),
@@ -98,14 +98,12 @@ DEFAULT_TRIED = {
     "no-centering": ("without centring", "--no-centering"),
     "adam": ("Adam", "--optimizer adam"),
     "b2": ("second moment forgotten sooner", "--b2 0.99"),
-    "rate-low": ("learning rate 0.003", "--learning-rate 3e-3"),
     "rate-high": ("learning rate 0.01", "--learning-rate 1e-2"),
     "batch-16": ("batches of 16, learning rate 0.0035", "--batch-size 16 --learning-rate 3.5e-3"),
     "batch-64": ("batches of 64, learning rate 0.007", "--batch-size 64 --learning-rate 7e-3"),
     "decay": ("AdamW, weight decay 0.01", "--optimizer adamw --weight-decay 0.01"),
     "average": ("average of the weights, decay 0.999", "--ema-decay 0.999"),
     "bce": ("binary cross-entropy", "--loss bce"),
-    "range": ("sigma drawn from 0.3 to 0.6", "--sigma 0.3 0.6"),
     "taught": ("the U-Net's outputs as targets", "--teacher unet"),
 }
 BLIND_TRIED = {
