@@ -1,12 +1,14 @@
 """Trains the classifier that reads restored digits, or one that reads noisy digits as they are.
 
     python -m experiments.classifier
-    python -m experiments.classifier --sigma 0.1 1.05 --features 48 96 --shift 0 --out runs/noisy
+    python -m experiments.classifier --sigma 0.1 1.05 --features 64 128 --shift 0 --out runs/a
+    python -m experiments.classifier --sigma 0.1 1.05 --denoiser unet --shift 0 --out runs/b
 
 Without --sigma it learns clean digits: with the defaults, what jaxdae/weights/digit-classifier is.
 With --sigma it learns noisy digits, with fresh noise at every step, and is tested on the noisy test
-images that denoisers are evaluated on: how far one comes without a denoiser. OUT holds, in the end,
-the network (.npz), its card (.json), and result.json.
+images that denoisers are evaluated on: how far one comes without a denoiser. With --denoiser there
+are a denoiser and a classifier, trained as one on nothing but the digits. OUT holds, in the end, the
+network, or both (.npz), with a card (.json), and result.json.
 """
 
 import datetime
@@ -26,8 +28,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen as nn
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 import jaxdae
 from experiments import cli
@@ -36,6 +39,7 @@ from jaxdae import data, pretrained
 from jaxdae.corruption import Corruption, compose, gaussian, identity
 from jaxdae.errors import DivergenceError, InputError
 from jaxdae.evaluation import corrupted
+from jaxdae.model import Denoiser, Images
 from jaxdae.optimizers import make_optimizer, make_schedule
 from jaxdae.recognition import SHIPPED, DigitClassifier, reader
 from jaxdae.training import (
@@ -66,6 +70,9 @@ class Arguments:
     """The highest learning rate of the one cycle."""
     features: tuple[int, ...] = (24, 48)
     """Channels after each halving of the image."""
+    denoiser: str | None = None
+    """Learn noisy digits with this pretrained denoiser in front, such as unet: it and the
+    classifier begin as they come with the package, and are trained as one."""
     shift: int = 2
     """Move each image by up to so many pixels along both axes, anew at every step."""
     seed: int = 0
@@ -107,6 +114,13 @@ def _check(arguments: Arguments) -> None:
     if not arguments.features or min(arguments.features) < 1:
         given = " ".join(map(str, arguments.features))
         raise InputError(f"--features {given} must be positive integers, such as 24 48")
+    if arguments.denoiser and not arguments.sigma:
+        raise InputError(f"--denoiser {arguments.denoiser} needs noise to remove: give --sigma")
+    if arguments.denoiser and arguments.features != Arguments.features:
+        raise InputError(
+            f"--features cannot go with --denoiser {arguments.denoiser}, behind which the "
+            "classifier is the one that comes with the package: leave it out"
+        )
     out = arguments.out
     if out is None and changed(arguments):
         raise InputError(
@@ -144,11 +158,14 @@ def run(arguments: Arguments, report: Callable[[str], None] = print) -> dict[str
     tests = {"clean": identity()}
     if arguments.sigma:
         tests = {str(strength): gaussian(strength) for strength in DEFAULT.eval_sigmas}
+    model: DigitClassifier | Chain = DigitClassifier(features=arguments.features)
+    params = None
+    if arguments.denoiser:
+        model, params = chain(arguments.denoiser)
     folder = arguments.out or pretrained.FOLDER
     folder.mkdir(parents=True, exist_ok=True)
 
-    model = DigitClassifier(features=arguments.features)
-    trained = train(model, compose(*parts), learned, arguments, report)
+    trained = train(model, compose(*parts), learned, arguments, report, params)
     read = reader(model, trained.params)
     accuracy = {}
     for name, corruption in tests.items():
@@ -167,7 +184,11 @@ def run(arguments: Arguments, report: Callable[[str], None] = print) -> dict[str
     }
     about = describe(arguments, len(learned), results)
     name = f"noisy-{SHIPPED}" if arguments.sigma else SHIPPED
-    pretrained.save(name, model, trained.params, about, folder)
+    if isinstance(model, Chain):
+        pretrained.save(name, model.classifier, trained.params["classifier"], about, folder)
+        pretrained.save("denoiser", model.denoiser, trained.params["denoiser"], about, folder)
+    else:
+        pretrained.save(name, model, trained.params, about, folder)
     if arguments.out is not None:
         command = {"command": about["command"], "sigma": arguments.sigma, "seed": arguments.seed}
         (folder / "result.json").write_text(json.dumps({**command, **results}, indent=2) + "\n")
@@ -254,6 +275,32 @@ def shift(pixels: int) -> Corruption:
     return Corruption(f"shift({pixels})", corrupt)
 
 
+class Chain(nn.Module):
+    """A classifier that reads what a denoiser makes of an image."""
+
+    denoiser: Denoiser
+    classifier: DigitClassifier
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.denoiser.image_shape
+
+    def __call__(self, images: Images) -> Float[Array, "batch classes"]:
+        return self.classifier(self.denoiser(images))
+
+
+def chain(name: str) -> tuple[Chain, Any]:
+    """A pretrained denoiser and the classifier that comes with the package, and their parameters.
+
+    Raises:
+      InputError: there is no such denoiser.
+    """
+    (denoiser, before), (classifier, after) = map(pretrained.load, (name, SHIPPED))
+    if not isinstance(denoiser, Denoiser) or not isinstance(classifier, DigitClassifier):
+        raise InputError(f"--denoiser {name} restores no images: choose another, as unet")
+    return Chain(denoiser, classifier), {"denoiser": before, "classifier": after}
+
+
 class Trained(NamedTuple):
     """What training gives.
 
@@ -271,16 +318,20 @@ class Trained(NamedTuple):
 
 
 def train(
-    model: DigitClassifier,
+    model: DigitClassifier | Chain,
     corruption: Corruption,
     split: data.Split,
     arguments: Arguments,
     report: Callable[[str], None],
+    params: Any = None,
 ) -> Trained:
     """Trains with Nadam on one cycle of the learning rate and on cross-entropy.
 
     An image's corruption is decided by (seed, step, its place in the batch), as in
     `jaxdae.training`.
+
+    Args:
+      params: where to begin; drawn from the seed if not given.
 
     Raises:
       DivergenceError: a loss is not finite.
@@ -307,6 +358,9 @@ def train(
         return lax.scan(step, state, indices)
 
     state = create_state(model, optimizer, seed)  # type: ignore[arg-type]
+    if params is not None:
+        params = jax.tree.map(jnp.asarray, params)
+        state = state.replace(params=params, opt_state=optimizer.init(params))
     images, labels = jnp.asarray(split.images), jnp.asarray(split.labels)
     compiled: dict[int, Callable] = {}
     seconds = processor_seconds = compile_seconds = 0.0

@@ -1,6 +1,6 @@
 """Cuts photographs into small patches in colour: a data set for the colorize recipe.
 
-    python -m experiments.patches PHOTOS --out patches --longest 160 --stride 8 --per-photo 120
+    python -m experiments.patches PHOTOS --out patches --longest 160 --stride 4 --per-photo 300
     python -m experiments.run --recipe colorize --dataset folder:patches
 
 A whole photograph goes to training or to the test: one in six to the test, as the SHA-256 of its

@@ -32,7 +32,7 @@ SIGMAS = (0.25, 0.5, 0.75, 1.0)
 KERAS_SEEDS = {0, 1, 2}
 PATCHES = "--longest 160 --stride 4 --per-photo 300"
 COLOUR = "--recipe colorize"
-CEILING = "--sigma 0.1 1.05 --features 64 128 --shift 0 --epochs 12"
+CEILING = "--sigma 0.1 1.05 --denoiser unet --shift 0 --epochs 2 --learning-rate 1e-3"
 OURS = "--optimizer nadam --learning-rate 5e-3 --schedule one-cycle --batch-size 32 --centering"
 
 
@@ -83,7 +83,7 @@ PUBLISHED = {
     ),
     "keras-io-ours": System(
         "keras.io 32-32, ours",
-        f"--recipe keras-io --clean-epochs 10 --epochs 20 {OURS}",
+        f"--recipe keras-io --clean-epochs 10 --epochs 10 {OURS}",
         1,
         (("clean", 0.0622), ("noisy", 0.0839)),
     ),

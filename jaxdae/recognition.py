@@ -113,8 +113,12 @@ def digit_recovery(images: Float[np.ndarray, "n 28 28 1"], labels: Int[np.ndarra
     return float(np.mean(read_digits(images) == labels))
 
 
-def reader(model: DigitClassifier, params: Any) -> Reader:
-    """Makes the function from images in [0, 1] to the likeliest class of each, int32."""
+def reader(model: nn.Module, params: Any) -> Reader:
+    """Makes the function from images in [0, 1] to the likeliest class of each, int32.
+
+    Args:
+      model: a `DigitClassifier`, or what else makes logits of images.
+    """
 
     @jax.jit
     def likeliest(batch: Images) -> Int[Array, " batch"]:
@@ -137,4 +141,4 @@ def reader(model: DigitClassifier, params: Any) -> Reader:
 def _shipped() -> Reader:
     from jaxdae.pretrained import load  # which imports this module
 
-    return reader(*load(SHIPPED))  # type: ignore[arg-type]
+    return reader(*load(SHIPPED))
