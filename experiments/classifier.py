@@ -7,8 +7,8 @@
 Without --sigma it learns clean digits: with the defaults, what jaxdae/weights/digit-classifier is.
 With --sigma it learns noisy digits, with fresh noise at every step, and is tested on the noisy test
 images that denoisers are evaluated on: how far one comes without a denoiser. With --denoiser there
-are a denoiser and a classifier, trained as one on nothing but the digits. OUT holds, in the end, the
-network, or both (.npz), with a card (.json), and result.json.
+are a denoiser and a classifier, trained as one on nothing but the digits. OUT holds, in the end,
+the network, or both (.npz), with a card (.json), and result.json.
 """
 
 import datetime
