@@ -55,9 +55,9 @@ def written(tmp_path, monkeypatch):
 
 def test_the_page_says_what_was_measured(written):
     page = results.page()
-    assert "| `classic`, at 0.5, 10 epochs | 0.0120 ± 0.0020 |" in page
-    assert "| Keras, trained at 0.5, 10 epochs | 0.5000 |" in page
-    assert "| tv (first 1,000 images) | 0.2500 |" in page
+    assert "| `classic`, at 0.5, 10 epochs | 0.01200 ± 0.00200 |" in page
+    assert "| Keras, trained at 0.5, 10 epochs | 0.50000 |" in page
+    assert "| tv (first 1,000 images) | 0.25000 |" in page
     assert "| ceiling: trained to read noisy digits | 99.0 |" in page
     assert "| max-pool 16-8-8 | clean | 3 | 0.1000 | 0.0993 | 1 |" in page
     assert "| Adam | `--optimizer adam` | 0.02100 | +5.0% |" in page
