@@ -272,7 +272,9 @@ def test_every_recipe_runs(recipe, tmp_path, capfd):
     assert len(rows(tmp_path / "out")) == stages
     figures = sorted(path.stem for path in (tmp_path / "out").glob("figures/*.png"))
     by_sigma = RECIPES[recipe][0].corruption == "gaussian"
-    expected = [name for name in FIGURES if by_sigma or name != "error_against_sigma"]
+    latent = RECIPES[recipe][0].architecture != "unet"
+    has = {"error_against_sigma": by_sigma, "latent_space": latent}
+    expected = [name for name in FIGURES if has.get(name, True)]
     assert figures == (expected if drawn else [])
     parameters = {"classic": 178_001, "maxpool-noisy": 4_385, "keras-io": 28_353}
     assert result["parameters"] == parameters.get(recipe, result["parameters"])
