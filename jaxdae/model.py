@@ -357,14 +357,14 @@ class DenseAutoencoder(Autoencoder):
 
 
 class ResidualConv(nn.Module):
-    """`relu(x + conv(x))`, 3x3."""
+    """`x + conv(relu(x))`, 3x3: nothing of the sum is lost to a relu."""
 
     features: int
     dtype: Dtype
 
     @nn.compact
     def __call__(self, x: Images) -> Images:
-        return nn.relu(x + Conv(self.features, self.features, self.dtype, name="conv")(x))
+        return x + Conv(self.features, self.features, self.dtype, name="conv")(nn.relu(x))
 
 
 class UNet(Denoiser):
@@ -372,7 +372,9 @@ class UNet(Denoiser):
 
     After Ronneberger, Fischer and Brox, "U-Net" (2015), made cheap: a thin stem at full size, most
     of the work below it, skips that add instead of concatenating, and at the smallest size a dense
-    bridge over the whole image, which tells every pixel what digit it is part of.
+    bridge over the whole image, which tells every pixel what digit it is part of. Relus stand
+    before the convolutions and not behind the sums, so that what comes into a level reaches its end
+    unchanged (He, Zhang, Ren and Sun, "Identity mappings in deep residual networks", 2016).
 
     Fields:
       features: channels at full size, and after each halving of it.
@@ -387,21 +389,21 @@ class UNet(Denoiser):
     @nn.compact
     def restore(self, images: Images) -> Images:
         first, *deeper = self.features
-        x = nn.relu(Conv(self.image_shape[2], first, self.dtype, name="stem")(images))
+        x = Conv(self.image_shape[2], first, self.dtype, name="stem")(images)
         skips, inputs = [], first
         for i, outputs in enumerate(deeper):
             skips.append(x)
-            x = nn.relu(Conv(inputs, outputs, self.dtype, stride=2, name=f"down_{i}")(x))
+            x = Conv(inputs, outputs, self.dtype, stride=2, name=f"down_{i}")(nn.relu(x))
             x = ResidualConv(outputs, self.dtype, name=f"encode_{i}")(x)
             inputs = outputs
         if self.bridge:
-            x = nn.relu(x + self._bridge(x))
+            x = x + self._bridge(x)
         for i, outputs in reversed(list(enumerate(self.features[:-1]))):
             x = ResidualConv(inputs, self.dtype, name=f"decode_{i}")(x)
             up = ConvTranspose(inputs, outputs, self.dtype, stride=2, name=f"up_{i}")
-            x = nn.relu(up(x) + skips[i])
+            x = up(nn.relu(x)) + skips[i]
             inputs = outputs
-        x = nn.relu(Conv(inputs, inputs, self.dtype, name="last")(x))
+        x = nn.relu(Conv(inputs, inputs, self.dtype, name="last")(nn.relu(x)))
         return Conv(inputs, self._outputs, self.dtype, name="output")(x)
 
     def _bridge(self, x: Images) -> Images:

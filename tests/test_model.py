@@ -156,19 +156,19 @@ def test_the_u_net_is_what_it_says():
 
     @jax.jit
     def reference(images):
-        full = relu(conv("stem", jnp.pad(images, ((0, 0), (1, 1), (1, 2), (0, 0)))))
-        half = relu(conv("down_0", full, 2))
-        half = relu(half + conv("encode_0", half))
-        x = relu(conv("down_1", half, 2))
-        x = relu(x + conv("encode_1", x))
+        full = conv("stem", jnp.pad(images, ((0, 0), (1, 1), (1, 2), (0, 0))))
+        half = conv("down_0", relu(full), 2)
+        half = half + conv("encode_0", relu(half))
+        x = conv("down_1", relu(half), 2)
+        x = x + conv("encode_1", relu(x))
         narrow = relu(conv("bridge_in", x))
         wide = dense("bridge_wide", relu(dense("bridge_hidden", narrow.reshape(3, -1))))
-        x = relu(x + conv("bridge_out", wide.reshape(narrow.shape)))
-        x = relu(x + conv("decode_1", x))
-        x = relu(conv("up_1", x, 2, transposed=True) + half)
-        x = relu(x + conv("decode_0", x))
-        x = relu(conv("up_0", x, 2, transposed=True) + full)
-        return conv("output", relu(conv("last", x)))[:, 1:-1, 1:-2]
+        x = x + conv("bridge_out", wide.reshape(narrow.shape))
+        x = x + conv("decode_1", relu(x))
+        x = conv("up_1", relu(x), 2, transposed=True) + half
+        x = x + conv("decode_0", relu(x))
+        x = conv("up_0", relu(x), 2, transposed=True) + full
+        return conv("output", relu(conv("last", relu(x))))[:, 1:-1, 1:-2]
 
     out = jax.jit(lambda x: model.apply({"params": params}, x, method="logits"))(images)
     np.testing.assert_allclose(out, reference(images), rtol=1e-4, atol=1e-4)
