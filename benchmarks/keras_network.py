@@ -6,10 +6,14 @@
 Ten epochs of Adam at 0.001 on batches of 32, mean squared error, noise N(0.5, sigma^2) drawn once
 for each image and clipped: what `--recipe classic` repeats. The arrays carry the names and the
 layouts of jaxdae's `strided` network, so that both are measured on the same noisy test images.
+With --each-epoch the weights after every epoch are kept too, with the seconds since the start of
+the process.
 """
 
 import argparse
 import gzip
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +51,44 @@ def network() -> keras.Model:
     )
 
 
+def arrays(model: keras.Model) -> dict[str, Any]:
+    """The weights under jaxdae's names and in its layouts."""
+    weighted = [layer for layer in model.layers if layer.weights]
+    out: dict[str, Any] = {}
+    for name, layer in zip(NAMES, weighted, strict=True):
+        kernel, bias = layer.get_weights()
+        if isinstance(layer, layers.Conv2DTranspose):  # rotated, and (out, in)
+            kernel = kernel[::-1, ::-1].swapaxes(2, 3)
+        out |= {f"{name}/kernel": kernel, f"{name}/bias": bias}
+    return out
+
+
+class EachEpoch(keras.callbacks.Callback):
+    """Keeps the weights after every epoch."""
+
+    def __init__(self, out: Path, start: float) -> None:
+        super().__init__()
+        self.out, self.start = out, start
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        seconds = time.time() - self.start
+        path = self.out.with_name(f"{self.out.stem}-epoch{epoch + 1}.npz")
+        np.savez(path, seconds=seconds, **arrays(self.model))
+
+
+def _boot_seconds() -> float:
+    """When this process began, in seconds since the machine did (Linux)."""
+    ticks = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+    return int(ticks) / os.sysconf("SC_CLK_TCK")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sigma", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--each-epoch", action="store_true")
     arguments = parser.parse_args()
 
     keras.utils.set_random_seed(arguments.seed)
@@ -62,16 +98,12 @@ def main() -> None:
     noisy = np.clip(clean + 0.5 + arguments.sigma * noise, 0, 1)
     model = network()
     model.compile("adam", "mse")
-    model.fit(noisy, clean, batch_size=32, epochs=arguments.epochs, verbose=2)
-
-    weighted = [layer for layer in model.layers if layer.weights]
-    arrays: dict[str, Any] = {}
-    for name, layer in zip(NAMES, weighted, strict=True):
-        kernel, bias = layer.get_weights()
-        if isinstance(layer, layers.Conv2DTranspose):  # rotated, and (out, in)
-            kernel = kernel[::-1, ::-1].swapaxes(2, 3)
-        arrays |= {f"{name}/kernel": kernel, f"{name}/bias": bias}
-    np.savez(arguments.out, **arrays)
+    # The process began before Python could look at a clock.
+    begun = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + _boot_seconds()
+    each = [EachEpoch(arguments.out, begun)] if arguments.each_epoch else []
+    epochs = arguments.epochs
+    model.fit(noisy, clean, batch_size=32, epochs=epochs, verbose=2, callbacks=each)
+    np.savez(arguments.out, **arrays(model))
 
 
 if __name__ == "__main__":

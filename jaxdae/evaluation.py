@@ -1,7 +1,6 @@
 """A model over a data set at given corruptions."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ from jaxtyping import Array, Float, UInt8
 
 from jaxdae import metrics
 from jaxdae.corruption import Corruption
+from jaxdae.inference import denoise
 from jaxdae.losses import binary_cross_entropy
 from jaxdae.model import Autoencoder, Denoiser
 from jaxdae.training import AXIS, Params, replicate, to_float
@@ -111,15 +111,10 @@ def reconstruct(
     The noise is that of `Evaluator` for the same images, given from the first.
     """
     clean, inputs = corrupted(corruption, images)
-    batches = [inputs[i : i + 100] for i in range(0, len(inputs), 100)]  # what caches hold
-    outputs = [np.asarray(_apply(model, params, batch)) for batch in batches]
-    return clean, inputs, np.concatenate(outputs)
+    return clean, inputs, np.asarray(_denoise(model, params, inputs))
 
 
-@partial(jax.jit, static_argnums=0)
-def _apply(model: Denoiser, params: Params, inputs: Array) -> Array:
-    outputs: Any = model.apply({"params": params}, inputs)
-    return outputs
+_denoise = jax.jit(denoise, static_argnums=0)
 
 
 def encode(

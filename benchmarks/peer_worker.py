@@ -1,0 +1,241 @@
+"""Trains and applies the `strided` network in one framework, as told line by line on stdin.
+
+Run by `benchmarks.peers`, with the Python of the framework's own environment; nothing of jaxdae is
+imported for the others. A line is a task, {"task": "train" or "infer", "batch_size": N, "images":
+N}; the answer is {"seconds": S}, a line on stdout. The first time a task is met it is compiled and
+run once before it is timed.
+
+All have the same layers, mean squared error, and Adam at 0.001, in float32. The peers train on
+noisy images that were made beforehand, as the tutorials do; jaxdae draws fresh noise at every step.
+Padding is even on both sides in PyTorch, which has no other without a copy.
+"""
+
+import gzip
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MNIST = Path(__file__).parents[1] / "jaxdae/datasets/mnist/train-images-idx3-ubyte.gz"
+Work = Callable[[], Any]
+
+
+def digits(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Noisy and clean training images, float32 (count, 28, 28, 1)."""
+    raw = np.frombuffer(gzip.decompress(MNIST.read_bytes()), np.uint8, offset=16)
+    clean = raw.reshape(-1, 28, 28, 1)[:count].astype(np.float32) / 255
+    noise = np.random.default_rng(0).standard_normal(clean.shape, np.float32)
+    return np.clip(clean + 0.5 + 0.5 * noise, 0, 1), clean
+
+
+class Jaxdae:
+    """The package itself, as `experiments.run` trains and as `jaxdae.inference` applies."""
+
+    def __init__(self, setting: str) -> None:
+        import jax
+        import optax
+
+        from jaxdae.corruption import gaussian
+        from jaxdae.losses import mean_squared_error
+        from jaxdae.model import DenoisingAutoencoder
+        from jaxdae.training import AXIS, create_state, make_train_step
+
+        self.jax = jax
+        self.model: Any = DenoisingAutoencoder()
+        self.optimizer = optax.adam(1e-3)
+        self.state = create_state(self.model, self.optimizer, 0)
+        self.step = make_train_step(
+            self.model, gaussian(0.5), mean_squared_error, self.optimizer, axis_name=AXIS
+        )
+
+    def train(self, images: int, batch_size: int) -> Work:
+        from jaxdae.training import train
+
+        clean = np.round(digits(images)[1] * 255).astype(np.uint8)
+        chunks = train(
+            self.step,
+            self.state,
+            clean,
+            seed=0,
+            epochs=range(1_000_000),
+            batch_size=batch_size,
+            devices=self.jax.devices()[:1],
+            chunk_steps=images // batch_size,
+        )
+        return lambda: next(chunks)
+
+    def infer(self, images: int, batch_size: int) -> Work:
+        from jaxdae.inference import denoise
+
+        noisy, params, model = digits(images)[0], self.state.params, self.model
+        apply = self.jax.jit(lambda images: denoise(model, params, images))
+        batches = np.array_split(noisy, images // batch_size)
+        return lambda: [np.asarray(apply(batch)) for batch in batches]
+
+
+class PlainFlax(Jaxdae):
+    """The same layers from `flax.linen`, in a Python loop over a compiled step."""
+
+    def __init__(self, setting: str) -> None:
+        super().__init__(setting)
+        from benchmarks.throughput import PlainFlax as Network
+        from jaxdae.corruption import gaussian
+        from jaxdae.losses import mean_squared_error
+        from jaxdae.training import create_state, make_train_step
+
+        self.model = Network()
+        self.state = create_state(self.model, self.optimizer, 0)
+        step = make_train_step(self.model, gaussian(0.5), mean_squared_error, self.optimizer)
+        self.step = self.jax.jit(step)
+
+    def train(self, images: int, batch_size: int) -> Work:
+        batches = np.array_split(digits(images)[1], images // batch_size)
+        key = self.jax.random.key(0)
+
+        def work() -> None:
+            state = self.state
+            for batch in batches:
+                state, _ = self.step(state, batch, key)
+            self.jax.block_until_ready(state)
+
+        return work
+
+    def infer(self, images: int, batch_size: int) -> Work:
+        batches = np.array_split(digits(images)[0], images // batch_size)
+        apply = self.jax.jit(lambda x: self.model.apply({"params": self.state.params}, x))
+        return lambda: [np.asarray(apply(batch)) for batch in batches]
+
+
+class Keras:
+    """`fit`, many steps an execution; applied by the backend's compiled function."""
+
+    def __init__(self, setting: str) -> None:
+        os.environ["KERAS_BACKEND"] = setting
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+        import keras
+        from keras import layers
+
+        self.setting = setting
+        self.model = keras.Sequential(
+            [
+                layers.Input((28, 28, 1)),
+                layers.Conv2D(32, 3, strides=2, padding="same", activation="relu"),
+                layers.Conv2D(64, 3, strides=2, padding="same", activation="relu"),
+                layers.Flatten(),
+                layers.Dense(16),
+                layers.Dense(7 * 7 * 64),
+                layers.Reshape((7, 7, 64)),
+                layers.Conv2DTranspose(64, 3, strides=2, padding="same", activation="relu"),
+                layers.Conv2DTranspose(32, 3, strides=2, padding="same", activation="relu"),
+                layers.Conv2DTranspose(1, 3, padding="same", activation="sigmoid"),
+            ]
+        )
+
+    def train(self, images: int, batch_size: int) -> Work:
+        noisy, clean = digits(images)
+        steps = min(50, images // batch_size)
+        self.model.compile("adam", "mse", steps_per_execution=steps)
+        return lambda: self.model.fit(noisy, clean, batch_size=batch_size, verbose=0)
+
+    def infer(self, images: int, batch_size: int) -> Work:
+        batches = np.array_split(digits(images)[0], images // batch_size)
+        if self.setting == "tensorflow":
+            import tensorflow as tf
+
+            apply = tf.function(lambda x: self.model(x, training=False), reduce_retracing=True)
+            return lambda: [apply(tf.constant(batch)).numpy() for batch in batches]
+        import jax
+
+        values = [
+            [variable.value for variable in variables]
+            for variables in (self.model.trainable_variables, self.model.non_trainable_variables)
+        ]
+        apply = jax.jit(lambda x: self.model.stateless_call(*values, x, training=False)[0])
+        return lambda: [np.asarray(apply(batch)) for batch in batches]
+
+
+class Torch:
+    """Eager or under `torch.compile`, with channels last where the setting says so."""
+
+    def __init__(self, setting: str) -> None:
+        import torch
+        from torch import nn
+
+        self.torch = torch
+        self.model: Any = nn.Sequential(
+            *(nn.Conv2d(1, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(3136, 16), nn.Linear(16, 3136), nn.Unflatten(1, (64, 7, 7))),
+            *(nn.ConvTranspose2d(64, 64, 3, 2, 1, 1), nn.ReLU()),
+            *(nn.ConvTranspose2d(64, 32, 3, 2, 1, 1), nn.ReLU()),
+            *(nn.ConvTranspose2d(32, 1, 3, 1, 1), nn.Sigmoid()),
+        )
+        last = "channels-last" in setting
+        self.format = torch.channels_last if last else torch.contiguous_format
+        self.model = self.model.to(memory_format=self.format)
+        if "compile" in setting:
+            self.model = torch.compile(self.model, mode="max-autotune-no-cudagraphs")
+
+    def _batches(self, images: np.ndarray, batch_size: int) -> Any:
+        tensor = self.torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+        return tensor.to(memory_format=self.format).split(batch_size)
+
+    def train(self, images: int, batch_size: int) -> Work:
+        torch, model = self.torch, self.model
+        optimizer = torch.optim.Adam(model.parameters(), 1e-3, foreach=True)
+        pairs = [self._batches(part, batch_size) for part in digits(images)]
+
+        def work() -> None:
+            model.train()
+            for noisy, clean in zip(*pairs, strict=True):
+                optimizer.zero_grad(set_to_none=True)
+                torch.nn.functional.mse_loss(model(noisy), clean).backward()
+                optimizer.step()
+
+        return work
+
+    def infer(self, images: int, batch_size: int) -> Work:
+        batches = self._batches(digits(images)[0], batch_size)
+
+        def work() -> None:
+            self.model.eval()
+            with self.torch.inference_mode():
+                for batch in batches:
+                    self.model(batch).numpy()
+
+        return work
+
+
+FRAMEWORKS: dict[str, Any] = {
+    "jaxdae": Jaxdae,
+    "flax": PlainFlax,
+    "keras": Keras,
+    "torch": Torch,
+}
+
+
+def main() -> None:
+    framework, _, setting = sys.argv[1].partition(":")
+    replies = os.fdopen(os.dup(1), "w")  # stdout proper: what a framework prints goes to stderr
+    os.dup2(2, 1)
+    worker = FRAMEWORKS[framework](setting)
+    ready: dict[tuple[str, int, int], Work] = {}
+    for line in sys.stdin:
+        task = json.loads(line)
+        name, images, batch_size = task["task"], task["images"], task["batch_size"]
+        if (name, images, batch_size) not in ready:
+            work = getattr(worker, name)(images, batch_size)
+            work()
+            work()
+            ready[name, images, batch_size] = work
+        start = time.perf_counter()
+        ready[name, images, batch_size]()
+        print(json.dumps({"seconds": time.perf_counter() - start}), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    main()

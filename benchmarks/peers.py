@@ -1,0 +1,167 @@
+"""The same network in other frameworks, timed in turn: training and inference, images/s.
+
+    python -m benchmarks.peers --envs .peers
+    python -m benchmarks.peers --envs .peers --peers keras:tensorflow torch:compile --json FILE
+
+Each peer runs in a process and an environment of its own, .peers/NAME, which is made from
+benchmarks/requirements/NAME.txt where it is missing. All processes are compiled and warm before
+anything is timed, and wait while others run. They are timed in turn, jaxdae first, and the table
+gives the median with the lowest and the highest, and the median of the ratios within a turn. What
+each does, `benchmarks/peer_worker.py` says.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+# The environment that a peer runs in; None: this one.
+PEERS: dict[str, str | None] = {
+    "flax": None,
+    "keras:tensorflow": "tensorflow",
+    "keras:jax": "keras-jax",
+    "torch:eager": "torch",
+    "torch:channels-last": "torch",
+    "torch:compile": "torch",
+    "torch:compile-channels-last": "torch",
+}
+
+
+class Worker:
+    """A peer in its process."""
+
+    def __init__(self, name: str, python: str) -> None:
+        self.name = name
+        self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115  as long as the process
+        self.process = subprocess.Popen(
+            [python, str(ROOT / "benchmarks/peer_worker.py"), name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.said,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+
+    def time(self, task: str, batch_size: int, images: int) -> float:
+        """The seconds that a task takes; compiled and run before, if it is new."""
+        assert self.process.stdin and self.process.stdout
+        try:
+            words = {"task": task, "batch_size": batch_size, "images": images}
+            self.process.stdin.write(json.dumps(words) + "\n")
+            self.process.stdin.flush()
+            return float(json.loads(self.process.stdout.readline())["seconds"])
+        except (ValueError, OSError):
+            self.process.kill()
+            self.process.wait()
+            self.said.seek(0)
+            said = self.said.read().strip().splitlines() or ["nothing"]
+            raise RuntimeError(f"{self.name} stopped in {task}, and said: {said[-1]}") from None
+
+    def close(self) -> None:
+        assert self.process.stdin
+        with contextlib.suppress(BrokenPipeError):  # it has stopped already
+            self.process.stdin.close()
+        self.process.wait()
+        self.said.close()
+
+
+def environment(folder: Path, name: str | None) -> str:
+    """The Python of an environment, made if it is not there."""
+    if name is None:
+        return sys.executable
+    python = folder / name / "bin" / "python"
+    done = folder / name / "installed"
+    if not done.exists():
+        print(f"making {folder / name}", file=sys.stderr)
+        wanted = ROOT / "benchmarks/requirements" / f"{name}.txt"
+        subprocess.run([sys.executable, "-m", "venv", str(folder / name)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-q", "-r", str(wanted)], check=True)
+        done.touch()
+    return str(python.absolute())
+
+
+def measure(
+    workers: Sequence[Worker], task: str, batch_size: int, images: int, repeats: int
+) -> dict[str, Any]:
+    """The images/s of each worker, timed in turn."""
+    images = max(1, images // batch_size) * batch_size
+    speeds: dict[str, list[float]] = {worker.name: [] for worker in workers}
+    for worker in workers:
+        worker.time(task, batch_size, images)
+    for _ in range(repeats):
+        for worker in workers:
+            speeds[worker.name].append(images / worker.time(task, batch_size, images))
+    return {"task": task, "batch_size": batch_size, "images": images, "speeds": speeds}
+
+
+def spread(values: Sequence[float], digits: int = 0) -> str:
+    """The median, with the lowest and the highest."""
+    middle, low, high = statistics.median(values), min(values), max(values)
+    return f"{middle:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
+
+
+def table(row: dict[str, Any]) -> list[str]:
+    """A row's lines of Markdown: each peer, and how many times as fast jaxdae is."""
+    ours = row["speeds"]["jaxdae"]
+    lines = []
+    for name, speeds in row["speeds"].items():
+        ratio = [a / b for a, b in zip(ours, speeds, strict=True)]
+        cells = [row["task"], str(row["batch_size"]), name, spread(speeds), spread(ratio, 2)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command: 0 done, 1 a peer failed, 2 bad input."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.peers", description=__doc__, formatter_class=formatter
+    )
+    add = parser.add_argument
+    add("--envs", type=Path, default=Path(".peers"), help="folder of the environments")
+    add("--peers", nargs="+", default=list(PEERS), choices=PEERS, metavar="NAME", help="which")
+    add("--train", type=int, nargs="*", default=[32, 128], metavar="N", help="batch sizes")
+    add("--infer", type=int, nargs="*", default=[1, 32, 512], metavar="N", help="batch sizes")
+    add("--images", type=int, default=6400, help="images in a timed call (at batch 1, a tenth)")
+    add("--repeats", type=int, default=7, help="timed turns")
+    add("--json", type=Path, metavar="FILE", help="write every figure to FILE")
+    flags = parser.parse_args(argv)
+    if min(*flags.train, *flags.infer, flags.images, flags.repeats) < 1:
+        print("error: batch sizes, images and repeats must be at least 1", file=sys.stderr)
+        return 2
+    if flags.json and (flags.json.is_dir() or not flags.json.parent.is_dir()):
+        print(f"error: --json {flags.json} must be a file in a folder that exists", file=sys.stderr)
+        return 2
+    rows = []
+    workers: list[Worker] = []
+    try:
+        pythons = {name: environment(flags.envs, PEERS[name]) for name in flags.peers}
+        workers = [Worker(name, p) for name, p in [("jaxdae", sys.executable), *pythons.items()]]
+        print("| task | batch | framework | images/s | jaxdae is so many times as fast |")
+        print("| --- | --- | --- | --- | --- |")
+        for task, sizes in (("train", flags.train), ("infer", flags.infer)):
+            for batch_size in sizes:
+                images = flags.images if batch_size > 1 else max(1, flags.images // 10)
+                rows.append(measure(workers, task, batch_size, images, flags.repeats))
+                print("\n".join(table(rows[-1])), flush=True)
+    except (RuntimeError, subprocess.CalledProcessError) as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        return 1
+    finally:
+        for worker in workers:
+            worker.close()
+    if flags.json:
+        flags.json.write_text(json.dumps(rows, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""Wall time and processor time from the start of a process to a test error, beside Keras's script.
+
+    python -m benchmarks.time_to_quality --keras .peers/tensorflow/bin/python
+
+For each seed Keras trains the tutorial's network for ten epochs (`benchmarks/keras_network.py`),
+and the main job trains it for 1, 2, 3 and 5 (`experiments.run --sigma 0.5 --epochs N`, without
+figures, with its evaluation, checkpoints and closing table), one after the other on an otherwise
+idle machine. Both are whole processes, from their start to their end, with compiled programs in
+the cache and without. All networks are tested on the same noisy test images.
+"""
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments import cli
+
+ROOT = Path(__file__).parents[1]
+COLUMNS = ("wall_seconds", "core_seconds", "peak_megabytes")
+
+
+def whole_process(command: list[str], cache: Path, log: Path) -> dict[str, float]:
+    """Runs a command: its wall seconds, its seconds of all processors, its peak memory.
+
+    Raises:
+      RuntimeError: it fails.
+    """
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(ROOT)}
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    actions = [(os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)]
+    start = time.perf_counter()
+    process = os.posix_spawn(command[0], command, environment, file_actions=actions)
+    _, status, used = os.wait4(process, 0)
+    wall = time.perf_counter() - start
+    os.close(output)
+    if status:
+        last = (log.read_text().strip().splitlines() or ["nothing"])[-1]
+        raise RuntimeError(f"{' '.join(command)} failed, and said: {last}")
+    figures = (wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+    return dict(zip(COLUMNS, figures, strict=True))
+
+
+def keras_curve(weights: Path, epochs: int) -> list[dict[str, float]]:
+    """The test error of Keras's network after each epoch, with the seconds since it began."""
+    import numpy as np
+    from flax.traverse_util import unflatten_dict
+
+    from jaxdae.corruption import gaussian
+    from jaxdae.data import load
+    from jaxdae.evaluation import Evaluator
+    from jaxdae.model import DenoisingAutoencoder
+
+    evaluate = Evaluator(DenoisingAutoencoder(), gaussian, load("mnist").test.images)
+    rows = []
+    for epoch in range(1, epochs + 1):
+        with np.load(weights.with_name(f"{weights.stem}-epoch{epoch}.npz")) as file:
+            flat = {name: file[name] for name in file.files}
+        seconds = float(flat.pop("seconds"))
+        error = evaluate(unflatten_dict(flat, sep="/"), 0.5)["mse"]
+        rows.append({"epoch": epoch, "seconds": seconds, "mse": error})
+    return rows
+
+
+def one_seed(keras: str, seed: int, lengths: Sequence[int], folder: Path) -> list[dict[str, Any]]:
+    """A row for each process: Keras's, and the main job at each length, twice."""
+    weights = folder / f"keras-{seed}.npz"
+    script = str(ROOT / "benchmarks/keras_network.py")
+    command = [keras, script, "--seed", str(seed), "--out", str(weights), "--each-epoch"]
+    used = whole_process(command, folder, folder / "log")
+    curve = keras_curve(weights, 10)
+    rows: list[dict[str, Any]] = [
+        {"system": "keras", "seed": seed, "epochs": 10, **used, "mse": curve[-1]["mse"]}
+    ]
+    rows[0]["curve"] = curve
+    for epochs in lengths:
+        cache = folder / f"cache-{seed}-{epochs}"
+        for cached in (False, True):
+            out = folder / f"run-{seed}-{epochs}-{cached}"
+            words = f"--sigma 0.5 --epochs {epochs} --seed {seed} --no-figures --out {out}"
+            command = [sys.executable, "-m", "experiments.run", *words.split()]
+            used = whole_process(command, cache, folder / "log")
+            with open(out / "metrics.csv", newline="") as file:
+                error = float(list(csv.DictReader(file))[-1]["test_mse"])
+            row = {"system": "jaxdae", "seed": seed, "epochs": epochs, "cached": cached}
+            rows.append({**row, **used, "mse": error})
+    return rows
+
+
+def summarize(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Means over the seeds, with Keras's figures divided by them."""
+    kinds = dict.fromkeys((row["system"], row["epochs"], row.get("cached")) for row in rows)
+    means: list[dict[str, Any]] = []
+    for system, epochs, cached in kinds:
+        key = (system, epochs, cached)
+        group = [r for r in rows if (r["system"], r["epochs"], r.get("cached")) == key]
+        mean = {name: statistics.fmean(row[name] for row in group) for name in (*COLUMNS, "mse")}
+        means.append({"system": system, "epochs": epochs, "cached": cached, **mean})
+    reference = means[0]
+    for mean in means:
+        mean["ratio"] = reference["wall_seconds"] / mean["wall_seconds"]
+    return means
+
+
+def markdown(means: Sequence[dict[str, Any]]) -> str:
+    """The table."""
+    lines = [
+        "| system | epochs | test MSE | wall s | core s | peak MB | times Keras |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for mean in means:
+        name = {None: "", True: ", compiled before", False: ", nothing compiled before"}
+        lines.append(
+            f"| {mean['system']}{name[mean['cached']]} | {mean['epochs']} | {mean['mse']:.4f} | "
+            f"{mean['wall_seconds']:.1f} | {mean['core_seconds']:.1f} | "
+            f"{mean['peak_megabytes']:,.0f} | {mean['ratio']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Test error against wall time: Keras epoch by epoch, the main job by its length."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for i, row in enumerate(row for row in rows if row["system"] == "keras"):
+        seconds, errors = zip(*((p["seconds"], p["mse"]) for p in row["curve"]), strict=True)
+        axes.plot(seconds, errors, "o-", color="C1", markersize=3, label=None if i else "Keras")
+    for cached, colour in ((False, "C0"), (True, "C2")):
+        points = [r for r in rows if r.get("cached") is cached]
+        label = "jaxdae, compiled before" if cached else "jaxdae"
+        walls, tested = [p["wall_seconds"] for p in points], [p["mse"] for p in points]
+        axes.plot(walls, tested, "o", color=colour, markersize=4, label=label)
+    axes.set(
+        xscale="log",
+        xlabel="seconds from the start of the process",
+        ylabel="test mean squared error at sigma 0.5",
+        ylim=(0.013, 0.03),
+    )
+    axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command: 0 done, 1 a process failed, 2 bad input."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.time_to_quality", description=__doc__, formatter_class=formatter
+    )
+    add = parser.add_argument
+    add("--keras", required=True, metavar="PYTHON", help="a Python that has Keras and TensorFlow")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N")
+    add("--epochs", type=int, nargs="+", default=[1, 2, 3, 5], metavar="N", help="the main job's")
+    add("--json", type=Path, metavar="FILE", help="write every figure to FILE")
+    add("--plot", type=Path, metavar="FILE", help="draw test error against time into FILE")
+    flags = parser.parse_args(argv)
+
+    def work() -> int:
+        rows: list[dict[str, Any]] = []
+        with tempfile.TemporaryDirectory() as folder:
+            for seed in flags.seeds:
+                try:
+                    rows += one_seed(flags.keras, seed, flags.epochs, Path(folder))
+                except RuntimeError as error:
+                    print(f"stopped: {error}", file=sys.stderr)
+                    return 1
+                print(markdown(summarize(rows)), flush=True)
+                if flags.json:
+                    flags.json.write_text(json.dumps(rows, indent=1) + "\n")
+        if flags.plot:
+            draw(rows, flags.plot)
+        return 0
+
+    return cli.status(work, "mend that")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
