@@ -145,7 +145,7 @@ RECIPES: dict[str, tuple[Config, str]] = {
                 architecture="unet",
                 features=(16, 48, 96),
                 sigma=(0.1, 1.05),
-                learning_rate=3e-3,
+                learning_rate=1e-3,
                 epochs=20,
             ),
             "no bottleneck: the cleanest images, at every sigma, and no latent vector",
