@@ -1,7 +1,9 @@
 """Applying a network to any number of images.
 
-denoised = denoise(model, params, noisy)                    # in [0, 1]
-fast = jax.jit(lambda images: denoise(model, params, images))
+    denoised = denoise(model, params, noisy)                    # in [0, 1]
+    fast = jax.jit(lambda images: denoise(model, params, images))
+
+On a CPU it keeps a large batch from falling out of the caches.
 """
 
 from typing import Any
@@ -10,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxdae.errors import InputError
 from jaxdae.model import Denoiser
 
 Images = Float[Array, "n height width channels"]
@@ -23,14 +26,14 @@ def denoise(model: Denoiser, params: Any, images: Images, *, piece: int = 64) ->
 
     Args:
       params: the model's parameters.
-      images: corrupted images, (n, *model.image_shape).
-      piece: images at a time on a CPU.
+      images: corrupted images in [0, 1], (n, *model.image_shape).
+      piece: images at a time on a CPU, at least 1.
 
     Returns:
       Images in [0, 1], (n, height, width, out_channels).
 
     Raises:
-      InputError: the images have another shape than the model takes.
+      InputError: the images have another shape than the model takes, or `piece` is less than 1.
     """
 
     def apply(images: Images) -> Any:
@@ -43,6 +46,8 @@ def denoise(model: Denoiser, params: Any, images: Images, *, piece: int = 64) ->
         out = out.reshape(whole, *out.shape[2:])
         return out if whole == len(images) else jnp.concatenate([out, apply(images[whole:])])
 
+    if piece < 1:
+        raise InputError(f"piece={piece} must be at least 1 image, such as 64")
     if len(images) <= piece:
         return apply(images)
     return lax.platform_dependent(images, cpu=in_pieces, default=apply)

@@ -36,7 +36,9 @@ def test_only_a_cpu_takes_pieces(network):
         assert "stablehlo.while" not in traced.lower(lowering_platforms=(platform,)).as_text()
 
 
-def test_images_of_another_shape_are_refused(network):
+def test_images_of_another_shape_and_empty_pieces_are_refused(network):
     model, params = network
     with pytest.raises(InputError, match="do not fit this model"):
         denoise(model, params, jnp.zeros((70, 8, 9, 1)))
+    with pytest.raises(InputError, match="piece=0 must be at least 1"):
+        denoise(model, params, jnp.zeros((70, 8, 8, 1)), piece=0)
