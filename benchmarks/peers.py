@@ -14,13 +14,14 @@ import argparse
 import contextlib
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from benchmarks.timing import not_a_file, spread
 
 ROOT = Path(__file__).parents[1]
 # The environment that a peer runs in; None: this one.
@@ -102,12 +103,6 @@ def measure(
     return {"task": task, "batch_size": batch_size, "images": images, "speeds": speeds}
 
 
-def spread(values: Sequence[float], digits: int = 0) -> str:
-    """The median, with the lowest and the highest."""
-    middle, low, high = statistics.median(values), min(values), max(values)
-    return f"{middle:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
-
-
 def table(row: dict[str, Any]) -> list[str]:
     """A row's lines of Markdown: each peer, and how many times as fast jaxdae is."""
     ours = row["speeds"]["jaxdae"]
@@ -134,11 +129,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--repeats", type=int, default=7, help="timed turns")
     add("--json", type=Path, metavar="FILE", help="write every figure to FILE")
     flags = parser.parse_args(argv)
+    wrong = not_a_file("--json", flags.json)
     if min(*flags.train, *flags.infer, flags.images, flags.repeats) < 1:
-        print("error: batch sizes, images and repeats must be at least 1", file=sys.stderr)
-        return 2
-    if flags.json and (flags.json.is_dir() or not flags.json.parent.is_dir()):
-        print(f"error: --json {flags.json} must be a file in a folder that exists", file=sys.stderr)
+        wrong = "error: batch sizes, images and repeats must be at least 1"
+    if wrong:
+        print(wrong, file=sys.stderr)
         return 2
     rows = []
     workers: list[Worker] = []

@@ -1,26 +1,35 @@
-"""Training throughput: images/s of the `strided` network, against plain Flax layers.
+"""Training and inference of the `strided` network: images/s, and the share of the machine's limit.
 
     python -m benchmarks.throughput
-    python -m benchmarks.throughput --batch-sizes 32 64 128 --dtypes float32 bfloat16
+    python -m benchmarks.throughput --batch-sizes 32 64 --tasks train --plain
+    python -m benchmarks.throughput --dtypes float32 bfloat16 --json FILE --plot FILE
 
-Both networks take the same train step (the same noise, loss and optimiser) on one device. The plain
-one has the same layers as `flax.linen.Conv` and `flax.linen.ConvTranspose`, on `jax.lax`'s
-convolutions, and is timed both ways: in a scan of steps, as jaxdae runs, and as a loop in Python
-over a compiled step, which is faster on a CPU; the faster counts. Compilation is apart and a first
-call is thrown away; then all are timed in turn, so that what disturbs the machine disturbs all, and
-the table gives the median with the lowest and the highest, and the median of the ratios within a
-turn.
+Training is the main job's: the images lie on the device as bytes, each step gathers its batch,
+draws its noise and takes a step of Adam, many steps a call. Inference is
+`jaxdae.inference.denoise`. On a CPU `--devices N` shows it as N devices, which share each batch.
+
+Compilation is apart, a first call is thrown away, and then all are timed in turn. The table gives
+the median with the lowest and the highest. Beside it stand the operations a second that the network
+and the step amount to as they are written, and the bytes a second that the compiled program moves
+by XLA's own count, as shares of two ceilings that are measured in the same run: a product of two
+large matrices of the same type, accumulated in float32, and a copy too large for any cache. What
+stays in a cache may move faster than that copy.
+
+With `--plain` the same network in the layers of `flax.linen`, on `jax.lax`'s convolutions, is timed
+too. It takes the same train step, both in a scan, as jaxdae does, and in a loop in Python over a
+compiled step, which is faster on a CPU; the faster counts.
 """
 
 import argparse
+import contextlib
 import json
-import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,10 +37,12 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+from benchmarks.timing import in_turn, machine, markdown, not_a_file, spread
 from jaxdae.corruption import gaussian
+from jaxdae.inference import denoise
 from jaxdae.losses import mean_squared_error
 from jaxdae.model import DenoisingAutoencoder
-from jaxdae.training import create_state, make_train_step
+from jaxdae.training import AXIS, create_state, make_chunk, make_train_step, replicate
 
 
 class PlainFlax(nn.Module):
@@ -56,115 +67,303 @@ class PlainFlax(nn.Module):
         return nn.ConvTranspose(1, window, dtype=self.dtype)(x).astype(jnp.float32)
 
 
-def trainer(
-    model: Any, batch_size: int, steps: int, *, scan: bool = True
-) -> tuple[Callable[[], None], float]:
-    """A call that trains `steps` steps, in a scan or a Python loop; the seconds to compile it."""
-    optimizer = optax.adam(1e-3)
-    state = create_state(model, optimizer, 0)
-    step = make_train_step(model, gaussian(0.5), mean_squared_error, optimizer)
-    pixels = np.random.default_rng(0).integers(0, 256, (steps * batch_size, 28, 28, 1), np.uint8)
+class Case(NamedTuple):
+    """What is timed: one line of the table."""
 
-    def many(state, images):
-        def body(state, batch):
-            return step(state, batch, jax.random.fold_in(jax.random.key(0), state.step))
+    task: str
+    network: str
+    dtype: str
+    batch_size: int
 
-        return jax.lax.scan(body, state, images.reshape(steps, batch_size, 28, 28, 1))
 
-    images = jnp.asarray(pixels)
-    key = jax.random.key(0)
+class Timed(NamedTuple):
+    """A case that is compiled and warm.
+
+    Fields:
+      call: does `images` images.
+      compile_seconds: what compiling took.
+      operations, bytes: of one image, as the module's docstring says; None where XLA does not say.
+    """
+
+    call: Callable[[], Any]
+    images: int
+    compile_seconds: float
+    operations: float | None
+    bytes: float | None
+
+
+def digits(count: int) -> np.ndarray:
+    """So many images, uint8: what they show takes no part in the time."""
+    return np.random.default_rng(0).integers(0, 256, (count, 28, 28, 1), np.uint8)
+
+
+def cost(function: Callable, batch_size: int, *arguments: Any) -> tuple[float | None, float | None]:
+    """The operations and the bytes of an image, of a function of one batch."""
+    lowered = jax.jit(function).lower(*arguments)
+    written, compiled = lowered.cost_analysis() or {}, lowered.compile().cost_analysis() or {}
+    counts = written.get("flops"), compiled.get("bytes accessed")
+    return tuple(None if count is None else count / batch_size for count in counts)  # type: ignore[return-value]
+
+
+def ready(case: Case, images: int, devices: int) -> Timed:
+    """Compiles a case and runs it once."""
+    network = DenoisingAutoencoder if case.network == "jaxdae" else PlainFlax
+    model: Any = network(dtype=jnp.dtype(case.dtype))
+    steps = max(1, images // case.batch_size)
+    images = steps * case.batch_size
+    make = _train if case.task == "train" else _infer
+    start_to_call, costs = make(model, case, steps, devices)
     start = time.perf_counter()
-    if scan:
-        compiled = jax.jit(many).lower(state, images).compile()
-    else:
-        compiled = jax.jit(step).lower(state, images[:batch_size], key).compile()
+    call = start_to_call()
     seconds = time.perf_counter() - start
-
-    def call() -> None:
-        if scan:
-            jax.block_until_ready(compiled(state, images))
-            return
-        new = state
-        for i in range(steps):
-            new, _ = compiled(new, images[i * batch_size : (i + 1) * batch_size], key)
-        jax.block_until_ready(new)
-
     call()
-    return call, seconds
+    return Timed(call, images, seconds, *costs)
+
+
+def _train(model: Any, case: Case, steps: int, devices: int) -> tuple[Callable, tuple]:
+    optimizer, key = optax.adam(1e-3), jax.random.key(0)
+    make = partial(make_train_step, model, gaussian(0.5), mean_squared_error, optimizer)
+    state, clean = create_state(model, optimizer, 0), digits(steps * case.batch_size)
+    batch = jnp.asarray(clean[: case.batch_size])
+    costs = cost(make(), case.batch_size, state, batch, key)
+    indices = np.arange(len(clean), dtype=np.int32).reshape(steps, devices, -1).swapaxes(0, 1)
+
+    def loop() -> Callable[[], Any]:
+        step = jax.jit(make()).lower(state, batch, key).compile()
+        batches = jnp.asarray(clean).reshape(steps, case.batch_size, *clean.shape[1:])
+
+        def call() -> None:
+            new = state
+            for images in batches:
+                new, _ = step(new, images, key)
+            jax.block_until_ready(new)
+
+        return call
+
+    def chunk() -> Callable[[], Any]:
+        pmapped = jax.pmap(
+            make_chunk(make(axis_name=AXIS)),
+            axis_name=AXIS,
+            in_axes=(None, None, 0, None),
+            out_axes=None,
+            devices=jax.devices()[:devices],
+        )
+        placed = replicate((state, clean, key), jax.devices()[:devices])
+        compiled = pmapped.lower(placed[0], placed[1], indices, placed[2]).compile()
+        return lambda: jax.block_until_ready(compiled(*placed[:2], indices, placed[2]))
+
+    return loop if case.network == "plain in a loop" else chunk, costs
+
+
+def _infer(model: Any, case: Case, steps: int, devices: int) -> tuple[Callable, tuple]:
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *model.image_shape)))["params"]
+    shape = (case.batch_size, *model.image_shape)
+    batches = [jax.random.uniform(jax.random.key(i), shape) for i in range(min(steps, 64))]
+
+    def apply(params, images):
+        if case.network == "jaxdae":
+            return denoise(model, params, images)
+        return model.apply({"params": params}, images)
+
+    # Without the loop over pieces, whose turns XLA does not count.
+    costs = cost(lambda p, x: model.apply({"params": p}, x), case.batch_size, params, batches[0])
+
+    def start() -> Callable[[], Any]:
+        compiled = jax.jit(apply).lower(params, batches[0]).compile()
+
+        def call() -> None:
+            out = [compiled(params, batches[i % len(batches)]) for i in range(steps)]
+            jax.block_until_ready(out)
+
+        return call
+
+    return start, costs
+
+
+def ceilings(dtypes: Sequence[str], repeats: int) -> dict[str, float]:
+    """Operations a second of a large product in each type, and bytes a second of a large copy."""
+    cpu = jax.devices()[0].platform == "cpu"
+    side, values = (2048, 2**26) if cpu else (8192, 2**29)
+    calls: dict[str, Callable[[], Any]] = {}
+    for dtype in dtypes:
+        a, b = jnp.ones((side, side), dtype), jnp.ones((side, side), dtype)
+        product = jax.jit(partial(jnp.dot, preferred_element_type=jnp.float32))
+        calls[dtype] = partial(_wait, product, a, b)
+    x = jnp.zeros(values, jnp.float32)
+    copy = jax.jit(lambda x: x + 1)
+    calls["copy"] = partial(_wait, copy, x)
+    for call in calls.values():
+        call()
+    best = {name: min(seconds) for name, seconds in in_turn(calls, repeats).items()}
+    work = {name: 2 * x.nbytes if name == "copy" else 2 * side**3 for name in calls}
+    return {name: work[name] / best[name] for name in calls}
+
+
+def _wait(function: Callable, *arguments: Any) -> Any:
+    return jax.block_until_ready(function(*arguments))
 
 
 def measure(
-    batch_size: int, dtype: str, repeats: int, images: int, plain_images: int
-) -> dict[str, Any]:
-    """One row: the networks at a batch size, timed in turn.
+    cases: Sequence[Case], *, images: int, repeats: int, devices: int = 1
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """A row for each case, all timed in turn, and the ceilings.
 
     Args:
-      images: how many images a timed call trains on; of the plain network, `plain_images`.
+      images: how many images a timed call does, about; an eighth of the plain network on a CPU,
+        and a tenth one at a time.
     """
-    models = {
-        "jaxdae": (DenoisingAutoencoder(dtype=jnp.dtype(dtype)), images, True),
-        "plain in a scan": (PlainFlax(dtype=jnp.dtype(dtype)), plain_images, True),
-        "plain in a loop": (PlainFlax(dtype=jnp.dtype(dtype)), plain_images, False),
-    }
-    calls: dict[str, tuple[Callable[[], None], int]] = {}
-    row: dict[str, Any] = {"batch_size": batch_size, "dtype": dtype}
-    for name, (model, count, scan) in models.items():
-        steps = max(1, count // batch_size)
-        call, row[f"{name}_compile_seconds"] = trainer(model, batch_size, steps, scan=scan)
-        calls[name] = (call, steps * batch_size)
-    speeds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, (call, count) in calls.items():
-            start = time.perf_counter()
-            call()
-            speeds[name].append(count / (time.perf_counter() - start))
-    row |= {name: speeds[name] for name in speeds}
-    ways = (speeds["plain in a scan"], speeds["plain in a loop"])
-    row["plain"] = max(ways, key=statistics.median)
-    row["ratio"] = [a / b for a, b in zip(speeds["jaxdae"], row["plain"], strict=True)]
-    return row
-
-
-def main() -> int:
-    """The command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.throughput",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 64], metavar="N")
-    parser.add_argument("--dtypes", nargs="+", default=["float32"], choices=["float32", "bfloat16"])
-    parser.add_argument("--repeats", type=int, default=5, help="timed turns (default: 5)")
-    parser.add_argument(
-        "--images", type=int, default=6400, help="images in a timed call (default: 6400)"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE")
-    flags = parser.parse_args()
-    if min(*flags.batch_sizes, flags.repeats, flags.images) < 1:
-        print("error: batch sizes, repeats and images must be at least 1", file=sys.stderr)
-        return 2
-    if flags.json and (flags.json.is_dir() or not flags.json.parent.is_dir()):
-        print(f"error: --json {flags.json} must be a file in a folder that exists", file=sys.stderr)
-        return 2
-    device = jax.devices()[0]
-    kind = device.device_kind if device.platform != "cpu" else platform.processor() or "cpu"
-    print(f"{device.platform} ({kind}), jax {jax.__version__}, training, images/s")
-    print(f"{'batch':>5} {'dtype':>9} {'jaxdae':>24} {'plain Flax':>24} {'ratio':>20}")
+    cpu = jax.devices()[0].platform == "cpu"
+    dtypes = list(dict.fromkeys(case.dtype for case in cases))
+    limits = ceilings(dtypes, repeats)
+    timed = {}
+    for case in cases:
+        slow = 8 if cpu and case.network != "jaxdae" else 10 if case.batch_size == 1 else 1
+        timed[case] = ready(case, images // slow, devices)
+    seconds = in_turn({str(case): work.call for case, work in timed.items()}, repeats)
     rows = []
-    # The plain network is slow on a CPU: an eighth of the images is enough to time it.
-    plain = flags.images // 8 if device.platform == "cpu" else flags.images
-    for dtype in flags.dtypes:
-        for batch_size in flags.batch_sizes:
-            row = measure(batch_size, dtype, flags.repeats, flags.images, plain)
-            rows.append(row)
-            cells = [
-                f"{statistics.median(v):,.{d}f} ({min(v):,.{d}f}-{max(v):,.{d}f})"
-                for v, d in ((row["jaxdae"], 0), (row["plain"], 0), (row["ratio"], 1))
-            ]
-            print(f"{batch_size:>5} {dtype:>9} {cells[0]:>24} {cells[1]:>24} {cells[2]:>20}")
+    for case, work in timed.items():
+        speeds = [work.images / s for s in seconds[str(case)]]
+        row = {**case._asdict(), "devices": devices, "images_per_second": speeds}
+        row["compile_seconds"] = work.compile_seconds
+        row["operations"], row["bytes"] = work.operations, work.bytes
+        rows.append(row)
+    return rows, limits
+
+
+def table(rows: Sequence[dict[str, Any]], limits: dict[str, float]) -> str:
+    """The rows as Markdown."""
+    cells = []
+    for row in rows:
+        speed = statistics.median(row["images_per_second"])
+        line = [row["task"], str(row["batch_size"]), row["dtype"], row["network"]]
+        line += [spread(row["images_per_second"]), f"{row['compile_seconds']:.1f}"]
+        for count, limit in (("operations", limits[row["dtype"]]), ("bytes", limits["copy"])):
+            rate = row[count] and row[count] * speed
+            line.append("" if rate is None else f"{rate / 1e9:,.0f} ({rate / limit:.0%})")
+        ours = [r for r in rows if _kind(r) == _kind(row) and r["network"] == "jaxdae"]
+        ratio = ""
+        if row["network"] != "jaxdae" and ours:
+            pairs = zip(ours[0]["images_per_second"], row["images_per_second"], strict=True)
+            ratio = spread([a / b for a, b in pairs], 1)
+        cells.append([*line, ratio])
+    columns = ["task", "batch", "type", "network", "images/s", "compiling, s", "GFLOP/s", "GB/s"]
+    if all(not line[-1] for line in cells):
+        return markdown(columns, [line[:-1] for line in cells])
+    return markdown([*columns, "jaxdae is so many times as fast"], cells)
+
+
+def _kind(row: dict[str, Any]) -> tuple:
+    """What two networks must have in common to be compared."""
+    return row["task"], row["dtype"], row["batch_size"]
+
+
+def draw(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
+    """Images/s against the batch size, a line for each task, type and network."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import ScalarFormatter
+
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    axes = figure.add_subplot()
+    kinds = dict.fromkeys((r["task"], r["dtype"], r["network"]) for r in rows)
+    for kind in kinds:
+        own = [r for r in rows if (r["task"], r["dtype"], r["network"]) == kind]
+        own.sort(key=lambda r: r["batch_size"])
+        sizes = [r["batch_size"] for r in own]
+        low, mid, high = (
+            [f(r["images_per_second"]) for r in own] for f in (min, statistics.median, max)
+        )
+        (line,) = axes.plot(sizes, mid, "o-" if kind[0] == "train" else "s--", markersize=4)
+        line.set_label(" ".join(kind))
+        axes.fill_between(sizes, low, high, alpha=0.2, color=line.get_color(), linewidth=0)
+    axes.set(xscale="log", yscale="log", xlabel="batch size", ylabel="images/s", title=title)
+    axes.set_xticks(sorted({r["batch_size"] for r in rows}))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command: 0 done, 2 bad input."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.throughput", description=__doc__, formatter_class=formatter
+    )
+    add = parser.add_argument
+    add("--tasks", nargs="+", default=["train", "infer"], choices=["train", "infer"])
+    add("--batch-sizes", type=int, nargs="+", metavar="N", help="(default: by the device)")
+    add("--dtypes", nargs="+", default=["float32"], choices=["float32", "bfloat16"])
+    add("--devices", type=int, default=1, metavar="N", help="share each batch (default: 1)")
+    add("--plain", action="store_true", help="the same network in flax.linen's layers beside it")
+    add("--repeats", type=int, default=5, metavar="N", help="timed turns (default: 5)")
+    add("--images", type=int, metavar="N", help="in a timed call (default: by the device)")
+    add("--json", type=Path, metavar="FILE", help="write every figure to FILE")
+    add("--plot", type=Path, metavar="FILE", help="draw images/s against the batch size into FILE")
+    flags = parser.parse_args(argv)
+    given = [*(flags.batch_sizes or [1]), flags.repeats, flags.images or 1, flags.devices]
+    wrong = not_a_file("--json", flags.json) or not_a_file("--plot", flags.plot)
+    if min(given) < 1:
+        wrong = "error: batch sizes, repeats, images and devices must be at least 1"
+    if wrong:
+        print(wrong, file=sys.stderr)
+        return 2
+    if flags.devices > 1:
+        with contextlib.suppress(RuntimeError):  # the devices are there already
+            jax.config.update("jax_num_cpu_devices", flags.devices)
+    here = machine()
+    cpu = here["platform"] == "cpu"
+    sizes = flags.batch_sizes or ([1, 32, 64, 128, 512] if cpu else [32, 256, 2048, 8192, 32768])
+    images = flags.images or (6400 if cpu else 2**18)
+    if flags.devices > len(jax.devices()) or any(size % flags.devices for size in sizes):
+        print(
+            f"error: {flags.devices} devices of {len(jax.devices())} here cannot share batches of "
+            f"{', '.join(map(str, sizes))} evenly: choose other --devices or --batch-sizes",
+            file=sys.stderr,
+        )
+        return 2
+    cases = [
+        Case(task, network, dtype, size)
+        for task in flags.tasks
+        for dtype in flags.dtypes
+        for size in sizes
+        for network in ("jaxdae", *_plain(task, flags.plain))
+        if (task, size) != ("train", 1)
+    ]
+    rows, limits = measure(cases, images=images, repeats=flags.repeats, devices=flags.devices)
+    rows = fastest(rows)
+    where = f"{here['device']}, {here['cores']} cores" if cpu else here["device"]
+    print(f"{where}; jax {here['jax']}, flax {here['flax']}, {here['date']}")
+    products = ", ".join(f"{limits[dtype] / 1e9:,.0f} GFLOP/s in {dtype}" for dtype in flags.dtypes)
+    print(f"ceilings: {products}; {limits['copy'] / 1e9:,.0f} GB/s\n")
+    print(table(rows, limits))
     if flags.json:
-        flags.json.write_text(json.dumps(rows, indent=2) + "\n")
+        report = {"machine": here, "ceilings": limits, "rows": rows}
+        flags.json.write_text(json.dumps(report, indent=1) + "\n")
+    if flags.plot:
+        draw(rows, flags.plot, where)
     return 0
+
+
+def _plain(task: str, wanted: bool) -> tuple[str, ...]:
+    """The ways to run the plain network."""
+    if not wanted:
+        return ()
+    return ("plain in a scan", "plain in a loop") if task == "train" else ("plain",)
+
+
+def fastest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of the ways to run the plain network, the fastest only."""
+
+    def speed(row: dict[str, Any]) -> float:
+        return statistics.median(row["images_per_second"])
+
+    best: dict[tuple, dict[str, Any]] = {}
+    for row in rows:
+        key = (*_kind(row), row["network"] == "jaxdae")
+        if key not in best or speed(row) > speed(best[key]):
+            best[key] = row
+    return list(best.values())
 
 
 if __name__ == "__main__":

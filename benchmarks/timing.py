@@ -1,0 +1,74 @@
+"""What the benchmarks share: timing in turn, the spread of what came out, files to write."""
+
+import datetime
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def in_turn(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """The seconds of each call, timed in turn, so that what disturbs one turn disturbs all."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def spread(values: Sequence[float], digits: int = 0) -> str:
+    """The median, with the lowest and the highest."""
+    middle, low, high = statistics.median(values), min(values), max(values)
+    return f"{middle:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def machine() -> dict[str, Any]:
+    """What a figure depends on: the device, the versions, the date."""
+    import flax
+    import jax
+
+    device = jax.devices()[0]
+    return {
+        "platform": device.platform,
+        "device": processor() if device.platform == "cpu" else device.device_kind,
+        "cores": len(affinity()) if device.platform == "cpu" else None,
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "flax": flax.__version__,
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def affinity() -> set[int]:
+    """The processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def processor() -> str:
+    """The processor's name."""
+    file = Path("/proc/cpuinfo")
+    if file.is_file():
+        for line in file.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def not_a_file(flag: str, path: Path | None) -> str | None:
+    """Why nothing can be written to a path that a flag gave; None if it can."""
+    if path and (path.is_dir() or not path.parent.is_dir()):
+        return f"error: {flag} {path} must be a file in a folder that exists"
+    return None
