@@ -10,11 +10,14 @@ so a run that is resumed is the run that was never stopped, bit for bit.
 
 The state has no device axis: it is replicated, and gradients and metrics are averaged inside the
 `pmap`. Images stay on the devices as uint8, whence each step gathers its batch; the host sends the
-order of the examples and nothing else.
+order of the examples and nothing else. A data set that is too large for that stays with the host,
+which gathers the batches of a chunk while the one before it is computed: the result is the same, to
+the bit.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -174,12 +177,14 @@ def make_train_step(
     return step
 
 
-def make_chunk(train_step: TrainStep, *, fixed_noise: bool = False) -> Callable:
+def make_chunk(
+    train_step: TrainStep, *, fixed_noise: bool = False, resident: bool = True
+) -> Callable:
     """Makes chunk(state, images, indices, key) -> (state, metrics): many steps, one device's part.
 
-    To be pmapped over the axis "devices". `images` is the whole data set, uint8; `indices`
-    (steps, batch per device) says which images this device takes at each step; metrics come
-    stacked along the steps.
+    To be pmapped over the axis "devices". `indices` (steps, batch per device) says which images
+    this device takes at each step; metrics come stacked along the steps. `images` is the whole data
+    set, uint8, or, where it is not `resident`, only those images: (steps, batch per device, ...).
 
     With `fixed_noise` an image's corruption depends on its index alone, drawn once for the whole
     run; otherwise on the step and on its place in the global batch.
@@ -188,12 +193,13 @@ def make_chunk(train_step: TrainStep, *, fixed_noise: bool = False) -> Callable:
     def chunk(state, images, indices, key):
         places = lax.axis_index(AXIS) * indices.shape[1] + jnp.arange(indices.shape[1])
 
-        def body(state, index):
+        def body(state, step):
+            index, batch = (step, images[step]) if resident else step
             if fixed_noise:
-                return train_step(state, images[index], key, index)
-            return train_step(state, images[index], jax.random.fold_in(key, state.step), places)
+                return train_step(state, batch, key, index)
+            return train_step(state, batch, jax.random.fold_in(key, state.step), places)
 
-        return lax.scan(body, state, indices)
+        return lax.scan(body, state, indices if resident else (indices, images))
 
     return chunk
 
@@ -300,13 +306,15 @@ def train(
     devices: Sequence[jax.Device] | None = None,
     chunk_steps: int = 125,
     learning_rate: optax.Schedule | None = None,
+    resident: bool | None = None,
 ) -> Iterator[Progress]:
     """Trains, yielding after every chunk of steps.
 
     Args:
       train_step: from `make_train_step`, with `axis_name=AXIS`.
       state: where to begin; it stays usable.
-      images: clean training images.
+      images: clean training images. Where they are not `resident`, only their `shape` and what
+        indexing gives are used, so they may be a file that is mapped into memory.
       epochs: which epochs to run; their numbers decide the order of the examples, so a run that
         is resumed passes the rest of its range.
       batch_size: over all devices.
@@ -314,6 +322,7 @@ def train(
       devices: the devices to use; all of them if not given.
       chunk_steps: about how many steps to take between two reports.
       learning_rate: the schedule, for the message of a `DivergenceError`.
+      resident: keep the images on every device; `fits` decides if not given.
 
     Raises:
       InputError: the batch does not suit the devices or the data set.
@@ -321,11 +330,12 @@ def train(
     """
     devices = jax.devices() if devices is None else devices
     share = share_batch(batch_size, len(devices), len(images))
+    resident = fits(images, devices) if resident is None else resident
     key = stream(seed, "corruption")
     pmapped = jax.pmap(
-        make_chunk(train_step, fixed_noise=fixed_noise),
+        make_chunk(train_step, fixed_noise=fixed_noise, resident=resident),
         axis_name=AXIS,
-        in_axes=(None, None, 0, None),
+        in_axes=(None, None if resident else 0, 0, None),
         out_axes=None,
         donate_argnums=0,
         devices=devices,
@@ -334,35 +344,65 @@ def train(
     # A fresh state lies on one device and a state that comes back on all: placed at once as it
     # comes back, it is compiled for once. A copy, for it is given away and the caller's is not.
     state = jax.tree.map(jnp.copy, state)
-    state, on_devices, key = replicate((state, np.asarray(images), key), devices)
+    state, key = replicate((state, key), devices)
+    on_devices = replicate(np.asarray(images), devices) if resident else None
 
-    for epoch in epochs:
-        order = epoch_order(seed, epoch, len(images), batch_size)
-        taken = 0
-        for steps in chunk_sizes(len(order), chunk_steps):
-            indices = order[taken : taken + steps].reshape(steps, len(devices), share)
-            indices = np.ascontiguousarray(indices.swapaxes(0, 1))
-            taken += steps
-            start = time.perf_counter()
-            if steps not in compiled:
-                compiled[steps] = pmapped.lower(state, on_devices, indices, key).compile()
-            ready = time.perf_counter()
-            # Reading the losses waits for the chunk: queuing many collectives can deadlock.
-            state, metrics = compiled[steps](state, on_devices, indices, key)
-            losses = np.asarray(metrics["loss"])
-            end = time.perf_counter()
-            if not np.isfinite(losses).all():
-                first = int(np.argmin(np.isfinite(losses)))
-                raise _divergence(int(state.step) - steps + first, losses[first], learning_rate)
-            yield Progress(
-                epoch,
-                taken == len(order),
-                state,
-                losses,
-                steps * batch_size,
-                end - ready,
-                ready - start,
-            )
+    def chunks() -> Iterator[tuple[int, bool, np.ndarray]]:
+        for epoch in epochs:
+            order = epoch_order(seed, epoch, len(images), batch_size)
+            taken = 0
+            for steps in chunk_sizes(len(order), chunk_steps):
+                indices = order[taken : taken + steps].reshape(steps, len(devices), share)
+                taken += steps
+                yield epoch, taken == len(order), np.ascontiguousarray(indices.swapaxes(0, 1))
+
+    def gather(indices: np.ndarray) -> Any:
+        return images[indices.reshape(-1)].reshape(*indices.shape, *images.shape[1:])
+
+    for epoch, ended, indices, batches in _ahead(chunks(), None if resident else gather):
+        steps = indices.shape[1]
+        given = on_devices if resident else batches
+        start = time.perf_counter()
+        if steps not in compiled:
+            compiled[steps] = pmapped.lower(state, given, indices, key).compile()
+        ready = time.perf_counter()
+        # Reading the losses waits for the chunk: queuing many collectives can deadlock.
+        state, metrics = compiled[steps](state, given, indices, key)
+        losses = np.asarray(metrics["loss"])
+        end = time.perf_counter()
+        if not np.isfinite(losses).all():
+            first = int(np.argmin(np.isfinite(losses)))
+            raise _divergence(int(state.step) - steps + first, losses[first], learning_rate)
+        images_seen = steps * batch_size
+        yield Progress(epoch, ended, state, losses, images_seen, end - ready, ready - start)
+
+
+def fits(images: UInt8[np.ndarray, "n height width channels"], devices: Sequence[Any]) -> bool:
+    """Whether images may stay on every device: a quarter of its memory is for them.
+
+    Of a device that does not tell its memory, as a CPU, 4 GiB are taken to be there.
+    """
+    size = np.prod(images.shape, dtype=np.int64) * images.dtype.itemsize
+    memory = [(device.memory_stats() or {}).get("bytes_limit", 2**32) for device in devices]
+    return bool(size <= min(memory) // 4)
+
+
+def _ahead(
+    chunks: Iterator[tuple[int, bool, np.ndarray]], gather: Callable[[np.ndarray], Any] | None
+) -> Iterator[tuple[int, bool, np.ndarray, Any]]:
+    """Each chunk with its images, if they are to be gathered: the next ones' meanwhile."""
+    if gather is None:
+        yield from ((*chunk, None) for chunk in chunks)
+        return
+    with ThreadPoolExecutor(1) as pool:
+        waiting: Any = None
+        for chunk in chunks:
+            following = (chunk, pool.submit(gather, chunk[2]))
+            if waiting:
+                yield *waiting[0], waiting[1].result()
+            waiting = following
+        if waiting:
+            yield *waiting[0], waiting[1].result()
 
 
 def _divergence(step: int, loss: float, schedule: optax.Schedule | None) -> DivergenceError:

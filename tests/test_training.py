@@ -34,14 +34,14 @@ def make_step(axis_name=AXIS, optimizer=ADAM, corruption=NOISE, **options):
     )
 
 
-def fit(epochs=range(1), state=None, step=None, batch_size=16, devices=1, **options):
+def fit(epochs=range(1), state=None, step=None, batch_size=16, devices=1, images=IMAGES, **options):
     """The state after some epochs on so many devices, and the losses."""
     state = training.create_state(MODEL, ADAM, 0) if state is None else state
     losses = []
     for progress in training.train(
         step or make_step(),
         state,
-        IMAGES,
+        images,
         seed=0,
         epochs=epochs,
         batch_size=batch_size,
@@ -184,6 +184,46 @@ def test_chunks_do_not_change_the_result():
     cut, same = fit(range(2), chunk_steps=2)
     np.testing.assert_allclose(losses, same, rtol=1e-6)
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), whole.params, cut.params)
+
+
+@pytest.mark.parametrize("fixed_noise", [False, True])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_streamed_images_give_the_same_run(devices, fixed_noise, tmp_path):
+    """From a file, of which only what a chunk needs is read; also where the last is smaller."""
+    options = {"devices": devices, "fixed_noise": fixed_noise, "chunk_steps": 2}
+    whole, losses = fit(range(2), **options)
+    np.save(tmp_path / "images.npy", IMAGES)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    streamed, same = fit(range(2), images=mapped, resident=False, **options)
+    np.testing.assert_array_equal(losses, same)
+    assert tree_sha256(whole) == tree_sha256(streamed)
+
+
+def test_images_are_gathered_ahead_and_no_further():
+    gathered = []
+
+    def gather(indices):
+        gathered.append(int(indices[0]))
+        return indices * 10
+
+    chunks = ((epoch, True, np.array([epoch])) for epoch in range(4))
+    for epoch, _, indices, images in training._ahead(chunks, gather):
+        assert images == indices * 10 == epoch * 10
+        assert len(gathered) <= epoch + 2  # while one is computed, the next is gathered
+    assert gathered == [0, 1, 2, 3]
+
+
+def test_what_does_not_fit_a_device_is_streamed():
+    class Device:
+        def __init__(self, stats):
+            self.memory_stats = lambda: stats
+
+    big, small = Device({"bytes_limit": 4 * IMAGES.nbytes}), Device({"bytes_limit": IMAGES.nbytes})
+    assert training.fits(IMAGES, [big]) and not training.fits(IMAGES, [big, small])
+    unknown = Device(None)
+    assert training.fits(IMAGES, [unknown])
+    huge = np.broadcast_to(np.uint8(0), (10**7, 28, 28, 1))  # 7.8 GB that are not there
+    assert not training.fits(huge, [unknown])
 
 
 def test_seed_decides_everything():
