@@ -74,6 +74,8 @@ class Case(NamedTuple):
     network: str
     dtype: str
     batch_size: int
+    image_size: int = 28
+    features: tuple[int, int] = (32, 64)
 
 
 class Timed(NamedTuple):
@@ -92,9 +94,9 @@ class Timed(NamedTuple):
     bytes: float | None
 
 
-def digits(count: int) -> np.ndarray:
+def pixels(count: int, shape: tuple[int, ...]) -> np.ndarray:
     """So many images, uint8: what they show takes no part in the time."""
-    return np.random.default_rng(0).integers(0, 256, (count, 28, 28, 1), np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8)
 
 
 def cost(function: Callable, batch_size: int, *arguments: Any) -> tuple[float | None, float | None]:
@@ -107,8 +109,10 @@ def cost(function: Callable, batch_size: int, *arguments: Any) -> tuple[float | 
 
 def ready(case: Case, images: int, devices: int) -> Timed:
     """Compiles a case and runs it once."""
-    network = DenoisingAutoencoder if case.network == "jaxdae" else PlainFlax
-    model: Any = network(dtype=jnp.dtype(case.dtype))
+    dtype, shape = jnp.dtype(case.dtype), (case.image_size, case.image_size, 1)
+    model: Any = PlainFlax(dtype=dtype)
+    if case.network == "jaxdae":
+        model = DenoisingAutoencoder(shape, features=case.features, dtype=dtype)
     steps = max(1, images // case.batch_size)
     images = steps * case.batch_size
     make = _train if case.task == "train" else _infer
@@ -123,7 +127,8 @@ def ready(case: Case, images: int, devices: int) -> Timed:
 def _train(model: Any, case: Case, steps: int, devices: int) -> tuple[Callable, tuple]:
     optimizer, key = optax.adam(1e-3), jax.random.key(0)
     make = partial(make_train_step, model, gaussian(0.5), mean_squared_error, optimizer)
-    state, clean = create_state(model, optimizer, 0), digits(steps * case.batch_size)
+    state = create_state(model, optimizer, 0)
+    clean = pixels(steps * case.batch_size, model.image_shape)
     batch = jnp.asarray(clean[: case.batch_size])
     costs = cost(make(), case.batch_size, state, batch, key)
     indices = np.arange(len(clean), dtype=np.int32).reshape(steps, devices, -1).swapaxes(0, 1)
@@ -210,7 +215,7 @@ def measure(
 
     Args:
       images: how many images a timed call does, about; an eighth of the plain network on a CPU,
-        and a tenth one at a time.
+        a tenth one at a time, and fewer of larger images or networks, by what they cost.
     """
     cpu = jax.devices()[0].platform == "cpu"
     dtypes = list(dict.fromkeys(case.dtype for case in cases))
@@ -218,7 +223,8 @@ def measure(
     timed = {}
     for case in cases:
         slow = 8 if cpu and case.network != "jaxdae" else 10 if case.batch_size == 1 else 1
-        timed[case] = ready(case, images // slow, devices)
+        heavy = (case.image_size / 28 * case.features[0] / 32) ** 2
+        timed[case] = ready(case, int(images / slow / max(1, heavy)), devices)
     seconds = in_turn({str(case): work.call for case, work in timed.items()}, repeats)
     rows = []
     for case, work in timed.items():
