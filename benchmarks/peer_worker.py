@@ -1,13 +1,17 @@
 """Trains and applies the `strided` network in one framework, as told line by line on stdin.
 
+    python -m benchmarks.peer_worker FRAMEWORK:SETTING float32|bfloat16
+
 Run by `benchmarks.peers`, with the Python of the framework's own environment; nothing of jaxdae is
 imported for the others. A line is a task, {"task": "train" or "infer", "batch_size": N, "images":
 N}; the answer is {"seconds": S}, a line on stdout. The first time a task is met it is compiled and
-run twice before it is timed.
+run twice before it is timed. The task {"task": "about"} is answered with the versions and device.
 
-All have the same layers, mean squared error, and Adam at 0.001, in float32. The peers train on
-noisy images that were made beforehand, as the tutorials do; jaxdae draws fresh noise at every step.
-Padding is even on both sides in PyTorch, which has no other without a copy.
+All have the same layers, mean squared error, and Adam at 0.001, in float32; in bfloat16 Keras and
+PyTorch by their own mixed precision. The peers train on noisy images that were made beforehand, as
+the tutorials do; jaxdae draws fresh noise at every step. On a GPU float32 products are in TF32 for
+all, as is JAX's default, and PyTorch's images lie on it already. Padding is even on both sides in
+PyTorch, which has no other without a copy.
 """
 
 import gzip
@@ -36,7 +40,7 @@ def digits(count: int) -> tuple[np.ndarray, np.ndarray]:
 class Jaxdae:
     """The package itself, as `experiments.run` trains and as `jaxdae.inference` applies."""
 
-    def __init__(self, setting: str) -> None:
+    def __init__(self, setting: str, dtype: str) -> None:
         import jax
         import optax
 
@@ -46,12 +50,15 @@ class Jaxdae:
         from jaxdae.training import AXIS, create_state, make_train_step
 
         self.jax = jax
-        self.model: Any = DenoisingAutoencoder()
+        self.model: Any = DenoisingAutoencoder(dtype=jax.numpy.dtype(dtype))
         self.optimizer = optax.adam(1e-3)
         self.state = create_state(self.model, self.optimizer, 0)
         self.step = make_train_step(
             self.model, gaussian(0.5), mean_squared_error, self.optimizer, axis_name=AXIS
         )
+
+    def about(self) -> dict[str, str]:
+        return {"jax": self.jax.__version__, "device": self.jax.devices()[0].platform}
 
     def train(self, images: int, batch_size: int) -> Work:
         from jaxdae.training import train
@@ -81,14 +88,14 @@ class Jaxdae:
 class PlainFlax(Jaxdae):
     """The same layers from `flax.linen`, in a Python loop over a compiled step."""
 
-    def __init__(self, setting: str) -> None:
-        super().__init__(setting)
+    def __init__(self, setting: str, dtype: str) -> None:
+        super().__init__(setting, dtype)
         from benchmarks.throughput import PlainFlax as Network
         from jaxdae.corruption import gaussian
         from jaxdae.losses import mean_squared_error
         from jaxdae.training import create_state, make_train_step
 
-        self.model = Network()
+        self.model = Network(dtype=self.jax.numpy.dtype(dtype))
         self.state = create_state(self.model, self.optimizer, 0)
         step = make_train_step(self.model, gaussian(0.5), mean_squared_error, self.optimizer)
         self.step = self.jax.jit(step)
@@ -114,13 +121,27 @@ class PlainFlax(Jaxdae):
 class Keras:
     """`fit`, many steps an execution; applied by the backend's compiled function."""
 
-    def __init__(self, setting: str) -> None:
+    def __init__(self, setting: str, dtype: str) -> None:
         os.environ["KERAS_BACKEND"] = setting
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+        import keras
+
         from benchmarks.keras_network import network
 
+        if dtype != "float32":
+            keras.config.set_dtype_policy(f"mixed_{dtype}")
         self.setting = setting
         self.model = network()
+
+    def about(self) -> dict[str, str]:
+        import keras
+
+        backend = __import__(self.setting)
+        if self.setting == "jax":
+            device = backend.devices()[0].platform
+        else:
+            device = "gpu" if backend.config.list_physical_devices("GPU") else "cpu"
+        return {"keras": keras.__version__, self.setting: backend.__version__, "device": device}
 
     def train(self, images: int, batch_size: int) -> Work:
         noisy, clean = digits(images)
@@ -146,13 +167,17 @@ class Keras:
 
 
 class Torch:
-    """Eager or under `torch.compile`, with channels last where the setting says so."""
+    """Eager or under `torch.compile`, with channels last or CUDA graphs where the setting says."""
 
-    def __init__(self, setting: str) -> None:
+    def __init__(self, setting: str, dtype: str) -> None:
         import torch
         from torch import nn
 
         self.torch = torch
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.dtype = getattr(torch, dtype)
+        torch.set_float32_matmul_precision("high")  # TF32 on a GPU
+        torch.backends.cudnn.benchmark = True
         self.model: Any = nn.Sequential(
             *(nn.Conv2d(1, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU()),
             *(nn.Flatten(), nn.Linear(3136, 16), nn.Linear(16, 3136), nn.Unflatten(1, (64, 7, 7))),
@@ -162,25 +187,44 @@ class Torch:
         )
         last = "channels-last" in setting
         self.format = torch.channels_last if last else torch.contiguous_format
-        self.model = self.model.to(memory_format=self.format)
+        self.model = self.model.to(self.device, memory_format=self.format)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), 1e-3, **self._fastest())
         if "compile" in setting:
             self.model = torch.compile(self.model, mode="max-autotune-no-cudagraphs")
+        if "cudagraphs" in setting:
+            self.model = torch.compile(self.model, mode="max-autotune")
+
+    def _fastest(self) -> dict[str, bool]:
+        return {"fused": True} if self.device == "cuda" else {"foreach": True}
+
+    def about(self) -> dict[str, str]:
+        return {"torch": self.torch.__version__, "device": self.device}
 
     def _batches(self, images: np.ndarray, batch_size: int) -> Any:
         tensor = self.torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
-        return tensor.to(memory_format=self.format).split(batch_size)
+        return tensor.to(self.device, memory_format=self.format).split(batch_size)
+
+    def _mixed(self) -> Any:
+        mixed = self.dtype != self.torch.float32
+        return self.torch.autocast(self.device, self.dtype, enabled=mixed)
+
+    def _wait(self) -> None:
+        if self.device == "cuda":
+            self.torch.cuda.synchronize()
 
     def train(self, images: int, batch_size: int) -> Work:
-        torch, model = self.torch, self.model
-        optimizer = torch.optim.Adam(model.parameters(), 1e-3, foreach=True)
+        torch, model, optimizer = self.torch, self.model, self.optimizer
         pairs = [self._batches(part, batch_size) for part in digits(images)]
 
         def work() -> None:
             model.train()
             for noisy, clean in zip(*pairs, strict=True):
                 optimizer.zero_grad(set_to_none=True)
-                torch.nn.functional.mse_loss(model(noisy), clean).backward()
+                with self._mixed():
+                    loss = torch.nn.functional.mse_loss(model(noisy).float(), clean)
+                loss.backward()
                 optimizer.step()
+            self._wait()
 
         return work
 
@@ -189,9 +233,9 @@ class Torch:
 
         def work() -> None:
             self.model.eval()
-            with self.torch.inference_mode():
+            with self.torch.inference_mode(), self._mixed():
                 for batch in batches:
-                    self.model(batch).numpy()
+                    self.model(batch).float().cpu().numpy()
 
         return work
 
@@ -206,12 +250,16 @@ FRAMEWORKS: dict[str, Any] = {
 
 def main() -> None:
     framework, _, setting = sys.argv[1].partition(":")
+    dtype = sys.argv[2]
     replies = os.fdopen(os.dup(1), "w")  # stdout proper: what a framework prints goes to stderr
     os.dup2(2, 1)
-    worker = FRAMEWORKS[framework](setting)
+    worker = FRAMEWORKS[framework](setting, dtype)
     ready: dict[tuple[str, int, int], Work] = {}
     for line in sys.stdin:
         task = json.loads(line)
+        if task["task"] == "about":
+            print(json.dumps(worker.about()), file=replies, flush=True)
+            continue
         name, images, batch_size = task["task"], task["images"], task["batch_size"]
         if (name, images, batch_size) not in ready:
             work = getattr(worker, name)(images, batch_size)

@@ -2,6 +2,7 @@
 
     python -m benchmarks.peers --envs .peers
     python -m benchmarks.peers --envs .peers --peers keras:tensorflow torch:compile --json FILE
+    python -m benchmarks.peers --dtype bfloat16 --peers torch:cudagraphs      # on a GPU
 
 Each peer runs in a process and an environment of its own, .peers/NAME, which is made from
 benchmarks/requirements/NAME.txt where it is missing. All processes are compiled and warm before
@@ -33,17 +34,20 @@ PEERS: dict[str, str | None] = {
     "torch:channels-last": "torch",
     "torch:compile": "torch",
     "torch:compile-channels-last": "torch",
+    "torch:cudagraphs": "torch",
+    "torch:cudagraphs-channels-last": "torch",
 }
+CPU_PEERS = [name for name in PEERS if "cudagraphs" not in name]
 
 
 class Worker:
     """A peer in its process."""
 
-    def __init__(self, name: str, python: str) -> None:
+    def __init__(self, name: str, python: str, dtype: str) -> None:
         self.name = name
         self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115  as long as the process
         self.process = subprocess.Popen(
-            [python, str(ROOT / "benchmarks/peer_worker.py"), name],
+            [python, str(ROOT / "benchmarks/peer_worker.py"), name, dtype],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.said,
@@ -53,12 +57,21 @@ class Worker:
 
     def time(self, task: str, batch_size: int, images: int) -> float:
         """The seconds that a task takes; compiled and run before, if it is new."""
+        words = {"task": task, "batch_size": batch_size, "images": images}
+        return float(self.ask(words)["seconds"])
+
+    def ask(self, words: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a task.
+
+        Raises:
+          RuntimeError: the process has stopped.
+        """
         assert self.process.stdin and self.process.stdout
+        task = words["task"]
         try:
-            words = {"task": task, "batch_size": batch_size, "images": images}
             self.process.stdin.write(json.dumps(words) + "\n")
             self.process.stdin.flush()
-            return float(json.loads(self.process.stdout.readline())["seconds"])
+            return json.loads(self.process.stdout.readline())
         except (ValueError, OSError):
             self.process.kill()
             self.process.wait()
@@ -122,7 +135,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--envs", type=Path, default=Path(".peers"), help="folder of the environments")
-    add("--peers", nargs="+", default=list(PEERS), choices=PEERS, metavar="NAME", help="which")
+    add(
+        "--peers",
+        nargs="+",
+        default=CPU_PEERS,
+        choices=PEERS,
+        metavar="NAME",
+        help=f"which of {', '.join(PEERS)} (default: all but those of CUDA graphs)",
+    )
+    add("--dtype", default="float32", choices=["float32", "bfloat16"], help="what to compute in")
     add("--train", type=int, nargs="*", default=[32, 128], metavar="N", help="batch sizes")
     add("--infer", type=int, nargs="*", default=[1, 32, 512], metavar="N", help="batch sizes")
     add("--images", type=int, default=6400, help="images in a timed call (at batch 1, a tenth)")
@@ -139,7 +160,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     workers: list[Worker] = []
     try:
         pythons = {name: environment(flags.envs, PEERS[name]) for name in flags.peers}
-        workers = [Worker(name, p) for name, p in [("jaxdae", sys.executable), *pythons.items()]]
+        everyone = {"jaxdae": sys.executable, **pythons}
+        workers = [Worker(name, python, flags.dtype) for name, python in everyone.items()]
+        about = {worker.name: worker.ask({"task": "about"}) for worker in workers}
+        for name, versions in about.items():
+            print(f"{name}: {', '.join(f'{k} {v}' for k, v in versions.items())}", file=sys.stderr)
         print("| task | batch | framework | images/s | jaxdae is so many times as fast |")
         print("| --- | --- | --- | --- | --- |")
         for task, sizes in (("train", flags.train), ("infer", flags.infer)):
@@ -154,7 +179,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for worker in workers:
             worker.close()
     if flags.json:
-        flags.json.write_text(json.dumps(rows, indent=1) + "\n")
+        report = {"dtype": flags.dtype, "about": about, "rows": rows}
+        flags.json.write_text(json.dumps(report, indent=1) + "\n")
     return 0
 
 

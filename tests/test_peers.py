@@ -3,6 +3,7 @@
 import json
 import sys
 
+import jax
 import pytest
 
 from benchmarks import peers, time_to_quality
@@ -12,7 +13,10 @@ def test_times_a_peer_beside_jaxdae(tmp_path, capsys):
     file = tmp_path / "figures.json"
     words = "--peers flax --images 64 --train 32 --infer 1 64 --repeats 2 --json"
     assert peers.main([*words.split(), str(file)]) == 0
-    rows = json.loads(file.read_text())
+    report = json.loads(file.read_text())
+    about = {"jax": jax.__version__, "device": "cpu"}
+    assert report["about"] == {"jaxdae": about, "flax": about}
+    rows = report["rows"]
     kinds = [(row["task"], row["batch_size"], row["images"]) for row in rows]
     assert kinds == [("train", 32, 64), ("infer", 1, 6), ("infer", 64, 64)]
     for row in rows:
@@ -35,7 +39,7 @@ def test_a_peer_that_fails_is_named(tmp_path, capsys, monkeypatch):
     words = "--peers nobody:eager --images 32 --train --infer 32 --repeats 1"
     assert peers.main(words.split()) == 1
     error = capsys.readouterr().err
-    assert "stopped: nobody:eager stopped in infer, and said: KeyError: 'nobody'" in error
+    assert "stopped: nobody:eager stopped in about, and said: KeyError: 'nobody'" in error
     assert error.count("\n") == 1
 
 
