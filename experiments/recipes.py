@@ -135,7 +135,7 @@ RECIPES: dict[str, tuple[Config, str]] = {
         (DEFAULT, "the best quality soonest, at --sigma"),
         (CLASSIC, "the tutorial: Adam at 0.001, noise drawn once for each image"),
         (
-            replace(DEFAULT, recipe="blind", sigma=(0.15, 1.08), epochs=40, learning_rate=4e-3),
+            replace(DEFAULT, recipe="blind", sigma=(0.15, 1.08), epochs=40, learning_rate=2e-3),
             "one network for every sigma: the noise level drawn for each image",
         ),
         (
@@ -143,10 +143,10 @@ RECIPES: dict[str, tuple[Config, str]] = {
                 DEFAULT,
                 recipe="unet",
                 architecture="unet",
-                features=(16, 48, 96),
+                features=(24, 48, 96),
                 sigma=(0.1, 1.05),
                 learning_rate=1e-3,
-                epochs=20,
+                epochs=24,
             ),
             "no bottleneck: the cleanest images, at every sigma, and no latent vector",
         ),

@@ -5,27 +5,39 @@
 GPUs and TPUs get exactly those two. XLA's CPU backend has no fast path for the gradients of a
 strided or dilated convolution, so on a CPU both become matrix products around two linear maps:
 
-    unfold (im2col)    the patch under the kernel at every position, as a vector
+    unfold (im2col)    the patch under the kernel at every position
     fold   (col2im)    the adjoint: every patch added back where it was cut out
 
-    conv(x, w)            =  unfold(x) @ w             the kernel as a (patch, out) matrix
-    conv_transpose(x, w)  =  fold(x @ w)               the kernel as an (in, patch) matrix
+With the kernel as a matrix W with a row for each number in a patch, these are the three sides of
+one trilinear form, <W, unfold(x) y^T>, and each is the derivative of another:
 
-Each map is a JAX primitive with the other as its transpose, so reverse-mode differentiation of a
-transposed convolution is one `unfold` of the output's gradient, shared by the gradients of the
-input and of the kernel; forward mode and `vmap` work as usual. (Differentiated as it is written,
-`fold` is slow, and `custom_vjp` would give up forward mode.) `fold` is written by phases: output
-positions with the same remainder modulo the stride receive the same taps, so each phase is a sum
-of shifted arrays and the phases interleave by one reshape. Nothing is scattered, and nothing is
-multiplied by a zero that dilation put there.
+    gather       W^T unfold(x)     a convolution, and the input gradient of a transposed one
+    scatter      fold(W y)         a transposed convolution, and the input gradient of a plain one
+    correlate    unfold(x) y^T     the kernel gradient of both
+
+Each is a JAX primitive, bilinear, with the other two as its transposes: so reverse mode is as fast
+as the forward pass, forward mode, higher derivatives and `vmap` work as usual, and nothing is
+scattered or multiplied by a zero that dilation put there. (Differentiated as it is written, `fold`
+is slow, and `custom_vjp` would give up forward mode.)
+
+Inside, images lie with channels outermost and the batch innermost: (channels, height, width,
+batch). A shifted image is then a copy of whole rows, pads are cheap, and all products run along
+their operands' rows, which is what XLA's CPU kernels are fastest at. The transpositions at the
+borders vanish where layers follow each other: XLA lays the arrays between them out likewise.
+`fold` is written by phases: output positions with the same remainder modulo the stride receive the
+same taps, so each phase is a sum of shifted arrays and the phases interleave by one reshape.
 
 At stride 1 a convolution is also a transposed one with the kernel rotated, so the form with the
 smaller patches is taken: `fold` where there are fewer channels out than in, else `unfold`.
+
+In bfloat16 the products take half the time, and the maps move half the bytes. XLA would convert
+what they move to float32 and back, so they move it as integers; and it has no bfloat16 product with
+a transposed first operand, so the small matrix is transposed by itself.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,8 +77,9 @@ def conv(
     """Convolves images with a kernel; equals `lax.conv_general_dilated` on NHWC and HWIO.
 
     Args:
-      x: images, any float dtype; the kernel has the same one.
-      kernel: the kernel, unflipped (cross-correlation, as everywhere in deep learning).
+      x: images, any float dtype.
+      kernel: the kernel, unflipped (cross-correlation, as everywhere in deep learning). It is
+        rounded to x's dtype; its gradient is not.
       stride: the step between outputs, the same along both axes.
       padding: "SAME", "VALID", or a (low, high) pair for each axis.
 
@@ -94,8 +107,8 @@ def conv_transpose(
     with its last two axes exchanged.
 
     Args:
-      x: images, any float dtype; the kernel has the same one.
-      kernel: the kernel, HWIO.
+      x: images, any float dtype.
+      kernel: the kernel, HWIO. It is rounded to x's dtype; its gradient is not.
       stride: the factor by which both axes grow.
 
     Returns:
@@ -109,44 +122,46 @@ def conv_transpose(
     )
 
 
-def unfold(
-    x: Float[Array, "batch height width channels"], geometry: Geometry
-) -> Float[Array, "batch rows columns patch"]:
-    """Cuts out the patch under every kernel position (im2col), in kernel order, channels last."""
-    return unfold_p.bind(x, geometry=geometry)
-
-
-def fold(
-    patches: Float[Array, "batch rows columns patch"], geometry: Geometry
+def mix(
+    weights: Float[Array, "batch n"], images: Float[Array, "n height width channels"]
 ) -> Float[Array, "batch height width channels"]:
-    """Adds every patch back to the pixels it was cut from (col2im): the adjoint of `unfold`."""
-    return fold_p.bind(patches, geometry=geometry)
+    """Weighted sums of images, laid out as the layers above take them. One dtype."""
+    return lax.platform_dependent(weights, images, cpu=_mix_matmul, default=_mix_lax)
 
 
-def _unfold(x: Array, *, geometry: Geometry) -> Array:
+def unfold(x: Float[Array, "in height width batch"], geometry: Geometry) -> Array:
+    """The patch under the kernel at every position (im2col): (patch, rows, columns, batch).
+
+    A patch is in kernel order, channels last, as the rows of `kernel.reshape(-1, out)` are.
+    """
     (kh, kw), stride = geometry.kernel, geometry.stride
     rows, columns = geometry.grid
-    batch, _, _, channels = x.shape
+    channels, _, _, batch = x.shape
+    dtype = x.dtype
+    if dtype.itemsize == 2:
+        x = lax.bitcast_convert_type(x, jnp.uint16)
     padding = ((0, 0, 0), *((low, high, 0) for low, high in geometry.padding), (0, 0, 0))
     x = lax.pad(x, jnp.zeros((), x.dtype), padding)
     taps = [
         lax.slice(
             x,
             (0, i, j, 0),
-            (batch, i + (rows - 1) * stride + 1, j + (columns - 1) * stride + 1, channels),
+            (channels, i + (rows - 1) * stride + 1, j + (columns - 1) * stride + 1, batch),
             (1, stride, stride, 1),
         )
         for i in range(kh)
         for j in range(kw)
     ]
-    return lax.concatenate(taps, 3)
+    return lax.bitcast_convert_type(lax.concatenate(taps, 0), dtype)
 
 
-def _fold(patches: Array, *, geometry: Geometry) -> Array:
+def fold(patches: Float[Array, "patch rows columns batch"], geometry: Geometry) -> Array:
+    """Every patch added back to where it was cut out (col2im), the adjoint of `unfold`."""
     stride, zero = geometry.stride, jnp.zeros((), patches.dtype)
     height, width = geometry.image
     size = tuple(-(-side // stride) for side in geometry.image)  # of one phase
-    channels = patches.shape[-1] // (geometry.kernel[0] * geometry.kernel[1])
+    channels = patches.shape[0] // (geometry.kernel[0] * geometry.kernel[1])
+    batch = patches.shape[3]
 
     def taps(axis: int, phase: int) -> list[tuple[int, tuple[int, int, int]]]:
         """The kernel offsets that reach this phase, each with the shift (a pad) it comes by."""
@@ -161,7 +176,7 @@ def _fold(patches: Array, *, geometry: Geometry) -> Array:
     def phase(row: int, column: int) -> Array:
         terms = [
             lax.pad(
-                lax.slice_in_dim(patches, tap * channels, (tap + 1) * channels, axis=3),
+                lax.slice_in_dim(patches, tap * channels, (tap + 1) * channels),
                 zero,
                 ((0, 0, 0), down, right, (0, 0, 0)),
             )
@@ -170,29 +185,63 @@ def _fold(patches: Array, *, geometry: Geometry) -> Array:
             for tap in [i * geometry.kernel[1] + j]
         ]
         # A stride larger than the kernel leaves phases that no tap reaches.
-        return sum(terms[1:], terms[0]) if terms else jnp.zeros((len(patches), *size, channels))
+        return sum(terms[1:], terms[0]) if terms else jnp.zeros((channels, *size, batch))
 
     if stride == 1:
         return phase(0, 0)
     strides = range(stride)
     rows = [jnp.stack([phase(row, column) for column in strides], axis=3) for row in strides]
-    out = jnp.stack(rows, axis=2)  # batch, rows, phase, columns, phase, channels
-    out = out.reshape(len(patches), size[0] * stride, size[1] * stride, channels)
+    out = jnp.stack(rows, axis=2)  # channels, rows, phase, columns, phase, batch
+    out = out.reshape(channels, size[0] * stride, size[1] * stride, batch)
     return out[:, :height, :width].astype(patches.dtype)
 
 
-def _linear_primitive(name: str, function: Callable[..., Array]) -> Primitive:
-    """Makes `function` (linear, batch axis first) one operation to JAX's transformations."""
+def _matmul(a: Array, b: Array, contract: tuple[int, int]) -> Array:
+    """A product of matrices along one axis of each, accumulated in float32 at least."""
+    precise = jnp.promote_types(a.dtype, jnp.float32)
+    return lax.dot_general(
+        a, b, (((contract[0],), (contract[1],)), ((), ())), preferred_element_type=precise
+    )
+
+
+def _flat(x: Array) -> Array:
+    return x.reshape(x.shape[0], -1)
+
+
+def _gather(matrix: Array, x: Array, *, geometry: Geometry) -> Array:
+    patches = _flat(unfold(x, geometry))
+    matrix = matrix.astype(x.dtype)
+    if x.dtype.itemsize == 2:
+        columns = lax.optimization_barrier(matrix.T.reshape(-1)).reshape(matrix.shape[::-1])
+        out = _matmul(columns, patches, (1, 0))
+    else:
+        out = _matmul(matrix, patches, (0, 0))
+    return out.astype(x.dtype).reshape(-1, *geometry.grid, x.shape[3])
+
+
+def _scatter(matrix: Array, y: Array, *, geometry: Geometry) -> Array:
+    patches = _matmul(matrix.astype(y.dtype), _flat(y), (1, 0))
+    return fold(patches.reshape(-1, *y.shape[1:]), geometry).astype(y.dtype)
+
+
+def _correlate(x: Array, y: Array, *, geometry: Geometry) -> Array:
+    patches, y = _flat(unfold(x, geometry)), _flat(y)
+    if len(patches) < len(y):  # the longer one first is faster
+        return _matmul(y, patches, (1, 1)).T
+    return _matmul(patches, y, (1, 1))
+
+
+def _bilinear_primitive(name: str, function: Callable[..., Array]) -> Primitive:
+    """Makes `function` one operation to JAX's transformations."""
     primitive = Primitive(name)
     primitive.def_impl(jax.jit(function, static_argnames="geometry"))
 
-    def shape(x, *, geometry):
-        return x.update(shape=jax.eval_shape(partial(function, geometry=geometry), x).shape)
+    def shape(a: Any, b: Any, *, geometry: Geometry) -> Any:
+        out = jax.eval_shape(partial(function, geometry=geometry), a, b)
+        return b.update(shape=out.shape, dtype=out.dtype)
 
-    def batch(arguments, axes, *, geometry):
-        x = jnp.moveaxis(arguments[0], axes[0], 0)
-        out = primitive.bind(x.reshape(-1, *x.shape[2:]), geometry=geometry)
-        return out.reshape(*x.shape[:2], *out.shape[1:]), 0
+    def batch(arguments: Any, axes: Any, *, geometry: Geometry) -> tuple[Array, int]:
+        return jax.vmap(partial(function, geometry=geometry), tuple(axes))(*arguments), 0
 
     primitive.def_abstract_eval(shape)
     batching.primitive_batchers[primitive] = batch
@@ -200,18 +249,24 @@ def _linear_primitive(name: str, function: Callable[..., Array]) -> Primitive:
     return primitive
 
 
-unfold_p = _linear_primitive("unfold", _unfold)
-fold_p = _linear_primitive("fold", _fold)
-ad.deflinear2(unfold_p, lambda g, _, geometry: [fold(g, geometry)])
-ad.deflinear2(fold_p, lambda g, _, geometry: [unfold(g, geometry)])
-
-
-def _matmul(x: Array, matrix: Array) -> Array:
-    """Multiplies along the last axis, accumulating in float32 at least."""
-    precise = jnp.promote_types(x.dtype, jnp.float32)
-    rows = x.reshape(-1, x.shape[-1])
-    out = lax.dot(rows, matrix, preferred_element_type=precise).astype(x.dtype)
-    return out.reshape(*x.shape[:-1], matrix.shape[1])
+gather_p = _bilinear_primitive("gather", _gather)
+scatter_p = _bilinear_primitive("scatter", _scatter)
+correlate_p = _bilinear_primitive("correlate", _correlate)
+ad.defbilinear(
+    gather_p,
+    lambda g, w, x, **geometry: correlate_p.bind(x, g, **geometry).astype(w.aval.dtype),
+    lambda g, w, x, **geometry: scatter_p.bind(w, g, **geometry),
+)
+ad.defbilinear(
+    scatter_p,
+    lambda g, w, y, **geometry: correlate_p.bind(g, y, **geometry).astype(w.aval.dtype),
+    lambda g, w, y, **geometry: gather_p.bind(w, g, **geometry),
+)
+ad.defbilinear(
+    correlate_p,
+    lambda g, x, y, **geometry: scatter_p.bind(g, y, **geometry),
+    lambda g, x, y, **geometry: gather_p.bind(g, x, **geometry),
+)
 
 
 def _conv_matmul(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:
@@ -227,7 +282,8 @@ def _conv_matmul(x: Array, kernel: Array, *, stride: int, padding: Padding) -> A
             for k, (low, high) in zip(window, geometry.padding, strict=True)
         )
         return _matmul_fold(x, kernel[::-1, ::-1], Geometry(geometry.grid, window, 1, mirrored))
-    return _matmul(unfold(x, geometry), kernel.reshape(kh * kw * inputs, outputs))
+    matrix = kernel.reshape(kh * kw * inputs, outputs)
+    return _swap(gather_p.bind(matrix, _swap(x), geometry=geometry))
 
 
 def _conv_transpose_matmul(x: Array, kernel: Array, *, stride: int) -> Array:
@@ -255,15 +311,32 @@ def _transpose_padding(kernel: Array, stride: int) -> list[tuple[int, int]]:
 
 def _matmul_fold(x: Array, kernel: Array, geometry: Geometry) -> Array:
     kh, kw, inputs, outputs = kernel.shape
-    matrix = kernel.transpose(2, 0, 1, 3).reshape(inputs, kh * kw * outputs)
-    return fold(_matmul(x, matrix), geometry)
+    matrix = kernel.transpose(0, 1, 3, 2).reshape(kh * kw * outputs, inputs)
+    return _swap(scatter_p.bind(matrix, _swap(x), geometry=geometry))
+
+
+def _swap(x: Array) -> Array:
+    """Batch first and channels last to the reverse, and back."""
+    return x.transpose(3, 1, 2, 0)
+
+
+def _mix_matmul(weights: Array, images: Array) -> Array:
+    images = _swap(images)
+    out = _matmul(images.reshape(-1, images.shape[3]), weights, (1, 1)).astype(weights.dtype)
+    return _swap(out.reshape(*images.shape[:3], len(weights)))
+
+
+def _mix_lax(weights: Array, images: Array) -> Array:
+    return (weights @ images.reshape(len(images), -1)).reshape(-1, *images.shape[1:])
 
 
 def _conv_lax(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:
+    kernel = kernel.astype(x.dtype)
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), padding, dimension_numbers=DIMENSIONS
     )
 
 
 def _conv_transpose_lax(x: Array, kernel: Array, *, stride: int) -> Array:
+    kernel = kernel.astype(x.dtype)
     return lax.conv_transpose(x, kernel, (stride, stride), "SAME", dimension_numbers=DIMENSIONS)

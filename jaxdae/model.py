@@ -23,10 +23,9 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
-from jaxdae.convolution import Geometry, Padding, conv, conv_transpose, unfold
+from jaxdae.convolution import Padding, conv, conv_transpose, mix
 from jaxdae.errors import InputError
 
 Dtype = Any
@@ -56,13 +55,23 @@ class Affine(nn.Module):
         self.kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
         self.bias = self.param("bias", nn.initializers.zeros, (self.outputs,))
 
+    def cast(self, x: Array) -> Array:
+        """The input in the type to compute in."""
+        return x.astype(self.dtype or jnp.result_type(x, self.kernel))
+
+    def add_bias(self, x: Array, bias: Array | None = None) -> Array:
+        """What a product gave, with the bias. In float32 at least: the bias's gradient is a sum."""
+        precise = jnp.promote_types(x.dtype, jnp.float32)
+        bias = self.bias if bias is None else bias
+        return (x.astype(precise) + bias.astype(precise)).astype(x.dtype)
+
 
 class Dense(Affine):
     """A fully connected layer: (..., inputs) to (..., outputs)."""
 
     def __call__(self, x: Array) -> Array:
-        x, kernel, bias = promote_dtype(x, self.kernel, self.bias, dtype=self.dtype)
-        return x @ kernel + bias
+        x = self.cast(x)
+        return self.add_bias(x @ self.kernel.astype(x.dtype))
 
 
 class Conv(Affine):
@@ -77,16 +86,15 @@ class Conv(Affine):
         return self.kernel_size
 
     def __call__(self, x: Images) -> Images:
-        x, kernel, bias = promote_dtype(x, self.kernel, self.bias, dtype=self.dtype)
-        return conv(x, kernel, stride=self.stride, padding=self.padding) + bias
+        x = conv(self.cast(x), self.kernel, stride=self.stride, padding=self.padding)
+        return self.add_bias(x)
 
 
 class ConvTranspose(Conv):
     """A transposed convolution: both axes grow by the stride. "SAME" padding only."""
 
     def __call__(self, x: Images) -> Images:
-        x, kernel, bias = promote_dtype(x, self.kernel, self.bias, dtype=self.dtype)
-        return conv_transpose(x, kernel, stride=self.stride) + bias
+        return self.add_bias(conv_transpose(self.cast(x), self.kernel, stride=self.stride))
 
     def after_dense(self, dense: Dense, latent: Latent, shape: tuple[int, int, int]) -> Images:
         """Equals `self(dense(latent).reshape(-1, *shape))`, for less work on a large batch.
@@ -95,15 +103,13 @@ class ConvTranspose(Conv):
         The layer is applied to the rows of the dense kernel and to its bias, `inputs + 1` images
         however large the batch; the result is the kernel and the bias of the joint map.
         """
-        if len(latent) <= dense.inputs + 1:
+        if len(latent) <= 2 * (dense.inputs + 1):  # what little it saves, the odd size costs
             return self(dense(latent).reshape(-1, *shape))
-        latent, kernel, bias, rows, constant = promote_dtype(
-            latent, self.kernel, self.bias, dense.kernel, dense.bias, dtype=self.dtype
-        )
-        images = jnp.concatenate([rows, constant[None]]).reshape(-1, *shape)
-        images = conv_transpose(images, kernel, stride=self.stride)
-        joint, constant = images[:-1].reshape(dense.inputs, -1), images[-1] + bias
-        return (latent @ joint).reshape(-1, *constant.shape) + constant
+        latent = self.cast(latent)
+        rows = jnp.concatenate([dense.kernel, dense.bias[None]]).astype(latent.dtype)
+        images = conv_transpose(rows.reshape(-1, *shape), self.kernel, stride=self.stride)
+        joint, constant = images[:-1], images[-1].astype(self.bias.dtype) + self.bias
+        return self.add_bias(mix(latent, joint), constant)
 
 
 class Denoiser(nn.Module):
@@ -382,7 +388,7 @@ class UNet(Denoiser):
       bridge_channels: channels of the image that goes into the bridge.
     """
 
-    features: tuple[int, ...] = (16, 48, 96)
+    features: tuple[int, ...] = (24, 48, 96)
     bridge: int = 384
     bridge_channels: int = 16
 
@@ -427,10 +433,10 @@ def max_pool(x: Images) -> Images:
 
     Of equal values the first receives the gradient, as in TensorFlow.
     """
-    sides = x.shape[1:3]
-    padding = tuple((0, side % 2) for side in sides)  # zeros: never above a value that is >= 0
-    patches = unfold(x, Geometry(sides, (2, 2), 2, padding))
-    best, *others = jnp.split(patches, 4, axis=-1)
+    batch, height, width, channels = x.shape
+    x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))  # never above what is >= 0
+    x = x.reshape(batch, x.shape[1] // 2, 2, x.shape[2] // 2, 2, channels)
+    best, *others = (x[:, :, i, :, j] for i in (0, 1) for j in (0, 1))
     for other in others:
         best = jnp.where((other > best) | jnp.isnan(other), other, best)
     return best

@@ -110,9 +110,9 @@ def test_narrow_types_accumulate_in_float32(dtype):
 def test_fold_is_the_adjoint_of_unfold(size, window, count, stride, low, high):
     image = tuple(s + 5 for s in size)
     geometry = Geometry(image, window, stride, ((low, high), (high, low)))
-    x = jax.random.normal(jax.random.key(0), (2, *image, count))
+    x = jax.random.normal(jax.random.key(0), (count, *image, 2))
     patches = jax.jit(unfold, static_argnums=1)(x, geometry)
-    assert patches.shape == (2, *geometry.grid, window[0] * window[1] * count)
+    assert patches.shape == (window[0] * window[1] * count, *geometry.grid, 2)
     other = jax.random.normal(jax.random.key(1), patches.shape)
     np.testing.assert_allclose(
         jnp.vdot(patches, other),
