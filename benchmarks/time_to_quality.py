@@ -69,7 +69,9 @@ def keras_curve(weights: Path, epochs: int) -> list[dict[str, float]]:
     return rows
 
 
-def one_seed(keras: str, seed: int, lengths: Sequence[int], folder: Path) -> list[dict[str, Any]]:
+def one_seed(
+    keras: str, seed: int, lengths: Sequence[int], dtype: str, folder: Path
+) -> list[dict[str, Any]]:
     """A row for each process: Keras's, and the main job at each length, twice."""
     weights = folder / f"keras-{seed}.npz"
     script = str(ROOT / "benchmarks/keras_network.py")
@@ -84,7 +86,8 @@ def one_seed(keras: str, seed: int, lengths: Sequence[int], folder: Path) -> lis
         cache = folder / f"cache-{seed}-{epochs}"
         for cached in (False, True):
             out = folder / f"run-{seed}-{epochs}-{cached}"
-            words = f"--sigma 0.5 --epochs {epochs} --seed {seed} --no-figures --out {out}"
+            words = f"--sigma 0.5 --epochs {epochs} --seed {seed} --dtype {dtype} "
+            words += f"--no-figures --out {out}"
             command = [sys.executable, "-m", "experiments.run", *words.split()]
             used = whole_process(command, cache, folder / "log")
             with open(out / "metrics.csv", newline="") as file:
@@ -159,6 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--keras", required=True, metavar="PYTHON", help="a Python that has Keras and TensorFlow")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N")
     add("--epochs", type=int, nargs="+", default=[1, 2, 3, 5], metavar="N", help="the main job's")
+    add("--dtype", default="float32", choices=["float32", "bfloat16"], help="the main job's")
     add("--json", type=Path, metavar="FILE", help="write every figure to FILE")
     add("--plot", type=Path, metavar="FILE", help="draw test error against time into FILE")
     flags = parser.parse_args(argv)
@@ -168,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             for seed in flags.seeds:
                 try:
-                    rows += one_seed(flags.keras, seed, flags.epochs, Path(folder))
+                    rows += one_seed(flags.keras, seed, flags.epochs, flags.dtype, Path(folder))
                 except RuntimeError as error:
                     print(f"stopped: {error}", file=sys.stderr)
                     return 1

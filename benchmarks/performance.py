@@ -1,0 +1,250 @@
+"""Writes docs/performance.md: how fast, against what, and how far from the machine's limit.
+
+    python -m benchmarks.performance                              # from the figures that are there
+    python -m benchmarks.performance --measure --envs .peers      # first measure what is missing
+    python -m benchmarks.performance --measure growth peers       # measure these anew
+
+Every part is a benchmark with a command of its own, which the page gives. What they measure lies in
+docs/performance/, a file for each part and platform (cpu, gpu, tpu), and a page is written from all
+files there: on a machine with a GPU the same command adds the GPU's tables. Leave the machine to it
+meanwhile.
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parents[1]
+FIGURES = Path("docs/performance")
+IMAGES = Path("docs/images")
+PAGE = Path("docs/performance.md")
+
+
+class Part(NamedTuple):
+    """A benchmark of the page.
+
+    Fields:
+      title: the section's.
+      words: its command line after `python -m benchmarks.`, on a CPU; {envs} the folder of the
+        peers' environments.
+      text: what the section says before the table.
+      table: from what the benchmark wrote to Markdown.
+      plot: whether it draws one.
+      gpu: its command line where there is a GPU or TPU; the same if not given.
+    """
+
+    title: str
+    words: str
+    text: str
+    table: Callable[[Any], str]
+    plot: bool
+    gpu: str | None = None
+
+
+def throughput(report: Any) -> str:
+    """The ceilings and the table of a throughput report."""
+    from benchmarks.throughput import table
+
+    limits = dict(report["ceilings"])
+    copy = limits.pop("copy")
+    products = ", ".join(f"{limit / 1e9:,.0f} GFLOP/s in {name}" for name, limit in limits.items())
+    ceilings = f"Ceilings: {products}; {copy / 1e9:,.0f} GB/s."
+    return f"{ceilings}\n\n{table(report['rows'], report['ceilings'])}"
+
+
+def peers(report: Any) -> str:
+    """The versions and the table of a peers report."""
+    from benchmarks.peers import table
+    from benchmarks.timing import markdown
+
+    versions: dict[str, str] = {}
+    for about in report["about"].values():
+        versions |= {name: value for name, value in about.items() if name != "device"}
+    columns = ["task", "batch", "framework", "images/s", "jaxdae is so many times as fast"]
+    lines = [line for row in report["rows"] for line in table(row)]
+    named = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return "\n".join([f"In {report['dtype']}; {named}.", "", markdown(columns, []), *lines])
+
+
+def growth(report: Any) -> str:
+    """The tables of a growth report."""
+    from benchmarks.growth import table
+
+    return "\n\n".join(table(axis, rows) for axis, rows in report["axes"].items())
+
+
+def quality(rows: Any) -> str:
+    """The table of a time-to-quality report."""
+    from benchmarks.time_to_quality import markdown, summarize
+
+    return markdown(summarize(rows))
+
+
+PEERS = """The same network, data, loss and optimiser, each framework in a process of its own that
+is warm before anything is timed, and all timed in turn; median, lowest and highest, and the ratio
+to jaxdae within a turn. Keras runs `fit` with 50 steps an execution and its backend's compiled
+function for inference; PyTorch with a fused or multi-tensor Adam, `torch.compile` at
+`max-autotune`; plain Flax the same train step on `flax.linen`'s layers. The peers train on noisy
+images that were made beforehand; jaxdae draws fresh noise at every step."""
+QUALITY = """Whole processes, from their start to their end, one after the other: Keras's script
+trains the tutorial's network for ten epochs, the main job for one to five, with its evaluation,
+checkpoints and closing table; with an empty cache of compiled programs and with a full one. Means
+over three seeds; core seconds are those of all processors together."""
+CUDA = "torch:compile torch:compile-channels-last torch:cudagraphs torch:cudagraphs-channels-last"
+PARTS: dict[str, Part] = {
+    "throughput": Part(
+        "Throughput",
+        "throughput --dtypes float32 bfloat16 --plain",
+        "Training and inference of the `strided` network (178,001 parameters). In brackets the "
+        "share of the ceiling that was measured in the same run. `plain` is the same network in "
+        "`flax.linen`'s layers, in a scan or a Python loop, whichever is faster.",
+        throughput,
+        plot=True,
+    ),
+    "peers": Part(
+        "Beside other frameworks",
+        "peers --envs {envs}",
+        PEERS,
+        peers,
+        plot=False,
+        gpu=f"peers --envs {{envs}} --train 32 2048 8192 --infer 32 8192 --images 65536 --peers "
+        f"flax keras:jax {CUDA}",
+    ),
+    "peers-bfloat16": Part(
+        "Beside other frameworks, in bfloat16",
+        "peers --envs {envs} --dtype bfloat16 --peers keras:tensorflow torch:channels-last",
+        "The same in mixed precision, the peers' by their own means.",
+        peers,
+        plot=False,
+        gpu=f"peers --envs {{envs}} --dtype bfloat16 --train 32 2048 8192 --infer 32 8192 --images "
+        f"65536 --peers flax keras:jax {CUDA}",
+    ),
+    "quality": Part(
+        "Time to a quality",
+        "time_to_quality --keras {envs}/tensorflow/bin/python",
+        QUALITY,
+        quality,
+        plot=True,
+    ),
+    "quality-bfloat16": Part(
+        "Time to a quality, in bfloat16",
+        "time_to_quality --keras {envs}/tensorflow/bin/python --dtype bfloat16",
+        "The same, the main job with `--dtype bfloat16`.",
+        quality,
+        plot=True,
+    ),
+    "growth": Part(
+        "Growth",
+        "growth",
+        "Training at batches of 32, in float32, as one thing grows: the image, the network's "
+        "channels, the data set (kept on the device, or streamed to it from a file), and the "
+        "devices (of a CPU virtual ones, which share its cores).",
+        growth,
+        plot=True,
+    ),
+}
+
+
+def command(name: str, platform: str, envs: Path) -> list[str]:
+    """The words of a part's command, after `python -m`."""
+    part = PARTS[name]
+    words = part.words if platform == "cpu" or part.gpu is None else part.gpu
+    words = f"benchmarks.{words.format(envs=envs)} --json {FIGURES / f'{platform}-{name}.json'}"
+    if part.plot:
+        words += f" --plot {image(name, platform)}"
+    return words.split()
+
+
+def image(name: str, platform: str) -> Path:
+    """A part's plot."""
+    return IMAGES / f"performance-{platform}-{name}.png"
+
+
+def here() -> dict[str, Any]:
+    """The machine, as a process of its own sees it: this one must not take the GPU's memory."""
+    code = "import json; from benchmarks.timing import machine; print(json.dumps(machine()))"
+    words = [sys.executable, "-c", code]
+    return json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def measure(names: Sequence[str], envs: Path) -> None:
+    """Runs the benchmarks, each with the machine it ran on."""
+    machine = here()
+    for name in names:
+        words = command(name, machine["platform"], envs)
+        print(f"== python -m {shlex.join(words)}", flush=True)
+        subprocess.run([sys.executable, "-m", *words], check=True)
+        file = FIGURES / f"{machine['platform']}-{name}.json"
+        report = json.loads(file.read_text())
+        file.write_text(json.dumps({"machine": machine, "report": report}, indent=1) + "\n")
+
+
+def page(envs: Path) -> str:
+    """The page, from the files that are there."""
+    lines = [
+        "# Performance",
+        "",
+        "Written by `python -m benchmarks.performance` from the figures in `docs/performance/`. "
+        "Ratios are taken within a run, on one machine.",
+        "",
+    ]
+    for platform, title in (("cpu", "On a CPU"), ("gpu", "On a GPU"), ("tpu", "On a TPU")):
+        there = [name for name in PARTS if (FIGURES / f"{platform}-{name}.json").is_file()]
+        if there:
+            lines += [f"## {title}", ""]
+        for name in there:
+            data = json.loads((FIGURES / f"{platform}-{name}.json").read_text())
+            machine, part = data["machine"], PARTS[name]
+            cores = f", {machine['cores']} cores" if machine["cores"] else ""
+            lines += [f"### {part.title}", "", part.text, "", part.table(data["report"]), ""]
+            if part.plot:
+                lines += [f"![{part.title}](images/{image(name, platform).name})", ""]
+            words = shlex.join(command(name, platform, envs))
+            lines += [
+                f"`python -m {words}`, {machine['date']}, {machine['device']}{cores}, Python "
+                f"{machine['python']}, jax {machine['jax']}, flax {machine['flax']}.",
+                "",
+            ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command: 0 done, 1 a benchmark failed, 2 bad input."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.performance", description=__doc__, formatter_class=formatter
+    )
+    add = parser.add_argument
+    add(
+        "--measure",
+        nargs="*",
+        choices=PARTS,
+        metavar="PART",
+        help=f"which of {', '.join(PARTS)}; those without figures if none is named",
+    )
+    add("--envs", type=Path, default=Path(".peers"), help="folder of the peers' environments")
+    flags = parser.parse_args(argv)
+    if not PAGE.parent.is_dir():
+        print("error: there is no docs/ here: go to the folder of the repository", file=sys.stderr)
+        return 2
+    FIGURES.mkdir(exist_ok=True)
+    if flags.measure is not None:
+        platform = here()["platform"]
+        missing = [name for name in PARTS if not (FIGURES / f"{platform}-{name}.json").is_file()]
+        try:
+            measure(flags.measure or missing, flags.envs)
+        except subprocess.CalledProcessError as error:
+            print(f"stopped: {shlex.join(error.cmd)} failed", file=sys.stderr)
+            return 1
+    PAGE.write_text(page(flags.envs))
+    print(f"wrote {PAGE}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
