@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ import tyro
 from jaxdae.errors import DivergenceError, InputError
 
 T = TypeVar("T")
+IMPORTED = time.perf_counter()
 
 
 def parse(arguments: type[T], words: Sequence[str], **options: Any) -> T:
@@ -41,6 +43,15 @@ def one_line(box: str) -> str:
     if meant := re.search(r"^(--[\w-]+)", "\n".join(paragraphs[1:]), re.MULTILINE):
         text += f": see {meant[1]} in --help"
     return text
+
+
+def running_seconds() -> float:
+    """The seconds since this process began; where the system does not say, since it came here."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, ValueError, IndexError):
+        return time.perf_counter() - IMPORTED
 
 
 def status(work: Callable[[], int | None], mend: str, interrupted: str = "interrupted") -> int:

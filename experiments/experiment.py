@@ -26,6 +26,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import jaxdae
+from experiments import cli
 from experiments.recipes import PROGRAM, Config
 from jaxdae import corruption as corruptions
 from jaxdae import data, pretrained, training
@@ -142,6 +143,7 @@ class Experiment:
         self.tested = "Validation" if config.validation_images else "Test"
         self.history: list[dict[str, float]] = []
         self.compile_seconds = 0.0
+        self.start_seconds: float | None = None  # from the process's start to its first step
 
     def go(self, out: Path) -> None:
         """Trains from where the checkpoints in `out` are to the end."""
@@ -250,6 +252,8 @@ class Experiment:
                 devices=self.devices,
                 learning_rate=lambda step: schedule(step - begin),
             ):
+                if self.start_seconds is None:
+                    self.start_seconds = cli.running_seconds() - progress.seconds
                 state = progress.state
                 losses.append(progress.losses)
                 seconds, images = seconds + progress.seconds, images + progress.images
@@ -341,6 +345,7 @@ class Experiment:
             "epochs": len(self.history),
             "train_seconds": last["train_seconds"],
             "compile_seconds": self.compile_seconds,
+            "start_seconds": self.start_seconds,
             "images_per_second": images / last["train_seconds"],
             "test": test,
             "params_sha256": tree_sha256(params),
@@ -360,10 +365,11 @@ class Experiment:
         }
         for row in test.values():  # an image restored exactly has an infinite PSNR; JSON has none
             row.update({name: None for name, value in row.items() if not np.isfinite(value)})
+        began = f", begun after {self.start_seconds:.1f} s" if self.start_seconds else ""
         write_text(out / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
         self.console.print(
             f"{last['train_seconds']:.1f} s training ({summary['images_per_second']:,.0f} "
-            f"images/s), {self.compile_seconds:.1f} s compiling; all in {out}/"
+            f"images/s), {self.compile_seconds:.1f} s compiling{began}; all in {out}/"
         )
 
     def closing_table(self, params: Any) -> Results:
