@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
-from jaxdae.convolution import DIMENSIONS, Geometry, conv, conv_transpose, fold, unfold
+from jaxdae.convolution import DIMENSIONS, Geometry, conv, conv_transpose, fold, mix, unfold
 
 sizes = st.tuples(st.integers(1, 9), st.integers(1, 9))
 windows = st.tuples(st.integers(1, 5), st.integers(1, 5))
@@ -103,6 +103,27 @@ def test_narrow_types_accumulate_in_float32(dtype):
         kernel,
         tolerance=8 * float(jnp.finfo(dtype).eps),
     )
+
+
+@pytest.mark.parametrize("layer", [conv, conv_transpose])
+def test_a_kernel_of_a_wider_type_keeps_its_gradient(layer):
+    """The kernel is rounded on the way in; its gradient, a sum over the images, is not."""
+    x, kernel = arrays((9, 8), (3, 3), (5, 8), batch=16)
+
+    def gradient(x, kernel):
+        return jax.grad(lambda k: layer(x, k, stride=2).astype(jnp.float32).sum())(kernel)
+
+    narrow = x.astype(jnp.bfloat16)
+    got, want = gradient(narrow, kernel), gradient(narrow.astype(jnp.float32), kernel)
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-4)
+
+
+def test_mix_is_a_weighted_sum():
+    weights = jax.random.normal(jax.random.key(0), (6, 3))
+    images = jax.random.normal(jax.random.key(1), (3, 5, 4, 2))
+    expected = np.einsum("bn,nhwc->bhwc", weights, images)
+    np.testing.assert_allclose(jax.jit(mix)(weights, images), expected, rtol=1e-5, atol=1e-5)
 
 
 @few

@@ -212,6 +212,23 @@ def test_computes_in_bfloat16_near_float32():
     np.testing.assert_allclose(out, jax.jit(wide.apply)(variables, images), atol=0.02)
 
 
+def test_bfloat16_gradients_are_those_of_float32_to_rounding():
+    """Sums over the batch, for the biases as for the kernels, are taken in float32."""
+    images = jax.random.uniform(jax.random.key(0), (64, 28, 28, 1))
+    wide, narrow = DenoisingAutoencoder(), DenoisingAutoencoder(dtype=jnp.bfloat16)
+    params = jax.jit(wide.init)(jax.random.key(1), images)["params"]
+
+    def gradient(model):
+        def loss(params):
+            return ((model.apply({"params": params}, images, method="logits") - images) ** 2).sum()
+
+        return jax.tree.leaves(jax.jit(jax.grad(loss))(params))
+
+    for exact, rounded in zip(gradient(wide), gradient(narrow), strict=True):
+        assert rounded.dtype == jnp.float32
+        assert jnp.linalg.norm(rounded - exact) < 0.05 * jnp.linalg.norm(exact)
+
+
 def test_initialises_as_keras_does():
     images = jnp.zeros((1, 28, 28, 1))
     params = jax.jit(DenoisingAutoencoder().init)(jax.random.key(0), images)["params"]
