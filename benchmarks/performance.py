@@ -92,7 +92,7 @@ function for inference; PyTorch with a fused or multi-tensor Adam, `torch.compil
 `max-autotune`; plain Flax the same train step on `flax.linen`'s layers. The peers train on noisy
 images that were made beforehand; jaxdae draws fresh noise at every step."""
 QUALITY = """Whole processes, from their start to their end, one after the other: Keras's script
-trains the tutorial's network for ten epochs, the main job for one to five, with its evaluation,
+trains the tutorial's network for ten epochs, the main job for one to three, with its evaluation,
 checkpoints and closing table; with an empty cache of compiled programs and with a full one. Means
 over three seeds; core seconds are those of all processors together."""
 CUDA = "torch:compile torch:compile-channels-last torch:cudagraphs torch:cudagraphs-channels-last"
@@ -108,7 +108,7 @@ PARTS: dict[str, Part] = {
     ),
     "peers": Part(
         "Beside other frameworks",
-        "peers --envs {envs}",
+        "peers --envs {envs} --images 3200 --repeats 5",
         PEERS,
         peers,
         plot=False,
@@ -128,13 +128,6 @@ PARTS: dict[str, Part] = {
         "Time to a quality",
         "time_to_quality --keras {envs}/tensorflow/bin/python",
         QUALITY,
-        quality,
-        plot=True,
-    ),
-    "quality-bfloat16": Part(
-        "Time to a quality, in bfloat16",
-        "time_to_quality --keras {envs}/tensorflow/bin/python --dtype bfloat16",
-        "The same, the main job with `--dtype bfloat16`.",
         quality,
         plot=True,
     ),

@@ -3,14 +3,16 @@
     python -m benchmarks.time_to_quality --keras .peers/tensorflow/bin/python
 
 For each seed Keras trains the tutorial's network for ten epochs (`benchmarks/keras_network.py`),
-and the main job trains it for 1, 2, 3 and 5 (`experiments.run --sigma 0.5 --epochs N`, without
-figures, with its evaluation, checkpoints and closing table), one after the other on an otherwise
-idle machine. Both are whole processes, from their start to their end, with compiled programs in
-the cache and without. All networks are tested on the same noisy test images.
+and the main job trains it for 1, 2 and 3, in float32 and in bfloat16 (`experiments.run --sigma 0.5
+--epochs N --dtype TYPE`, without figures, with its evaluation, checkpoints and closing table), one
+after the other on an otherwise idle machine. All are whole processes, from their start to their
+end, with compiled programs in the cache and without, and all networks are tested on the same noisy
+test images.
 """
 
 import argparse
 import csv
+import itertools
 import json
 import os
 import statistics
@@ -70,7 +72,7 @@ def keras_curve(weights: Path, epochs: int) -> list[dict[str, float]]:
 
 
 def one_seed(
-    keras: str, seed: int, lengths: Sequence[int], dtype: str, folder: Path
+    keras: str, seed: int, lengths: Sequence[int], dtypes: Sequence[str], folder: Path
 ) -> list[dict[str, Any]]:
     """A row for each process: Keras's, and the main job at each length, twice."""
     weights = folder / f"keras-{seed}.npz"
@@ -82,30 +84,35 @@ def one_seed(
         {"system": "keras", "seed": seed, "epochs": 10, **used, "mse": curve[-1]["mse"]}
     ]
     rows[0]["curve"] = curve
-    for epochs in lengths:
-        cache = folder / f"cache-{seed}-{epochs}"
+    for dtype, epochs in itertools.product(dtypes, lengths):
+        name = f"{seed}-{dtype}-{epochs}"
         for cached in (False, True):
-            out = folder / f"run-{seed}-{epochs}-{cached}"
+            out = folder / f"run-{name}-{cached}"
             words = f"--sigma 0.5 --epochs {epochs} --seed {seed} --dtype {dtype} "
             words += f"--no-figures --out {out}"
             command = [sys.executable, "-m", "experiments.run", *words.split()]
-            used = whole_process(command, cache, folder / "log")
+            used = whole_process(command, folder / f"cache-{name}", folder / "log")
             with open(out / "metrics.csv", newline="") as file:
                 error = float(list(csv.DictReader(file))[-1]["test_mse"])
-            row = {"system": "jaxdae", "seed": seed, "epochs": epochs, "cached": cached}
-            rows.append({**row, **used, "mse": error})
+            start = json.loads((out / "summary.json").read_text())["start_seconds"]
+            row = {"system": "jaxdae", "dtype": dtype, "seed": seed, "epochs": epochs}
+            rows.append({**row, "cached": cached, **used, "start_seconds": start, "mse": error})
     return rows
 
 
 def summarize(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Means over the seeds, with Keras's figures divided by them."""
-    kinds = dict.fromkeys((row["system"], row["epochs"], row.get("cached")) for row in rows)
+
+    def kind(row: dict[str, Any]) -> tuple:
+        return tuple(row.get(name) for name in ("system", "dtype", "epochs", "cached"))
+
     means: list[dict[str, Any]] = []
-    for system, epochs, cached in kinds:
-        key = (system, epochs, cached)
-        group = [r for r in rows if (r["system"], r["epochs"], r.get("cached")) == key]
-        mean = {name: statistics.fmean(row[name] for row in group) for name in (*COLUMNS, "mse")}
-        means.append({"system": system, "epochs": epochs, "cached": cached, **mean})
+    for system, dtype, epochs, cached in dict.fromkeys(map(kind, rows)):
+        group = [r for r in rows if kind(r) == (system, dtype, epochs, cached)]
+        names = [name for name in (*COLUMNS, "start_seconds", "mse") if name in group[0]]
+        mean = {name: statistics.fmean(row[name] for row in group) for name in names}
+        about = {"system": system, "dtype": dtype, "epochs": epochs, "cached": cached}
+        means.append({**about, **mean})
     reference = means[0]
     for mean in means:
         mean["ratio"] = reference["wall_seconds"] / mean["wall_seconds"]
@@ -115,15 +122,17 @@ def summarize(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def markdown(means: Sequence[dict[str, Any]]) -> str:
     """The table."""
     lines = [
-        "| system | epochs | test MSE | wall s | core s | peak MB | times Keras |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| system | epochs | test MSE | wall s | first step, s | core s | peak MB | times Keras |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for mean in means:
         name = {None: "", True: ", compiled before", False: ", nothing compiled before"}
+        dtype = f", {mean['dtype']}" if mean["dtype"] else ""
+        start = f"{mean['start_seconds']:.1f}" if "start_seconds" in mean else ""
         lines.append(
-            f"| {mean['system']}{name[mean['cached']]} | {mean['epochs']} | {mean['mse']:.4f} | "
-            f"{mean['wall_seconds']:.1f} | {mean['core_seconds']:.1f} | "
-            f"{mean['peak_megabytes']:,.0f} | {mean['ratio']:.1f} |"
+            f"| {mean['system']}{dtype}{name[mean['cached']]} | {mean['epochs']} | "
+            f"{mean['mse']:.4f} | {mean['wall_seconds']:.1f} | {start} | "
+            f"{mean['core_seconds']:.1f} | {mean['peak_megabytes']:,.0f} | {mean['ratio']:.1f} |"
         )
     return "\n".join(lines)
 
@@ -137,11 +146,15 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for i, row in enumerate(row for row in rows if row["system"] == "keras"):
         seconds, errors = zip(*((p["seconds"], p["mse"]) for p in row["curve"]), strict=True)
         axes.plot(seconds, errors, "o-", color="C1", markersize=3, label=None if i else "Keras")
-    for cached, colour in ((False, "C0"), (True, "C2")):
-        points = [r for r in rows if r.get("cached") is cached]
-        label = "jaxdae, compiled before" if cached else "jaxdae"
+    ours = [row for row in rows if row["system"] == "jaxdae"]
+    kinds = dict.fromkeys((row["dtype"], row["cached"]) for row in ours)
+    for dtype, cached in kinds:
+        points = [r for r in ours if (r["dtype"], r["cached"]) == (dtype, cached)]
+        label = f"jaxdae, {dtype}{', compiled before' if cached else ''}"
         walls, tested = [p["wall_seconds"] for p in points], [p["mse"] for p in points]
-        axes.plot(walls, tested, "o", color=colour, markersize=4, label=label)
+        colour = {"float32": "C0", "bfloat16": "C2"}[dtype]
+        style = "x" if cached else "o"
+        axes.plot(walls, tested, style, color=colour, markersize=4, label=label)
     axes.set(
         xscale="log",
         xlabel="seconds from the start of the process",
@@ -161,8 +174,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--keras", required=True, metavar="PYTHON", help="a Python that has Keras and TensorFlow")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N")
-    add("--epochs", type=int, nargs="+", default=[1, 2, 3, 5], metavar="N", help="the main job's")
-    add("--dtype", default="float32", choices=["float32", "bfloat16"], help="the main job's")
+    add("--epochs", type=int, nargs="+", default=[1, 2, 3], metavar="N", help="the main job's")
+    types = ["float32", "bfloat16"]
+    add("--dtypes", nargs="+", default=types, choices=types, help="the main job's")
     add("--json", type=Path, metavar="FILE", help="write every figure to FILE")
     add("--plot", type=Path, metavar="FILE", help="draw test error against time into FILE")
     flags = parser.parse_args(argv)
@@ -172,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             for seed in flags.seeds:
                 try:
-                    rows += one_seed(flags.keras, seed, flags.epochs, flags.dtype, Path(folder))
+                    rows += one_seed(flags.keras, seed, flags.epochs, flags.dtypes, Path(folder))
                 except RuntimeError as error:
                     print(f"stopped: {error}", file=sys.stderr)
                     return 1

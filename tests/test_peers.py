@@ -71,11 +71,13 @@ def test_quality_against_time_is_averaged_and_drawn(tmp_path):
         for seed in (0, 1)
     ]
     for seed, wall in ((0, 15.0), (1, 25.0)):
-        ours = {"system": "jaxdae", "seed": seed, "epochs": 1, **used, "mse": 0.0175}
+        ours = {"system": "jaxdae", "dtype": "bfloat16", "seed": seed, "epochs": 1, **used}
+        ours |= {"start_seconds": 3.0, "mse": 0.0175}
         rows += [{**ours, "cached": cached, "wall_seconds": wall} for cached in (False, True)]
     lines = time_to_quality.markdown(time_to_quality.summarize(rows)).splitlines()
-    assert lines[2] == "| keras | 2 | 0.0160 | 100.0 | 150.0 | 900 | 1.0 |"
-    assert lines[3] == "| jaxdae, nothing compiled before | 1 | 0.0175 | 20.0 | 150.0 | 900 | 5.0 |"
+    assert lines[2] == "| keras | 2 | 0.0160 | 100.0 |  | 150.0 | 900 | 1.0 |"
+    ours = "jaxdae, bfloat16, nothing compiled before"
+    assert lines[3] == f"| {ours} | 1 | 0.0175 | 20.0 | 3.0 | 150.0 | 900 | 5.0 |"
     assert len(lines) == 5
     time_to_quality.draw(rows, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
