@@ -85,6 +85,13 @@ def quality(rows: Any) -> str:
     return markdown(summarize(rows))
 
 
+def profile(report: Any) -> str:
+    """The groups of a profile."""
+    from benchmarks.profile import table
+
+    return table(report)
+
+
 PEERS = """The same network, data, loss and optimiser, each framework in a process of its own that
 is warm before anything is timed, and all timed in turn; median, lowest and highest, and the ratio
 to jaxdae within a turn. Keras runs `fit` with 50 steps an execution and its backend's compiled
@@ -105,6 +112,15 @@ PARTS: dict[str, Part] = {
         "`flax.linen`'s layers, in a scan or a Python loop, whichever is faster.",
         throughput,
         plot=True,
+    ),
+    "profile": Part(
+        "Where the time goes",
+        "profile --dtypes float32 bfloat16",
+        "A training step of the main job, batch 32: the time of its operations, added up by what "
+        "they are for. Moving is what convolutions as products cost besides: patches cut out and "
+        "added back. Operations that run beside each other count each for itself.",
+        profile,
+        plot=False,
     ),
     "peers": Part(
         "Beside other frameworks",
