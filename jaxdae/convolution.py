@@ -216,12 +216,12 @@ def _gather(matrix: Array, x: Array, *, geometry: Geometry) -> Array:
         out = _matmul(columns, patches, (1, 0))
     else:
         out = _matmul(matrix, patches, (0, 0))
-    return out.astype(x.dtype).reshape(-1, *geometry.grid, x.shape[3])
+    return out.astype(x.dtype).reshape(matrix.shape[1], *geometry.grid, x.shape[3])
 
 
 def _scatter(matrix: Array, y: Array, *, geometry: Geometry) -> Array:
     patches = _matmul(matrix.astype(y.dtype), _flat(y), (1, 0))
-    return fold(patches.reshape(-1, *y.shape[1:]), geometry).astype(y.dtype)
+    return fold(patches.reshape(len(matrix), *y.shape[1:]), geometry).astype(y.dtype)
 
 
 def _correlate(x: Array, y: Array, *, geometry: Geometry) -> Array:
@@ -327,7 +327,7 @@ def _mix_matmul(weights: Array, images: Array) -> Array:
 
 
 def _mix_lax(weights: Array, images: Array) -> Array:
-    return (weights @ images.reshape(len(images), -1)).reshape(-1, *images.shape[1:])
+    return (weights @ images.reshape(len(images), -1)).reshape(len(weights), *images.shape[1:])
 
 
 def _conv_lax(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:
