@@ -106,10 +106,9 @@ CUDA = "torch:compile torch:compile-channels-last torch:cudagraphs torch:cudagra
 PARTS: dict[str, Part] = {
     "throughput": Part(
         "Throughput",
-        "throughput --dtypes float32 bfloat16 --plain",
+        "throughput --dtypes float32 bfloat16",
         "Training and inference of the `strided` network (178,001 parameters). In brackets the "
-        "share of the ceiling that was measured in the same run. `plain` is the same network in "
-        "`flax.linen`'s layers, in a scan or a Python loop, whichever is faster.",
+        "share of the ceiling that was measured in the same run.",
         throughput,
         plot=True,
     ),
