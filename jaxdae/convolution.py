@@ -31,8 +31,7 @@ At stride 1 a convolution is also a transposed one with the kernel rotated, so t
 smaller patches is taken: `fold` where there are fewer channels out than in, else `unfold`.
 
 In bfloat16 the products take half the time, and the maps move half the bytes. XLA would convert
-what they move to float32 and back, so they move it as integers; and it has no bfloat16 product with
-a transposed first operand, so the small matrix is transposed by itself.
+what they move to float32 and back, so they move it as integers.
 """
 
 from collections.abc import Callable, Sequence
@@ -211,11 +210,9 @@ def _flat(x: Array) -> Array:
 def _gather(matrix: Array, x: Array, *, geometry: Geometry) -> Array:
     patches = _flat(unfold(x, geometry))
     matrix = matrix.astype(x.dtype)
-    if x.dtype.itemsize == 2:
-        columns = lax.optimization_barrier(matrix.T.reshape(-1)).reshape(matrix.shape[::-1])
-        out = _matmul(columns, patches, (1, 0))
-    else:
-        out = _matmul(matrix, patches, (0, 0))
+    # Transposed by itself: a product with a transposed first operand is slow.
+    columns = lax.optimization_barrier(matrix.T.reshape(-1)).reshape(matrix.shape[::-1])
+    out = _matmul(columns, patches, (1, 0))
     return out.astype(x.dtype).reshape(matrix.shape[1], *geometry.grid, x.shape[3])
 
 

@@ -35,6 +35,7 @@ from jaxdae.losses import Loss
 from jaxdae.model import Denoiser
 
 AXIS = "devices"
+CPU_PIECE = 32  # images that a CPU differentiates at a time: larger batches leave its caches
 STREAMS = {"init": 0, "order": 1, "corruption": 2}
 Params = Any
 Metrics = dict[str, Float[Array, ""]]
@@ -128,6 +129,30 @@ def make_train_step(
         logits: Any = model.apply({"params": params}, inputs, method="logits")
         return loss(logits, target).mean()
 
+    def differentiate_whole(params, inputs, target):
+        return jax.value_and_grad(objective)(params, inputs, target)
+
+    def differentiate(params, inputs, target):
+        """The loss and its gradient; on a CPU of a large batch piece by piece, for the caches."""
+        count = len(inputs)
+        piece = max(size for size in range(1, min(count, CPU_PIECE) + 1) if count % size == 0)
+        if piece == count or piece < CPU_PIECE // 4:
+            return differentiate_whole(params, inputs, target)
+
+        def in_pieces(params, inputs, target):
+            def turn(total, part):
+                return jax.tree.map(jnp.add, total, differentiate_whole(params, *part)), None
+
+            parts = tuple(x.reshape(-1, piece, *x.shape[1:]) for x in (inputs, target))
+            shapes = jax.eval_shape(differentiate_whole, params, *(part[0] for part in parts))
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+            total, _ = lax.scan(turn, zeros, parts)
+            return jax.tree.map(lambda x: x * (piece / count), total)
+
+        return lax.platform_dependent(
+            params, inputs, target, cpu=in_pieces, default=differentiate_whole
+        )
+
     def in_parts(state, parts):
         """The loss and the gradient of each part, stacked."""
         # The compiler must not see how many there are. A loop of one turn, or one over an axis of
@@ -136,15 +161,15 @@ def make_train_step(
         count = len(parts[0]) + jnp.minimum(state.step, 0)
         parts = jax.tree.map(lambda x: jnp.concatenate([x, x[:1]]), parts)
 
-        def differentiate(i):
-            return jax.value_and_grad(objective)(state.params, *(part[i] for part in parts))
+        def part(i):
+            return differentiate_whole(state.params, *(x[i] for x in parts))
 
         def turn(i, out):
-            return jax.tree.map(lambda stack, x: stack.at[i].set(x), out, differentiate(i))
+            return jax.tree.map(lambda stack, x: stack.at[i].set(x), out, part(i))
 
         out = jax.tree.map(
             lambda x: jnp.zeros((len(parts[0]), *x.shape), x.dtype),
-            jax.eval_shape(differentiate, 0),
+            jax.eval_shape(part, 0),
         )
         return jax.tree.map(lambda x: x[:-1], lax.fori_loop(0, count, turn, out))
 
@@ -154,7 +179,7 @@ def make_train_step(
         target = clean if teacher is None else lax.stop_gradient(teacher(inputs))
 
         if microbatches is None:
-            value, gradient = jax.value_and_grad(objective)(state.params, inputs, target)
+            value, gradient = differentiate(state.params, inputs, target)
             if axis_name is not None:
                 value, gradient = lax.pmean((value, gradient), axis_name)
         else:

@@ -199,6 +199,25 @@ def test_streamed_images_give_the_same_run(devices, fixed_noise, tmp_path):
     assert tree_sha256(whole) == tree_sha256(streamed)
 
 
+def test_a_large_batch_in_pieces_has_the_gradient_of_the_whole():
+    """On a CPU; 96 images are three pieces of 32, 74 have no good piece, so the whole."""
+    images = np.random.default_rng(1).integers(0, 256, (96, 8, 8, 1), np.uint8)
+    step = jax.jit(make_step(axis_name=None, optimizer=optax.sgd(1.0)))
+    state = training.create_state(MODEL, optax.sgd(1.0), 0)
+
+    def objective(params, images):
+        clean = training.to_float(images)
+        inputs = NOISE(jax.random.key(2), clean)
+        return LOSSES["mse"](MODEL.apply({"params": params}, inputs, method="logits"), clean).mean()
+
+    for count in (96, 74):
+        value, gradient = jax.jit(jax.value_and_grad(objective))(state.params, images[:count])
+        after, metrics = step(state, images[:count], jax.random.key(2))
+        np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+        moved = jax.tree.map(lambda a, b: a - b, state.params, after.params)
+        jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), moved, gradient)
+
+
 def test_images_are_gathered_ahead_and_no_further():
     gathered = []
 
