@@ -87,7 +87,7 @@ def quality(rows: Any) -> str:
 
 def profile(report: Any) -> str:
     """The groups of a profile."""
-    from benchmarks.profile import table
+    from benchmarks.step_profile import table
 
     return table(report)
 
@@ -114,7 +114,7 @@ PARTS: dict[str, Part] = {
     ),
     "profile": Part(
         "Where the time goes",
-        "profile --dtypes float32 bfloat16",
+        "step_profile --dtypes float32 bfloat16",
         "A training step of the main job, batch 32: the time of its operations, added up by what "
         "they are for. Moving is what convolutions as products cost besides: patches cut out and "
         "added back. Operations that run beside each other count each for itself.",
@@ -123,7 +123,8 @@ PARTS: dict[str, Part] = {
     ),
     "peers": Part(
         "Beside other frameworks",
-        "peers --envs {envs} --images 3200 --repeats 5",
+        "peers --envs {envs} --images 3200 --repeats 5 --train 32 --peers keras:tensorflow "
+        "torch:eager torch:channels-last flax",
         PEERS,
         peers,
         plot=False,
@@ -132,7 +133,8 @@ PARTS: dict[str, Part] = {
     ),
     "peers-bfloat16": Part(
         "Beside other frameworks, in bfloat16",
-        "peers --envs {envs} --dtype bfloat16 --peers keras:tensorflow torch:channels-last",
+        "peers --envs {envs} --dtype bfloat16 --images 3200 --repeats 5 --train 32 --peers "
+        "keras:tensorflow torch:channels-last",
         "The same in mixed precision, the peers' by their own means.",
         peers,
         plot=False,

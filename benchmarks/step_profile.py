@@ -1,7 +1,7 @@
 """Where the time of a training step goes, operation by operation.
 
-    python -m benchmarks.profile
-    python -m benchmarks.profile --dtypes float32 bfloat16 --architecture unet --top 30
+    python -m benchmarks.step_profile
+    python -m benchmarks.step_profile --dtypes float32 bfloat16 --architecture unet --top 30
 
 Traces some steps of the main job's train step (`jax.profiler`) and adds up, for each operation of
 the compiled program, the median of its times. An operation is named as in the program, with the
@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command: 0 done, 2 bad input."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        "python -m benchmarks.profile", description=__doc__, formatter_class=formatter
+        "python -m benchmarks.step_profile", description=__doc__, formatter_class=formatter
     )
     add = parser.add_argument
     add("--architecture", default="strided", choices=["strided", "maxpool", "dense", "unet"])

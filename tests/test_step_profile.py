@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from benchmarks import profile
+from benchmarks import step_profile
 
 
 def test_the_operations_of_a_step_are_found_and_grouped(tmp_path, capsys):
     file = tmp_path / "figures.json"
-    assert profile.main(["--batch-size", "8", "--top", "5", "--json", str(file)]) == 0
+    assert step_profile.main(["--batch-size", "8", "--top", "5", "--json", str(file)]) == 0
     operations = json.loads(file.read_text())["float32"]
     times = [operation["microseconds"] for operation in operations]
     assert times == sorted(times, reverse=True) and times[-1] >= 0
@@ -30,9 +30,9 @@ def test_the_operations_of_a_step_are_found_and_grouped(tmp_path, capsys):
     ],
 )
 def test_groups(name, origin, group):
-    assert profile.Operation(1.0, name, "f32[1]", origin).group == group
+    assert step_profile.Operation(1.0, name, "f32[1]", origin).group == group
 
 
 def test_bad_input_is_one_line(capsys):
-    assert profile.main(["--top", "0"]) == 2
+    assert step_profile.main(["--top", "0"]) == 2
     assert capsys.readouterr().err.startswith("error: ")
