@@ -42,7 +42,7 @@ from jaxdae.corruption import gaussian
 from jaxdae.inference import denoise
 from jaxdae.losses import mean_squared_error
 from jaxdae.model import DenoisingAutoencoder
-from jaxdae.training import AXIS, create_state, make_chunk, make_train_step, replicate
+from jaxdae.training import AXIS, CPU_PIECE, create_state, make_chunk, make_train_step, replicate
 
 
 class PlainFlax(nn.Module):
@@ -130,7 +130,9 @@ def _train(model: Any, case: Case, steps: int, devices: int) -> tuple[Callable, 
     state = create_state(model, optimizer, 0)
     clean = pixels(steps * case.batch_size, model.image_shape)
     batch = jnp.asarray(clean[: case.batch_size])
-    costs = cost(make(), case.batch_size, state, batch, key)
+    # Of one piece, if the batch is taken in pieces: XLA counts the turns of a loop as one.
+    size = min(case.batch_size, CPU_PIECE) if _on_cpu() else case.batch_size
+    costs = cost(make(), size, state, batch[:size], key)
     indices = np.arange(len(clean), dtype=np.int32).reshape(steps, devices, -1).swapaxes(0, 1)
 
     def loop() -> Callable[[], Any]:
@@ -187,7 +189,7 @@ def _infer(model: Any, case: Case, steps: int, devices: int) -> tuple[Callable, 
 
 def ceilings(dtypes: Sequence[str], repeats: int) -> dict[str, float]:
     """Operations a second of a large product in each type, and bytes a second of a large copy."""
-    cpu = jax.devices()[0].platform == "cpu"
+    cpu = _on_cpu()
     side, values = (2048, 2**26) if cpu else (8192, 2**29)
     calls: dict[str, Callable[[], Any]] = {}
     for dtype in dtypes:
@@ -204,6 +206,10 @@ def ceilings(dtypes: Sequence[str], repeats: int) -> dict[str, float]:
     return {name: work[name] / best[name] for name in calls}
 
 
+def _on_cpu() -> bool:
+    return jax.devices()[0].platform == "cpu"
+
+
 def _wait(function: Callable, *arguments: Any) -> Any:
     return jax.block_until_ready(function(*arguments))
 
@@ -217,7 +223,7 @@ def measure(
       images: how many images a timed call does, about; an eighth of the plain network on a CPU,
         a tenth one at a time, and fewer of larger images or networks, by what they cost.
     """
-    cpu = jax.devices()[0].platform == "cpu"
+    cpu = _on_cpu()
     dtypes = list(dict.fromkeys(case.dtype for case in cases))
     limits = ceilings(dtypes, repeats)
     timed = {}
