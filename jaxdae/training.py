@@ -129,8 +129,7 @@ def make_train_step(
         logits: Any = model.apply({"params": params}, inputs, method="logits")
         return loss(logits, target).mean()
 
-    def differentiate_whole(params, inputs, target):
-        return jax.value_and_grad(objective)(params, inputs, target)
+    differentiate_whole = jax.value_and_grad(objective)
 
     def differentiate(params, inputs, target):
         """The loss and its gradient; on a CPU of a large batch piece by piece, for the caches."""
