@@ -91,6 +91,7 @@ def one(file: str, resident: bool, images: int) -> dict[str, float]:
         epochs=range(1_000_000),
         batch_size=MAIN.batch_size,
         devices=jax.devices()[:1],
+        chunk_seconds=float("inf"),
         resident=resident,
     )
     next(progress)

@@ -73,6 +73,7 @@ class Jaxdae:
             batch_size=batch_size,
             devices=self.jax.devices()[:1],
             chunk_steps=images // batch_size,
+            chunk_seconds=float("inf"),
         )
         return lambda: next(chunks)
 

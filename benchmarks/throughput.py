@@ -151,13 +151,14 @@ def _train(model: Any, case: Case, steps: int, devices: int) -> tuple[Callable, 
         pmapped = jax.pmap(
             make_chunk(make(axis_name=AXIS)),
             axis_name=AXIS,
-            in_axes=(None, None, 0, None),
+            in_axes=(None, None, 0, None, None),
             out_axes=None,
             devices=jax.devices()[:devices],
         )
         placed = replicate((state, clean, key), jax.devices()[:devices])
-        compiled = pmapped.lower(placed[0], placed[1], indices, placed[2]).compile()
-        return lambda: jax.block_until_ready(compiled(*placed[:2], indices, placed[2]))
+        arguments = (*placed[:2], indices, np.int32(steps), placed[2])
+        compiled = pmapped.lower(*arguments).compile()
+        return lambda: jax.block_until_ready(compiled(*arguments))
 
     return loop if case.network == "plain in a loop" else chunk, costs
 

@@ -44,15 +44,16 @@ from jaxdae.optimizers import make_optimizer, make_schedule
 from jaxdae.recognition import SHIPPED, DigitClassifier, reader
 from jaxdae.training import (
     TrainState,
-    chunk_sizes,
     create_state,
     epoch_order,
+    scan_first,
     share_batch,
     stream,
     to_float,
 )
 
 PROGRAM = "python -m experiments.classifier"
+CHUNK_STEPS = 125  # steps at once, of which the host hears nothing
 
 
 @dataclass(frozen=True)
@@ -347,7 +348,7 @@ def train(
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     @partial(jax.jit, donate_argnums=0)
-    def chunk(state, images, labels, indices):
+    def chunk(state, images, labels, indices, count):
         def step(state, index):
             inputs = corruption(jax.random.fold_in(key, state.step), to_float(images[index]))
             loss, gradient = jax.value_and_grad(objective)(state.params, inputs, labels[index])
@@ -355,29 +356,29 @@ def train(
             params = optax.apply_updates(state.params, updates)
             return TrainState(state.step + 1, params, opt_state, None), loss
 
-        return lax.scan(step, state, indices)
+        return scan_first(step, state, indices, count)
 
     state = create_state(model, optimizer, seed)  # type: ignore[arg-type]
     if params is not None:
         params = jax.tree.map(jnp.asarray, params)
         state = state.replace(params=params, opt_state=optimizer.init(params))
     images, labels = jnp.asarray(split.images), jnp.asarray(split.labels)
-    compiled: dict[int, Callable] = {}
+    compiled: Callable | None = None
     seconds = processor_seconds = compile_seconds = 0.0
     for epoch in range(epochs):
         order = epoch_order(seed, epoch, len(split), batch_size)
         losses: list[np.ndarray] = []
         before = seconds
-        taken = 0
-        for steps in chunk_sizes(len(order), 125):
-            indices = order[taken : taken + steps]
-            taken += steps
+        for taken in range(0, len(order), CHUNK_STEPS):
+            count = min(CHUNK_STEPS, len(order) - taken)
+            indices = np.resize(order[taken : taken + count], (CHUNK_STEPS, batch_size))
+            given = images, labels, indices, np.int32(count)
             start = time.perf_counter()
-            if steps not in compiled:
-                compiled[steps] = chunk.lower(state, images, labels, indices).compile()
+            if compiled is None:
+                compiled = chunk.lower(state, *given).compile()
             ready, used = time.perf_counter(), time.process_time()
-            state, loss = compiled[steps](state, images, labels, indices)
-            losses.append(np.asarray(loss))
+            state, loss = compiled(state, *given)
+            losses.append(np.asarray(loss)[:count])
             if not np.isfinite(losses[-1]).all():
                 raise DivergenceError(
                     f"the loss is not finite in epoch {epoch + 1}: lower the learning rate"

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import tyro
 
+from experiments.guard import Stopped
 from jaxdae.errors import DivergenceError, InputError
 
 T = TypeVar("T")
@@ -54,15 +55,15 @@ def running_seconds() -> float:
         return time.perf_counter() - IMPORTED
 
 
-def status(work: Callable[[], int | None], mend: str, interrupted: str = "interrupted") -> int:
+def status(work: Callable[[], int | None], mend: str, interrupted: str | None = None) -> int:
     """Does the work, and returns the exit status, with one line on stderr unless it is 0.
 
     0 done (or what `work` returns), 1 diverged, 2 bad input or a file system that refuses, 130
-    interrupted.
+    interrupted, 143 terminated.
 
     Args:
       mend: what to do when the file system refuses.
-      interrupted: what to say after Ctrl-C.
+      interrupted: what to say after Ctrl-C, if not what was raised.
     """
     sys.unraisablehook = _unraisable
     try:
@@ -76,8 +77,11 @@ def status(work: Callable[[], int | None], mend: str, interrupted: str = "interr
     except DivergenceError as error:
         print(f"stopped: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt as interrupt:
-        print(f"{interrupted}{interrupt}", file=sys.stderr)
+    except Stopped as stopped:
+        print(interrupted or stopped, file=sys.stderr)
+        return 128 + stopped.number
+    except KeyboardInterrupt:
+        print(interrupted or "interrupted", file=sys.stderr)
         return 130
 
 

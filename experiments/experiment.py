@@ -5,11 +5,9 @@ import io
 import json
 import os
 import platform
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from itertools import count
@@ -27,6 +25,7 @@ from rich.table import Table
 
 import jaxdae
 from experiments import cli
+from experiments.guard import Guard, locked
 from experiments.recipes import PROGRAM, Config
 from jaxdae import corruption as corruptions
 from jaxdae import data, pretrained, training
@@ -57,13 +56,14 @@ def run(arguments: "Arguments") -> None:
     """Trains, or resumes, and writes everything; see `experiments.run`."""
     console = Console(highlight=False, soft_wrap=True, markup=False)
     out = arguments.resume
-    if out is None:
-        experiment = Experiment(arguments, console)
-        experiment.go(_claim(arguments.out, experiment.config))
-    elif (out / "summary.json").exists():
+    if out is not None and (out / "summary.json").exists():
         console.print(f"The run in {out} is finished: its result is in {out}/summary.json.")
-    else:
-        Experiment(arguments, console).go(out)
+        return
+    experiment = Experiment(arguments, console)
+    with _folder(out or _choose(arguments.out, experiment.config)) as out:
+        if arguments.resume is None:
+            _claim(out, experiment.config)
+        experiment.go(out)
 
 
 class Stage(NamedTuple):
@@ -78,6 +78,20 @@ class Stage(NamedTuple):
     epochs: range
     corruption: Corruption
     test: Test
+
+
+@dataclass
+class Part:
+    """What there is of the epoch under way: the losses of its steps, the time, the images."""
+
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    images: int = 0
+
+    def add(self, progress: TrainingProgress) -> None:
+        self.losses += progress.losses.tolist()
+        self.seconds += progress.seconds
+        self.images += progress.images
 
 
 class Experiment:
@@ -142,13 +156,18 @@ class Experiment:
 
         self.tested = "Validation" if config.validation_images else "Test"
         self.history: list[dict[str, float]] = []
+        self.part = Part()
         self.compile_seconds = 0.0
         self.start_seconds: float | None = None  # from the process's start to its first step
 
     def go(self, out: Path) -> None:
         """Trains from where the checkpoints in `out` are to the end."""
         config = self.config
-        with Checkpoints(out / "checkpoints", keep=self.arguments.keep) as checkpoints:
+        self.out = out
+        with (
+            Guard(self.kept) as self.guard,
+            Checkpoints(out / "checkpoints", keep=self.arguments.keep) as self.checkpoints,
+        ):
             state = training.create_state(
                 self.model,
                 self.optimizer(self.stages[0])[0],
@@ -157,17 +176,25 @@ class Experiment:
             )
             self.count = parameter_count(state.params)
             self.console.print(self.headline(out))
-            if restored := checkpoints.restore(state, self.same_run):
+            if restored := self.checkpoints.restore(state, self.same_run):
                 state = self.take_up(restored)
-            for stage in self.stages:
-                try:
-                    state = self.train(out, checkpoints, state, stage)
-                except DivergenceError as error:
-                    kept = f"; the checkpoint after epoch {len(self.history)} is kept in {out}"
-                    raise DivergenceError(f"{error}{kept if self.history else ''}") from None
-                except KeyboardInterrupt:
-                    raise KeyboardInterrupt(self.kept(out)) from None
-        self.finish(out, jax.tree.map(np.asarray, state.eval_params))
+            try:
+                for stage in self.stages:
+                    state = self.train(state, stage)
+            except DivergenceError as error:
+                self.checkpoints.wait()
+                kept = f"; the checkpoint of step {self.saved()} is kept in {out}"
+                raise DivergenceError(f"{error}{kept if self.saved() else ''}") from None
+            self.checkpoints.wait()
+            if self.checkpoints.failure:  # once more, before the state is given up
+                self.save(state)
+                self.checkpoints.wait()
+            if self.checkpoints.failure:
+                raise InputError(
+                    f"the state after the last epoch cannot be saved in {out} "
+                    f"({self.checkpoints.failure}): make room there{self.kept()}"
+                )
+            self.finish(out, jax.tree.map(np.asarray, state.eval_params))
 
     def headline(self, out: Path) -> str:
         config, device = self.config, self.devices[0]
@@ -178,11 +205,17 @@ class Experiment:
             f"{len(self.devices)} x {device.platform} ({kind}); into {out}"
         )
 
-    def kept(self, out: Path) -> str:
+    def saved(self) -> int | None:
+        """The step of the last checkpoint on disk, as the folder says at this moment."""
+        names = [path.name for path in self.out.glob("checkpoints/*")]
+        return max((int(name) for name in names if name.isdigit()), default=None)
+
+    def kept(self) -> str:
         """Where the last good checkpoint is and how to go on from it."""
-        if not self.history:
-            return f"; no epoch was finished, and {out} can be deleted"
-        return f"; the checkpoint after epoch {len(self.history)} is kept: {PROGRAM} --resume {out}"
+        step = self.saved()
+        if step is None:
+            return f"; nothing was kept, and {self.out} can be deleted"
+        return f"; the checkpoint of step {step} is kept: {PROGRAM} --resume {self.out}"
 
     def same_run(self, meta: dict[str, Any]) -> None:
         """Raises if a checkpoint is of another configuration or of other images."""
@@ -195,8 +228,10 @@ class Experiment:
         for step, reason in restored.skipped:
             self.console.print(f"skipped the checkpoint of step {step}: {reason}")
         self.history = restored.meta["history"]
+        self.part = Part(**restored.meta["part"])
         self.compile_seconds = restored.meta["compile_seconds"]
-        self.console.print(f"resumed after epoch {len(self.history)}")
+        steps = f" and {len(self.part.losses)} steps" if self.part.losses else ""
+        self.console.print(f"resumed after epoch {len(self.history)}{steps}")
         return restored.state
 
     def optimizer(self, stage: Stage) -> tuple[optax.GradientTransformation, optax.Schedule]:
@@ -218,15 +253,16 @@ class Experiment:
     def at_sigma(self, sigma: Any) -> Corruption:
         return make_corruption(self.config, sigma)
 
-    def train(
-        self, out: Path, checkpoints: Checkpoints, state: TrainState, stage: Stage
-    ) -> TrainState:
+    def train(self, state: TrainState, stage: Stage) -> TrainState:
         """Trains the epochs of a stage that the history does not hold yet."""
         config = self.config
         optimizer, schedule = self.optimizer(stage)
         begin = stage.epochs.start * self.steps_per_epoch
         epochs = range(max(len(self.history), stage.epochs.start), stage.epochs.stop)
-        if epochs == stage.epochs:
+        if not epochs:
+            return state
+        taken = len(self.part.losses)
+        if epochs == stage.epochs and not taken:
             state = state.replace(opt_state=optimizer.init(state.params))
         train_step = training.make_train_step(
             self.model,
@@ -238,9 +274,14 @@ class Experiment:
             microbatches=config.microbatches,
             axis_name=AXIS,
         )
-        losses: list[np.ndarray] = []
-        seconds, images = 0.0, 0
-        with self.bar(epochs) as show:
+
+        def rate(step: int) -> float:
+            return float(schedule(step - begin))
+
+        with self.guard.holding(), self.bar(epochs) as show:
+            if taken == self.steps_per_epoch:  # stopped between its last step and its test
+                self.end_epoch(state, stage, rate)
+                epochs, taken = epochs[1:], 0
             for progress in training.train(
                 train_step,
                 state,
@@ -248,54 +289,76 @@ class Experiment:
                 seed=config.seed,
                 epochs=epochs,
                 batch_size=config.batch_size,
+                taken=taken,
                 fixed_noise=config.noise == "fixed",
                 devices=self.devices,
-                learning_rate=lambda step: schedule(step - begin),
+                learning_rate=rate,
             ):
                 if self.start_seconds is None:
                     self.start_seconds = cli.running_seconds() - progress.seconds
                 state = progress.state
-                losses.append(progress.losses)
-                seconds, images = seconds + progress.seconds, images + progress.images
+                self.part.add(progress)
                 self.compile_seconds += progress.compile_seconds
                 show(progress)
-                if not progress.ended:
-                    continue
-                metrics = stage.test(state.eval_params)
-                rate = float(schedule(int(state.step) - 1 - begin))
-                rate *= float(optax.tree_utils.tree_get(state.opt_state, "scale", 1.0))
-                if not np.isfinite(metrics[config.loss]):
-                    raise DivergenceError(
-                        f"the test loss is {metrics[config.loss]} after step {int(state.step)} "
-                        f"at learning rate {rate:.3g}: lower the learning rate"
-                    )
-                before = self.history[-1]["train_seconds"] if self.history else 0.0
-                row = {
-                    "epoch": progress.epoch + 1,
-                    "step": int(state.step),
-                    "train_loss": float(np.concatenate(losses).mean(dtype=np.float64)),
-                    "test_loss": metrics[config.loss],
-                    **{f"test_{name}": value for name, value in metrics.items()},
-                    "learning_rate": rate,
-                    "train_seconds": before + seconds,
-                    "images_per_second": images / seconds,
-                }
-                history = [*self.history, row]
-                # Losses compare within a stage: the best is sought in the last.
-                loss = row["test_loss"] if stage is self.stages[-1] else float("inf")
-                meta = {
-                    **self.identity,
-                    "history": history,
-                    "compile_seconds": self.compile_seconds,
-                }
-                with _held_interrupt():
-                    # The row is on disk before the checkpoint that answers for it.
-                    write_text(out / "metrics.csv", _csv(history))
-                    checkpoints.save(int(state.step), state, meta, loss=loss)
-                    self.history = history
-                self.report(row, epochs.stop)
-                losses, seconds, images = [], 0.0, 0
+                if self.guard.asked is not None:
+                    self.save(state)
+                    self.checkpoints.wait()
+                    self.guard.stop()
+                if progress.ended:
+                    self.end_epoch(state, stage, rate)
         return state
+
+    def end_epoch(self, state: TrainState, stage: Stage, rate: Callable[[int], float]) -> None:
+        """Tests, and saves with the epoch's row in the history."""
+        config, part = self.config, self.part
+        metrics = stage.test(state.eval_params)
+        step = int(state.step)
+        scale = float(optax.tree_utils.tree_get(state.opt_state, "scale", 1.0))
+        row = {
+            "epoch": len(self.history) + 1,
+            "step": step,
+            "train_loss": float(np.mean(part.losses)),
+            "test_loss": metrics[config.loss],
+            **{f"test_{name}": value for name, value in metrics.items()},
+            "learning_rate": rate(step - 1) * scale,
+            "train_seconds": part.seconds
+            + (self.history[-1]["train_seconds"] if self.history else 0.0),
+            "images_per_second": part.images / part.seconds,
+        }
+        if not np.isfinite(row["test_loss"]):
+            raise DivergenceError(
+                f"the test loss is {row['test_loss']} after step {step} at learning rate "
+                f"{row['learning_rate']:.3g}: lower the learning rate"
+            )
+        self.history, self.part = [*self.history, row], Part()
+        # Losses compare within a stage: the best is sought in the last.
+        self.save(state, row["test_loss"] if stage is self.stages[-1] else float("inf"))
+        self.report(row, stage.epochs.stop)
+
+    def save(self, state: TrainState, loss: float = float("inf")) -> None:
+        """Saves the state and the history; says what fails, and leaves it at that.
+
+        The training goes on in memory, for the disk may have room again at the next epoch.
+        """
+        meta = {
+            **self.identity,
+            "history": self.history,
+            "part": asdict(self.part),
+            "compile_seconds": self.compile_seconds,
+        }
+        before = self.checkpoints.failure
+        try:
+            # The rows are on disk before the checkpoint that answers for them.
+            if self.history:
+                write_text(self.out / "metrics.csv", _csv(self.history))
+        except OSError as error:
+            self.console.print(f"warning: metrics.csv cannot be written ({error.strerror})")
+        self.checkpoints.save(int(state.step), state, meta, loss=loss)
+        if self.checkpoints.failure and self.checkpoints.failure != before:
+            self.console.print(
+                f"warning: a checkpoint cannot be saved ({self.checkpoints.failure}), and the "
+                "training goes on without it: make room"
+            )
 
     def report(self, row: dict[str, float], epochs: int) -> None:
         self.console.print(
@@ -565,57 +628,60 @@ def _first(split: data.Split, count: int | None, flag: str) -> data.Split:
     return data.Split(split.images[:count], labels)
 
 
-def _claim(out: Path | None, config: Config) -> Path:
-    """Makes the folder of a new run and writes its configuration there."""
-    if out is None:
-        level = "-".join(f"{s:g}" for s in config.sigma)
-        noise = f"sigma{level}" if config.corruption in NOISE_LEVELS else config.corruption
-        base = f"runs/{config.recipe}-{noise}"
-        names = (base if i == 1 else f"{base}-{i}" for i in count(1))
-        out = next(Path(name) for name in names if not Path(name).exists())
+def _choose(out: Path | None, config: Config) -> Path:
+    """The folder of a new run."""
+    if out is not None:
+        return out
+    level = "-".join(f"{s:g}" for s in config.sigma)
+    noise = f"sigma{level}" if config.corruption in NOISE_LEVELS else config.corruption
+    base = f"runs/{config.recipe}-{noise}"
+    names = (base if i == 1 else f"{base}-{i}" for i in count(1))
+    return next(Path(name) for name in names if not Path(name).exists())
+
+
+@contextmanager
+def _folder(out: Path) -> Iterator[Path]:
+    """Makes a folder, if it is not there, and holds it for this process."""
+    with ExitStack() as stack:
+        try:
+            if out.exists() and not out.is_dir():
+                raise InputError(
+                    f"--out {out} is a file, and must be a folder: choose another name"
+                )
+            out.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(out))
+        except OSError as error:
+            raise InputError(
+                f"{out} cannot be written ({error.strerror}): choose another folder"
+            ) from None
+        yield out
+
+
+def _claim(out: Path, config: Config) -> None:
+    """Writes the configuration of a new run to its folder, which must be empty."""
     try:
-        return _fill(out, config)
+        if any(path.name != ".config.json.tmp" for path in out.iterdir()):
+            mend = f"continue it with --resume {out}, or " if (out / "config.json").exists() else ""
+            holds = "another run" if mend else "other files"
+            raise InputError(
+                f"--out {out} holds {holds}, and must be new or empty: {mend}choose another name"
+            )
+        write_text(out / "config.json", json.dumps(asdict(config), indent=2) + "\n")
     except OSError as error:
         raise InputError(
             f"--out {out} cannot be written ({error.strerror}): choose another folder"
         ) from None
 
 
-def _fill(out: Path, config: Config) -> Path:
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file, and must be a folder: choose another name")
-    if out.exists() and any(out.iterdir()):
-        mend = f"continue it with --resume {out}, or " if (out / "config.json").exists() else ""
-        holds = "another run" if mend else "other files"
-        raise InputError(
-            f"--out {out} holds {holds}, and must be new or empty: {mend}choose another name"
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "config.json", json.dumps(asdict(config), indent=2) + "\n")
-    return out
-
-
-@contextmanager
-def _held_interrupt() -> Iterator[None]:
-    """Holds Ctrl-C back until the block is done: half a save is none."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pressed: list[bool] = []
-    before = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed:
-        raise KeyboardInterrupt
-
-
 def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    """Writes a file whole or not at all; a process that is killed leaves the old one, if any."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _csv(rows: list[dict[str, float]]) -> str:

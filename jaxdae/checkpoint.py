@@ -1,12 +1,18 @@
 """Checkpoints that verify: the only place that knows Orbax.
 
 A checkpoint is the training state and, in a JSON part beside it, whatever the caller needs to go
-on (the configuration, the position, the history) with the SHA-256 of the state. Orbax's arrays
-carry no checksum, so a flipped bit restores silently wrong: `restore` goes through the steps from
-the newest down and takes the first whose bytes hash to what was saved.
+on (the configuration, the position, the history) with the SHA-256 of both. Orbax's arrays carry no
+checksum, so a flipped bit restores silently wrong: `restore` goes through the steps from the newest
+down and takes the first whose bytes hash to what was saved.
 """
 
-from collections.abc import Callable
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, NamedTuple
@@ -19,7 +25,7 @@ from orbax.checkpoint import checkpoint_managers
 from jaxdae.digest import tree_sha256
 from jaxdae.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Restored(NamedTuple):
@@ -44,13 +50,19 @@ class Checkpoints:
     Args:
       directory: the folder; made if it is not there.
       keep: how many of the newest to keep, beside the one with the lowest loss.
+
+    Fields:
+      failure: why the last save that has come to an end is not on disk; None if it is.
     """
+
+    failure: str | None = None
 
     def __init__(self, directory: Path, *, keep: int = 3) -> None:
         if keep < 1:
             raise InputError(f"keep={keep} checkpoints must be at least 1")
         policies = checkpoint_managers
         self.directory = Path(directory).absolute()
+        self._step: int | None = None  # of the save under way
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -76,24 +88,32 @@ class Checkpoints:
     def save(self, step: int, state: Any, meta: dict[str, Any], *, loss: float) -> None:
         """Saves in the background; the state is copied first and may be donated at once.
 
+        A disk that is full, say, is no reason to lose the state that is in memory: what keeps a
+        save from the disk is not raised, but told in `failure`, after the next `save` or `wait`.
+        What was saved before is kept.
+
         Args:
           step: the step reached; a checkpoint of that step is replaced.
           state: a tree of arrays.
           meta: JSON values.
           loss: decides which checkpoint is the best, the lowest.
         """
-        if step in self._manager.all_steps():
-            self._manager.delete(step)
+        self.wait()
         state = jax.tree.map(lambda leaf: np.array(leaf, copy=True), state)
-        meta = {"format": FORMAT, "sha256": tree_sha256(state), "meta": meta}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
-            ),
-            metrics={"loss": loss},
-            force=True,
-        )
+        sums = {"sha256": tree_sha256(state), "meta_sha256": _json_sha256(meta)}
+        meta = {"format": FORMAT, **sums, "meta": meta}
+        self._step = step
+        with self._failing():
+            if step in self._manager.all_steps():
+                self._manager.delete(step)
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
+                ),
+                metrics={"loss": loss},
+                force=True,
+            )
 
     def steps(self) -> list[int]:
         """The steps at which there is a checkpoint, newest first."""
@@ -129,13 +149,13 @@ class Checkpoints:
                 # Orbax gives what was saved, of whatever shape.
                 if jax.tree.map(_shape, state) != jax.tree.map(_shape, target):
                     raise ValueError("its arrays have other shapes than this run's")
-                if tree_sha256(state) != meta["sha256"]:
+                sums = tree_sha256(state), _json_sha256(meta["meta"])
+                if sums != (meta["sha256"], meta["meta_sha256"]):
                     raise ValueError("its contents do not match their SHA-256")
                 check(meta["meta"])
                 return Restored(step, state, meta["meta"], skipped)
             except Exception as error:
-                reason = " ".join(str(error).split()) or type(error).__name__
-                skipped.append((step, shorten(reason, 100, placeholder=" ...")))
+                skipped.append((step, one_line(error)))
         if skipped:
             reasons = "; ".join(f"step {step}: {reason}" for step, reason in skipped)
             raise InputError(
@@ -145,12 +165,40 @@ class Checkpoints:
         return None
 
     def wait(self) -> None:
-        """Waits until what was saved is on disk."""
-        self._manager.wait_until_finished()
+        """Waits until what was saved is on disk, or `failure` says why it is not."""
+        if self._step is None:
+            return
+        with self._failing():
+            self._manager.wait_until_finished()
+        if self._step is not None:
+            self._step, self.failure = None, None
 
     def close(self) -> None:
         """Waits, and lets go of the folder."""
+        self.wait()
         self._manager.close()
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Takes a failure of the save under way down, and its debris from a disk that is full."""
+        try:
+            yield
+        except Exception as error:  # Orbax's background raises exceptions of every kind
+            code = re.search(r"os_error_code='(\d+)'", str(error))
+            known = isinstance(error, OSError) and error.strerror
+            self.failure = os.strerror(int(code[1])) if code else str(known or one_line(error))
+            for debris in self.directory.glob(f"{self._step}.orbax-checkpoint-tmp*"):
+                shutil.rmtree(debris, ignore_errors=True)
+            self._step = None
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in a short line."""
+    return shorten(" ".join(str(error).split()) or type(error).__name__, 100, placeholder=" ...")
+
+
+def _json_sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _shape(leaf: Any) -> str:

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxdae.convolution import Padding, conv, conv_transpose, mix
+from jaxdae.convolution import Padding, across, conv, conv_transpose, mix
 from jaxdae.errors import InputError
 
 Dtype = Any
@@ -59,19 +59,13 @@ class Affine(nn.Module):
         """The input in the type to compute in."""
         return x.astype(self.dtype or jnp.result_type(x, self.kernel))
 
-    def add_bias(self, x: Array, bias: Array | None = None) -> Array:
-        """What a product gave, with the bias. In float32 at least: the bias's gradient is a sum."""
-        precise = jnp.promote_types(x.dtype, jnp.float32)
-        bias = self.bias if bias is None else bias
-        return (x.astype(precise) + bias.astype(precise)).astype(x.dtype)
-
 
 class Dense(Affine):
     """A fully connected layer: (..., inputs) to (..., outputs)."""
 
     def __call__(self, x: Array) -> Array:
         x = self.cast(x)
-        return self.add_bias(x @ self.kernel.astype(x.dtype))
+        return precise_sum(x @ self.kernel.astype(x.dtype), self.bias)
 
 
 class Conv(Affine):
@@ -87,14 +81,15 @@ class Conv(Affine):
 
     def __call__(self, x: Images) -> Images:
         x = conv(self.cast(x), self.kernel, stride=self.stride, padding=self.padding)
-        return self.add_bias(x)
+        return add(x, self.bias[None, None, None])
 
 
 class ConvTranspose(Conv):
     """A transposed convolution: both axes grow by the stride. "SAME" padding only."""
 
     def __call__(self, x: Images) -> Images:
-        return self.add_bias(conv_transpose(self.cast(x), self.kernel, stride=self.stride))
+        x = conv_transpose(self.cast(x), self.kernel, stride=self.stride)
+        return add(x, self.bias[None, None, None])
 
     def after_dense(self, dense: Dense, latent: Latent, shape: tuple[int, int, int]) -> Images:
         """Equals `self(dense(latent).reshape(-1, *shape))`, for less work on a large batch.
@@ -109,7 +104,7 @@ class ConvTranspose(Conv):
         rows = jnp.concatenate([dense.kernel, dense.bias[None]]).astype(latent.dtype)
         images = conv_transpose(rows.reshape(-1, *shape), self.kernel, stride=self.stride)
         joint, constant = images[:-1], images[-1].astype(self.bias.dtype) + self.bias
-        return self.add_bias(mix(latent, joint), constant)
+        return add(mix(latent, joint), constant[None])
 
 
 class Denoiser(nn.Module):
@@ -203,7 +198,7 @@ class StridedEncoder(nn.Module):
         for i, outputs in enumerate(self.features):
             name = f"conv_{i}"
             x = Conv(inputs, outputs, self.dtype, self.kernel_size, stride=2, name=name)(x)
-            x, inputs = nn.relu(x), outputs
+            x, inputs = relu(x), outputs
         x = x.reshape(len(x), prod(x.shape[1:]))
         return Dense(x.shape[1], self.latent_dim, self.dtype, name="latent")(x)
 
@@ -229,7 +224,7 @@ class StridedDecoder(nn.Module):
                 inputs, outputs, self.dtype, self.kernel_size, stride=2, name=f"conv_transpose_{i}"
             )
             x = layer(x) if i else layer.after_dense(dense, latent, shape)
-            x, inputs = nn.relu(x), outputs
+            x, inputs = relu(x), outputs
         output = ConvTranspose(inputs, channels, self.dtype, self.kernel_size, name="output")
         return output(x)
 
@@ -272,7 +267,7 @@ class MaxPoolEncoder(nn.Module):
     def __call__(self, x: Images) -> Images:
         inputs = self.inputs
         for i, outputs in enumerate(self.features):
-            x = max_pool(nn.relu(Conv(inputs, outputs, self.dtype, name=f"conv_{i}")(x)))
+            x = max_pool(relu(Conv(inputs, outputs, self.dtype, name=f"conv_{i}")(x)))
             inputs = outputs
         return x
 
@@ -291,12 +286,12 @@ class MaxPoolDecoder(nn.Module):
         for i, outputs in enumerate(reversed(self.features)):
             if self.upsampling == "transposed":
                 name = f"conv_transpose_{i}"
-                x = nn.relu(ConvTranspose(inputs, outputs, self.dtype, stride=2, name=name)(x))
+                x = relu(ConvTranspose(inputs, outputs, self.dtype, stride=2, name=name)(x))
             else:
                 # The published network brings 32 back to 28 by one convolution without padding.
                 padding = "VALID" if levels > 2 and i == levels - 1 else "SAME"
                 layer = Conv(inputs, outputs, self.dtype, padding=padding, name=f"conv_{i}")
-                x = upsample(nn.relu(layer(x)))
+                x = upsample(relu(layer(x)))
             inputs = outputs
         return Conv(inputs, self.outputs, self.dtype, name="output")(x)
 
@@ -370,7 +365,7 @@ class ResidualConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Images) -> Images:
-        return x + Conv(self.features, self.features, self.dtype, name="conv")(nn.relu(x))
+        return add(x, Conv(self.features, self.features, self.dtype, name="conv")(relu(x)))
 
 
 class UNet(Denoiser):
@@ -399,23 +394,23 @@ class UNet(Denoiser):
         skips, inputs = [], first
         for i, outputs in enumerate(deeper):
             skips.append(x)
-            x = Conv(inputs, outputs, self.dtype, stride=2, name=f"down_{i}")(nn.relu(x))
+            x = Conv(inputs, outputs, self.dtype, stride=2, name=f"down_{i}")(relu(x))
             x = ResidualConv(outputs, self.dtype, name=f"encode_{i}")(x)
             inputs = outputs
         if self.bridge:
-            x = x + self._bridge(x)
+            x = add(x, self._bridge(x))
         for i, outputs in reversed(list(enumerate(self.features[:-1]))):
             x = ResidualConv(inputs, self.dtype, name=f"decode_{i}")(x)
             up = ConvTranspose(inputs, outputs, self.dtype, stride=2, name=f"up_{i}")
-            x = up(nn.relu(x)) + skips[i]
+            x = add(up(relu(x)), skips[i])
             inputs = outputs
-        x = nn.relu(Conv(inputs, inputs, self.dtype, name="last")(nn.relu(x)))
+        x = relu(Conv(inputs, inputs, self.dtype, name="last")(relu(x)))
         return Conv(inputs, self._outputs, self.dtype, name="output")(x)
 
     def _bridge(self, x: Images) -> Images:
         """What the whole of a small image says about each of its pixels."""
         channels, thin, one = x.shape[-1], self.bridge_channels, (1, 1)
-        narrow = nn.relu(Conv(channels, thin, self.dtype, one, name="bridge_in")(x))
+        narrow = relu(Conv(channels, thin, self.dtype, one, name="bridge_in")(x))
         flat = narrow.reshape(len(x), prod(narrow.shape[1:]))
         hidden = nn.relu(Dense(flat.shape[1], self.bridge, self.dtype, name="bridge_hidden")(flat))
         wide = Dense(self.bridge, flat.shape[1], self.dtype, name="bridge_wide")(hidden)
@@ -428,25 +423,53 @@ class UNet(Denoiser):
         return height, width
 
 
+def precise_sum(x: Array, *others: Array) -> Array:
+    """A sum in x's dtype, computed in float32 at least: so is the sum that a bias's gradient is."""
+    precise = jnp.promote_types(x.dtype, jnp.float32)
+    return sum((other.astype(precise) for other in others), x.astype(precise)).astype(x.dtype)
+
+
+# What stands between convolutions, laid out as they are.
+
+
+def relu(x: Images) -> Images:
+    """What is negative becomes 0."""
+    return across(nn.relu, x)
+
+
+def add(x: Images, *others: Images) -> Images:
+    """A sum of images in the dtype of the first; axes of length 1 broadcast."""
+    return across(precise_sum, x, *others)
+
+
 def max_pool(x: Images) -> Images:
     """2x2 max-pooling with stride 2, rounding up, of values that are not negative.
 
     Of equal values the first receives the gradient, as in TensorFlow.
     """
-    batch, height, width, channels = x.shape
-    x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))  # never above what is >= 0
-    x = x.reshape(batch, x.shape[1] // 2, 2, x.shape[2] // 2, 2, channels)
-    best, *others = (x[:, :, i, :, j] for i in (0, 1) for j in (0, 1))
-    for other in others:
-        best = jnp.where((other > best) | jnp.isnan(other), other, best)
-    return best
+
+    def pool(x: Array) -> Array:
+        first, height, width, last = x.shape
+        # What is padded with is never above what is at least 0.
+        x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
+        x = x.reshape(first, x.shape[1] // 2, 2, x.shape[2] // 2, 2, last)
+        best, *others = (x[:, :, i, :, j] for i in (0, 1) for j in (0, 1))
+        for other in others:
+            best = jnp.where((other > best) | jnp.isnan(other), other, best)
+        return best
+
+    return across(pool, x)
 
 
 def upsample(x: Images) -> Images:
     """Doubles height and width by repeating every pixel (nearest neighbour)."""
-    batch, height, width, channels = x.shape
-    x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
-    return x.reshape(batch, 2 * height, 2 * width, channels)
+
+    def repeat(x: Array) -> Array:
+        first, height, width, last = x.shape
+        x = jnp.broadcast_to(x[:, :, None, :, None], (first, height, 2, width, 2, last))
+        return x.reshape(first, 2 * height, 2 * width, last)
+
+    return across(repeat, x)
 
 
 def _split(total: int) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jaxdae.errors import InputError
-from jaxdae.model import Conv, Dense, Dtype, Images, max_pool
+from jaxdae.model import Conv, Dense, Dtype, Images, max_pool, relu
 
 SHIPPED = "digit-classifier"
 BATCH = 100
@@ -61,11 +61,11 @@ class DigitClassifier(nn.Module):
             )
         first = self.features[0]
         x = Conv(shape[2], first, self.dtype, (5, 5), name="down_0")(images)
-        x = max_pool(nn.relu(x))
-        x = nn.relu(Conv(first, first, self.dtype, name="conv_0")(x))
+        x = max_pool(relu(x))
+        x = relu(Conv(first, first, self.dtype, name="conv_0")(x))
         for i, (inputs, outputs) in enumerate(pairwise(self.features), 1):
-            x = nn.relu(Conv(inputs, outputs, self.dtype, stride=2, name=f"down_{i}")(x))
-            x = nn.relu(Conv(outputs, outputs, self.dtype, name=f"conv_{i}")(x))
+            x = relu(Conv(inputs, outputs, self.dtype, stride=2, name=f"down_{i}")(x))
+            x = relu(Conv(outputs, outputs, self.dtype, name=f"conv_{i}")(x))
         x = x.reshape(len(x), prod(x.shape[1:]))
         logits = Dense(x.shape[1], self.classes, self.dtype, name="logits")(x)
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

@@ -201,20 +201,46 @@ def make_train_step(
     return step
 
 
+def scan_first(
+    body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any, count: Int[Array, ""]
+) -> tuple[Any, Any]:
+    """`lax.scan` over the first `count` of `xs`, a number that only the call knows.
+
+    One compilation serves all counts, and rounds alike in all: a scan of one turn is compiled to
+    something else than the body of a loop.
+
+    Returns:
+      The last carry, and the outputs stacked, with zeros from `count` on.
+    """
+
+    def element(i):
+        return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), xs)
+
+    def turn(i, both):
+        carry, out = body(both[0], element(i))
+        return carry, jax.tree.map(lambda stack, x: stack.at[i].set(x), both[1], out)
+
+    _, shapes = jax.eval_shape(lambda carry: body(carry, element(0)), carry)
+    length = len(jax.tree.leaves(xs)[0])
+    out = jax.tree.map(lambda x: jnp.zeros((length, *x.shape), x.dtype), shapes)
+    return lax.fori_loop(0, count, turn, (carry, out))
+
+
 def make_chunk(
     train_step: TrainStep, *, fixed_noise: bool = False, resident: bool = True
 ) -> Callable:
-    """Makes chunk(state, images, indices, key) -> (state, metrics): many steps, one device's part.
+    """Makes chunk(state, images, indices, count, key) -> (state, metrics): many steps at once.
 
-    To be pmapped over the axis "devices". `indices` (steps, batch per device) says which images
-    this device takes at each step; metrics come stacked along the steps. `images` is the whole data
-    set, uint8, or, where it is not `resident`, only those images: (steps, batch per device, ...).
+    To be pmapped over the axis "devices": it is one device's part. `indices` (steps, batch per
+    device) says which images this device takes at each step, of which the first `count` are taken;
+    metrics come stacked along the steps. `images` is the whole data set, uint8, or, where it is not
+    `resident`, only those images: (steps, batch per device, ...).
 
     With `fixed_noise` an image's corruption depends on its index alone, drawn once for the whole
     run; otherwise on the step and on its place in the global batch.
     """
 
-    def chunk(state, images, indices, key):
+    def chunk(state, images, indices, count, key):
         places = lax.axis_index(AXIS) * indices.shape[1] + jnp.arange(indices.shape[1])
 
         def body(state, step):
@@ -223,7 +249,7 @@ def make_chunk(
                 return train_step(state, batch, key, index)
             return train_step(state, batch, jax.random.fold_in(key, state.step), places)
 
-        return lax.scan(body, state, indices if resident else (indices, images))
+        return scan_first(body, state, indices if resident else (indices, images), count)
 
     return chunk
 
@@ -268,17 +294,6 @@ def share_batch(
             f"shared evenly by {devices} devices: choose one of {', '.join(map(str, good))}"
         )
     return batch_size // devices
-
-
-def chunk_sizes(steps: int, target: int) -> list[int]:
-    """Cuts an epoch into chunks of about `target` steps, of one size where a divisor is near.
-
-    Every size is a compilation: at most two come out.
-    """
-    fewest = max(1, round(steps / target))
-    counts = [c for c in range(fewest, min(steps, 2 * fewest) + 1) if steps % c == 0]
-    count = counts[0] if counts else fewest
-    return [len(part) for part in np.array_split(np.empty(steps), count)]
 
 
 def epoch_order(seed: int, epoch: int, examples: int, batch_size: int) -> Int[np.ndarray, "s b"]:
@@ -326,9 +341,11 @@ def train(
     seed: int,
     epochs: range,
     batch_size: int,
+    taken: int = 0,
     fixed_noise: bool = False,
     devices: Sequence[jax.Device] | None = None,
     chunk_steps: int = 125,
+    chunk_seconds: float = 1.0,
     learning_rate: optax.Schedule | None = None,
     resident: bool | None = None,
 ) -> Iterator[Progress]:
@@ -342,9 +359,12 @@ def train(
       epochs: which epochs to run; their numbers decide the order of the examples, so a run that
         is resumed passes the rest of its range.
       batch_size: over all devices.
+      taken: the steps of the first epoch that the state has been through already.
       fixed_noise: corrupt each image once and for all instead of afresh at every step.
       devices: the devices to use; all of them if not given.
-      chunk_steps: about how many steps to take between two reports.
+      chunk_steps: the most steps to take between two reports.
+      chunk_seconds: how long a chunk is to take; the first ones are short, to find out. Where the
+        chunks end changes nothing, to the bit.
       learning_rate: the schedule, for the message of a `DivergenceError`.
       resident: keep the images on every device; `fits` decides if not given.
 
@@ -359,46 +379,66 @@ def train(
     pmapped = jax.pmap(
         make_chunk(train_step, fixed_noise=fixed_noise, resident=resident),
         axis_name=AXIS,
-        in_axes=(None, None if resident else 0, 0, None),
+        in_axes=(None, None if resident else 0, 0, None, None),
         out_axes=None,
         donate_argnums=0,
         devices=devices,
     )
-    compiled: dict[int, Callable] = {}
     # A fresh state lies on one device and a state that comes back on all: placed at once as it
     # comes back, it is compiled for once. A copy, for it is given away and the caller's is not.
     state = jax.tree.map(jnp.copy, state)
     state, key = replicate((state, key), devices)
     on_devices = replicate(np.asarray(images), devices) if resident else None
+    longest = max(1, min(chunk_steps, len(images) // batch_size))
+    pace = Pace(longest, chunk_seconds)
 
-    def chunks() -> Iterator[tuple[int, bool, np.ndarray]]:
+    def chunks() -> Iterator[tuple[int, bool, int, np.ndarray]]:
         for epoch in epochs:
             order = epoch_order(seed, epoch, len(images), batch_size)
-            taken = 0
-            for steps in chunk_sizes(len(order), chunk_steps):
-                indices = order[taken : taken + steps].reshape(steps, len(devices), share)
-                taken += steps
-                yield epoch, taken == len(order), np.ascontiguousarray(indices.swapaxes(0, 1))
+            done = taken if epoch == epochs[0] else 0
+            while done < len(order):
+                count = min(pace.steps, len(order) - done)
+                # All chunks have the shape of the longest, and so one compilation.
+                indices = np.resize(order[done : done + count], (longest, len(devices), share))
+                done += count
+                yield epoch, done == len(order), count, np.ascontiguousarray(indices.swapaxes(0, 1))
 
     def gather(indices: np.ndarray) -> Any:
         return images[indices.reshape(-1)].reshape(*indices.shape, *images.shape[1:])
 
-    for epoch, ended, indices, batches in _ahead(chunks(), None if resident else gather):
-        steps = indices.shape[1]
-        given = on_devices if resident else batches
+    compiled: Callable | None = None
+    for epoch, ended, count, indices, batches in _ahead(chunks(), None if resident else gather):
+        given = (on_devices if resident else batches), indices, np.int32(count), key
         start = time.perf_counter()
-        if steps not in compiled:
-            compiled[steps] = pmapped.lower(state, given, indices, key).compile()
+        if compiled is None:
+            compiled = pmapped.lower(state, *given).compile()
         ready = time.perf_counter()
         # Reading the losses waits for the chunk: queuing many collectives can deadlock.
-        state, metrics = compiled[steps](state, given, indices, key)
-        losses = np.asarray(metrics["loss"])
+        state, metrics = compiled(state, *given)
+        losses = np.asarray(metrics["loss"])[:count]
         end = time.perf_counter()
+        pace.took(count, end - ready)
         if not np.isfinite(losses).all():
             first = int(np.argmin(np.isfinite(losses)))
-            raise _divergence(int(state.step) - steps + first, losses[first], learning_rate)
-        images_seen = steps * batch_size
-        yield Progress(epoch, ended, state, losses, images_seen, end - ready, ready - start)
+            raise _divergence(int(state.step) - count + first, losses[first], learning_rate)
+        yield Progress(epoch, ended, state, losses, count * batch_size, end - ready, ready - start)
+
+
+class Pace:
+    """How many steps to take at once, that a chunk may take some seconds and no longer.
+
+    A report, and what must happen between two chunks (a stop, say), is then never far, however
+    long a step is.
+    """
+
+    def __init__(self, longest: int, seconds: float) -> None:
+        self.longest, self.seconds = longest, seconds
+        self.steps = longest if seconds == float("inf") else 1
+
+    def took(self, steps: int, seconds: float) -> None:
+        """Learns from a chunk. From a short one it concludes no more than four times as many."""
+        wanted = self.seconds / max(seconds / steps, 1e-9)
+        self.steps = int(min(max(wanted, 1), 4 * self.steps, self.longest))
 
 
 def fits(images: UInt8[np.ndarray, "n height width channels"], devices: Sequence[Any]) -> bool:
@@ -411,17 +451,18 @@ def fits(images: UInt8[np.ndarray, "n height width channels"], devices: Sequence
     return bool(size <= min(memory) // 4)
 
 
-def _ahead(
-    chunks: Iterator[tuple[int, bool, np.ndarray]], gather: Callable[[np.ndarray], Any] | None
-) -> Iterator[tuple[int, bool, np.ndarray, Any]]:
-    """Each chunk with its images, if they are to be gathered: the next ones' meanwhile."""
+def _ahead(chunks: Iterator[tuple], gather: Callable[[np.ndarray], Any] | None) -> Iterator[tuple]:
+    """Each chunk, the last of it being indices, with their images if they are to be gathered.
+
+    Those of the next are gathered meanwhile.
+    """
     if gather is None:
         yield from ((*chunk, None) for chunk in chunks)
         return
     with ThreadPoolExecutor(1) as pool:
         waiting: Any = None
         for chunk in chunks:
-            following = (chunk, pool.submit(gather, chunk[2]))
+            following = (chunk, pool.submit(gather, chunk[-1]))
             if waiting:
                 yield *waiting[0], waiting[1].result()
             waiting = following

@@ -1,5 +1,7 @@
 """The CPU forms against `jax.lax`: values, both gradients, every transformation."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
-from jaxdae.convolution import DIMENSIONS, Geometry, conv, conv_transpose, fold, mix, unfold
+from jaxdae.convolution import DIMENSIONS, Geometry, across, conv, conv_transpose, fold, mix, unfold
 
 sizes = st.tuples(st.integers(1, 9), st.integers(1, 9))
 windows = st.tuples(st.integers(1, 5), st.integers(1, 5))
@@ -197,3 +199,30 @@ def test_cpu_programs_hold_no_convolution_and_others_do(layer):
     assert "stablehlo.convolution" not in traced.lower(lowering_platforms=("cpu",)).as_text()
     for platform in ("cuda", "tpu"):
         assert "stablehlo.convolution" in traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+def test_what_stands_between_convolutions_is_not_transposed():
+    """A transposition where the images come in, as often as they are read, and one at the end."""
+    kernels = [jax.random.normal(jax.random.key(i), (3, 3, 8, 8)) for i in range(3)]
+    bias = jnp.arange(8.0)[None, None, None]
+
+    def add(x, bias):
+        return jax.nn.relu(x + bias)
+
+    def transpositions(between):
+        def block(x):
+            for kernel in kernels:
+                x = between(conv(x, kernel), bias)
+            return (x**2).sum()
+
+        program = jax.jit(jax.grad(block)).lower(jnp.zeros((64, 12, 12, 8))).compile()
+        return program.as_text().count(" transpose(")
+
+    assert transpositions(partial(across, add)) <= 9 + 1
+    assert transpositions(add) > 20  # the count would see it
+
+
+def test_across_is_the_function():
+    x, y = jax.random.normal(jax.random.key(0), (2, 3, 4, 5, 6))
+    for arguments in ((x, y), (x, y[:1, :1, :1])):
+        np.testing.assert_array_equal(across(jnp.subtract, *arguments), jnp.subtract(*arguments))

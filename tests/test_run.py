@@ -57,6 +57,14 @@ def finish(process):
     return process.returncode, out, err
 
 
+def wait_for(process, condition, seconds=100):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, finish(process)
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def rows(folder):
     """metrics.csv without what the clock says."""
     with (folder / "metrics.csv").open() as file:
@@ -168,22 +176,50 @@ def test_damaged_checkpoint_is_skipped_in_a_line(finished, start, place):
     assert err.count("\n") == 1
 
 
-def test_interrupt_says_how_to_go_on(start, place):
-    out = place / "interrupted"
-    process = start("--epochs", 2000, *SMALL, "--no-figures", "--out", out)
-    deadline = time.monotonic() + 100
-    while not list(out.glob("checkpoints/*/commit_success.txt")):
-        assert process.poll() is None, finish(process)
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+@pytest.mark.parametrize(("number", "word"), [(2, "interrupted"), (15, "terminated")])
+def test_stopped_in_an_epoch_it_goes_on_from_there(number, word, start, place):
+    """Within 5 s, with the command that goes on in the last line; to the bits of a whole run."""
+    words = ["--epochs", 2, *SMALL, "--train-images", 60000, "--no-figures"]
+    out = place / f"stopped-{word}"
+    process = start(*words, "--out", out)
+    wait_for(process, lambda: list(out.glob("checkpoints/1875/commit_success.txt")))
+    process.send_signal(number)
+    asked = time.monotonic()
     code, _, err = finish(process)
-    assert code == 130
+    assert time.monotonic() - asked < 5
+    assert code == 128 + number
     assert err.count("\n") == 1
+    assert err.startswith(f"{word}; the checkpoint of step ")
     assert err.endswith(f"python -m experiments.run --resume {out}\n")
-    done = int(re.search(r"after epoch (\d+)", err)[1])
-    assert (out / f"checkpoints/{16 * done}/commit_success.txt").exists()
-    assert len(rows(out)) == done
+    step = int(re.search(r"of step (\d+)", err)[1])
+    assert 1875 < step < 3750  # not the end of an epoch
+    assert len(rows(out)) == 1
+
+    code, said, err = finish(start("--resume", out))
+    assert (code, err) == (0, "")
+    assert f"resumed after epoch 1 and {step - 1875} steps" in said
+    whole = place / "not-stopped"
+    if not whole.exists():
+        assert finish(start(*words, "--out", whole))[0] == 0
+    assert summary(out)["params_sha256"] == summary(whole)["params_sha256"]
+    assert summary(out)["test"] == summary(whole)["test"]
+    assert rows(out) == rows(whole)
+
+
+def test_a_folder_in_use_is_left_alone(start, place):
+    out = place / "in-use"
+    process = start("--epochs", 2000, *SMALL, "--no-figures", "--out", out)
+    wait_for(process, lambda: list(out.glob("checkpoints/16/commit_success.txt")))
+    for words in (["--resume", out], ["--out", out]):
+        code, _, err = finish(start(*words))
+        assert (code, err.count("\n")) == (2, 1)
+        assert err.startswith(f"error: {out} is in use by a run that has not ended: ")
+    process.kill()
+    process.communicate()
+    process = start("--resume", out)  # the lock has gone with the process that held it
+    wait_for(process, lambda: process.stdout.readline().startswith("resumed after epoch"))
+    process.kill()
+    process.communicate()
 
 
 def test_finished_run_says_so(finished, start):
@@ -220,7 +256,7 @@ def test_divergence_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, capsys
     out = tmp_path / "out"
     words = ["--epochs", "3", *SMALL, "--devices", "1", "--no-cache", "--out", str(out)]
     assert main(words) == 1
-    said = f"stopped: the loss is nan at step 20; the checkpoint after epoch 1 is kept in {out}\n"
+    said = f"stopped: the loss is nan at step 20; the checkpoint of step 16 is kept in {out}\n"
     assert capsys.readouterr().err == said
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["16"]
     assert len(rows(out)) == 1

@@ -152,10 +152,9 @@ def test_gradients_and_metrics_are_averaged_over_devices():
 
     def disagreement(axis_name):
         chunk = training.make_chunk(make_step(axis_name))
-        run = jax.pmap(
-            chunk, axis_name=AXIS, in_axes=(None, None, 0, None), devices=jax.devices()[:2]
-        )
-        copies = jax.tree.leaves(run(state, IMAGES, indices, jax.random.key(0)))
+        axes, devices = (None, None, 0, None, None), jax.devices()[:2]
+        run = jax.pmap(chunk, axis_name=AXIS, in_axes=axes, devices=devices)
+        copies = jax.tree.leaves(run(state, IMAGES, indices, 1, jax.random.key(0)))
         return max(float(jnp.abs(leaf[0] - leaf[1]).max()) for leaf in copies)
 
     assert disagreement(AXIS) == 0
@@ -178,12 +177,72 @@ def test_leaves_the_callers_state_alone(devices):
     assert tree_sha256(state) == before
 
 
-def test_chunks_do_not_change_the_result():
-    """Nor does it matter that the last chunk is smaller (5 steps as 2, 2 and 1)."""
+@pytest.mark.parametrize("devices", [1, 2])
+def test_how_the_steps_are_cut_changes_nothing(devices):
+    """By the clock to the bit: 5 steps an epoch at once, one by one, and as 1 and 4.
+
+    Other `chunk_steps` are another program, and round otherwise.
+    """
+    whole, losses = fit(range(2), devices=devices, chunk_seconds=float("inf"))
+    for seconds in (1e-9, 1e9):
+        cut, same = fit(range(2), devices=devices, chunk_seconds=seconds)
+        np.testing.assert_array_equal(losses, same)
+        assert tree_sha256(whole) == tree_sha256(cut)
+    for steps in (1, 2):
+        cut, same = fit(range(2), devices=devices, chunk_steps=steps)
+        np.testing.assert_allclose(losses, same, rtol=1e-6)
+        jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), whole.params, cut.params)
+
+
+def test_goes_on_in_the_middle_of_an_epoch():
     whole, losses = fit(range(2))
-    cut, same = fit(range(2), chunk_steps=2)
-    np.testing.assert_allclose(losses, same, rtol=1e-6)
-    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), whole.params, cut.params)
+    chunks = training.train(
+        make_step(),
+        training.create_state(MODEL, ADAM, 0),
+        IMAGES,
+        seed=0,
+        epochs=range(2),
+        batch_size=16,
+        devices=jax.devices()[:1],
+        chunk_seconds=1e-9,
+    )
+    first = [next(chunks).losses for _ in range(2)]
+    stopped = next(chunks)
+    assert (len(stopped.losses), stopped.ended) == (1, False)
+    middle = jax.tree.map(np.array, stopped.state)
+    rest, last = fit(range(2), state=middle, taken=3)
+    assert tree_sha256(whole) == tree_sha256(rest)
+    np.testing.assert_array_equal(losses, np.concatenate([*first, stopped.losses, last]))
+    assert len(fit(range(2), state=middle, taken=5)[1]) == 5  # nothing is left of the first epoch
+
+
+def test_scan_first_is_a_scan_of_the_first():
+    def body(carry, x):
+        return carry * 0.5 + x["a"], {"sum": carry + x["b"].sum()}
+
+    xs = {"a": jnp.arange(6.0), "b": jnp.ones((6, 2))}
+    run = jax.jit(lambda count: training.scan_first(body, jnp.float32(3), xs, count))
+    for count in (0, 1, 4, 6):
+        carry, out = run(count)
+        want, stacked = lax.scan(body, jnp.float32(3), {k: x[:count] for k, x in xs.items()})
+        np.testing.assert_allclose(carry, want, rtol=1e-6)
+        np.testing.assert_allclose(out["sum"][:count], stacked["sum"], rtol=1e-6)
+        assert (out["sum"][count:] == 0).all()
+
+
+def test_pace_finds_how_many_steps_a_second_holds():
+    pace = training.Pace(longest=100, seconds=1.0)
+    assert pace.steps == 1
+    taken = []
+    for _ in range(6):
+        taken.append(pace.steps)
+        pace.took(pace.steps, 0.03 * pace.steps)
+    assert taken == [1, 4, 16, 33, 33, 33]
+    pace.took(33, 99.0)  # the machine has become slow
+    assert pace.steps == 1
+    pace.took(1, 0.0)
+    assert pace.steps == 4
+    assert training.Pace(longest=100, seconds=float("inf")).steps == 100
 
 
 @pytest.mark.parametrize("fixed_noise", [False, True])
@@ -318,16 +377,3 @@ def test_loss_that_is_not_finite_stops_with_step_and_rate():
 def test_refuses_a_batch_that_cannot_be_shared(batch_size, devices, words):
     with pytest.raises(InputError, match=words):
         fit(batch_size=batch_size, devices=devices)
-
-
-@given(st.integers(1, 5000), st.integers(1, 400))
-def test_chunk_sizes(steps, target):
-    sizes = training.chunk_sizes(steps, target)
-    assert sum(sizes) == steps
-    assert len(set(sizes)) <= 2
-    assert max(sizes) <= max(1, 2 * target)
-
-
-def test_common_epochs_need_one_compilation():
-    for steps in (1875, 468, 1250, 62):
-        assert len(set(training.chunk_sizes(steps, 125))) == 1

@@ -1,0 +1,1 @@
+"""Long trials of what must never happen; the tests run a small version of each."""

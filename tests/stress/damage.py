@@ -1,0 +1,188 @@
+"""Damages every file of a run, alone and in pairs, and looks at what reading it then says.
+
+    python -m tests.stress.damage
+    python -m tests.stress.damage --flips 50 --pairs 500
+
+Each file is emptied, cut short, deleted, and has single bits flipped. What `--resume` would go on
+from must then be a state that was saved, bit for bit with its history, or be refused by a clear
+error; a finished run read back (`experiments.runs.load_run`) must be the run's own parameters, or
+refused. Anything else is silently wrong.
+"""
+
+import argparse
+import collections
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from experiments.experiment import Experiment
+from experiments.recipes import read_config
+from experiments.run import Arguments, main
+from experiments.runs import load_run
+from jaxdae import training
+from jaxdae.checkpoint import Checkpoints
+from jaxdae.digest import tree_sha256
+from jaxdae.errors import InputError
+
+WORDS = ["--epochs", "3", "--train-images", "64", "--test-images", "10", "--features", "2", "4"]
+WORDS += ["--latent-dim", "3", "--no-figures", "--no-cache", "--no-progress"]
+Damage = Callable[[Path], None]
+
+
+def flip(bit: float) -> Damage:
+    """Flips one bit, at a fraction of the file's length."""
+
+    def apply(path: Path) -> None:
+        data = bytearray(path.read_bytes())
+        at = int(bit * 8 * len(data))
+        data[at // 8] ^= 1 << at % 8
+        path.write_bytes(data)
+
+    return apply
+
+
+def damages(flips: int, draw: random.Random) -> dict[str, Damage]:
+    """The ways to damage a file, with so many flipped bits."""
+    return {
+        "emptied": lambda path: path.write_bytes(b""),
+        "cut short": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+        "less its last byte": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        "deleted": Path.unlink,
+        **{f"bit {i} flipped": flip(draw.random()) for i in range(flips)},
+    }
+
+
+@dataclass
+class Subject:
+    """A finished run, and what reading it gives when it is whole."""
+
+    folder: Path
+    states: dict[int, tuple[str, int]]  # of each checkpoint: the state's SHA-256, and its epochs
+    params: str
+
+    @classmethod
+    def make(cls, place: Path) -> "Subject":
+        folder = place / "run"
+        assert main([*WORDS, "--out", str(folder)]) == 0
+        subject = cls(folder, {}, tree_sha256(load_run(folder).params))
+        for step in sorted(int(path.name) for path in folder.glob("checkpoints/*")):
+            copy = place / "copy"
+            shutil.copytree(folder, copy)
+            for path in copy.glob("checkpoints/*"):
+                if int(path.name) > step:
+                    shutil.rmtree(path)
+            found = resume(copy)
+            assert found is not None and found[0] == step
+            subject.states[step] = found[1:]
+            shutil.rmtree(copy)
+        assert len(subject.states) == 3
+        return subject
+
+
+def resume(folder: Path) -> tuple[int, str, int] | None:
+    """The step that --resume would go on from, the state's SHA-256 and the epochs behind it."""
+    config = read_config(folder)
+    experiment = Experiment(Arguments(config), Console(quiet=True))
+    state = _fresh(experiment)
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        restored = checkpoints.restore(state, experiment.same_run)
+    if restored is None:
+        return None
+    return restored.step, tree_sha256(restored.state), len(restored.meta["history"])
+
+
+def _fresh(experiment: Experiment) -> training.TrainState:
+    key = str(experiment.identity["config"])
+    if key not in _STATES:
+        optimizer = experiment.optimizer(experiment.stages[0])[0]
+        _STATES[key] = training.create_state(experiment.model, optimizer, experiment.config.seed)
+    return _STATES[key]
+
+
+_STATES: dict[str, training.TrainState] = {}
+
+
+def verdict(subject: Subject, folder: Path) -> str:
+    """What became of a damaged copy.
+
+    Raises:
+      AssertionError: something is silently wrong.
+      Exception: an error that is not the clear one.
+    """
+    said = []
+    try:
+        found = resume(folder)
+        # Nothing to go on from: the run begins again, which is right where all is deleted.
+        assert found is None or subject.states[found[0]] == found[1:], "a state never saved"
+        newest = found is not None and found[0] == max(subject.states)
+        said.append("resumes as before" if newest else "falls back" if found else "starts again")
+    except InputError:
+        said.append("refuses to resume")
+    try:
+        assert tree_sha256(load_run(folder).params) == subject.params, "other parameters"
+        said.append("reads as before")
+    except InputError:
+        said.append("refuses to be read")
+    return ", ".join(said)
+
+
+def cases(
+    subject: Subject, flips: int, pairs: int, draw: random.Random
+) -> Iterator[tuple[str, list[tuple[Path, Damage]]]]:
+    """Every file with every damage, and so many random pairs of those."""
+    files = [p.relative_to(subject.folder) for p in subject.folder.rglob("*") if p.is_file()]
+    single = [
+        (f"{file} {name}", (file, damage))
+        for file in sorted(files)
+        for name, damage in damages(flips, draw).items()
+        if (subject.folder / file).stat().st_size or name == "deleted"
+    ]
+    for name, case in single:
+        yield name, [case]
+    for _ in range(pairs):
+        (one, first), (two, second) = draw.sample(single, 2)
+        if first[0] != second[0]:
+            yield f"{one}, {two}", [first, second]
+
+
+def trial(place: Path, flips: int, pairs: int, seed: int = 0, say=print) -> collections.Counter:
+    """Counts what became of the damaged copies of a run."""
+    draw = random.Random(seed)
+    subject = Subject.make(place)
+    copy = place / "copy"
+    outcomes: collections.Counter = collections.Counter()
+    for number, (name, case) in enumerate(cases(subject, flips, pairs, draw), 1):
+        shutil.copytree(subject.folder, copy)
+        for file, damage in case:
+            damage(copy / file)
+        try:
+            outcomes[verdict(subject, copy)] += 1
+        except Exception as error:
+            outcomes[f"WRONG: {type(error).__name__}"] += 1
+            say(f"WRONG after {name}: {type(error).__name__}: {error}")
+        shutil.rmtree(copy)
+        if number % 100 == 0:
+            say(f"{number} damaged copies")
+    return outcomes
+
+
+def command() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--flips", type=int, default=10, help="bits to flip in each file")
+    parser.add_argument("--pairs", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    flags = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="jaxdae-damage-") as place:
+        outcomes = trial(Path(place), flags.flips, flags.pairs, flags.seed)
+    for outcome, count in outcomes.most_common():
+        print(f"{count:6}  {outcome}")
+    return int(any(outcome.startswith("WRONG") for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    raise SystemExit(command())
