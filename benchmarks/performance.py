@@ -124,7 +124,7 @@ PARTS: dict[str, Part] = {
     "peers": Part(
         "Beside other frameworks",
         "peers --envs {envs} --images 3200 --repeats 5 --train 32 --peers keras:tensorflow "
-        "torch:eager torch:channels-last flax",
+        "keras:jax torch:eager torch:channels-last torch:compile flax",
         PEERS,
         peers,
         plot=False,

@@ -26,6 +26,7 @@ import numpy as np
 import optax
 from flax import struct
 from jax import lax
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, UInt8
 
@@ -180,7 +181,9 @@ def make_train_step(
         if microbatches is None:
             value, gradient = differentiate(state.params, inputs, target)
             if axis_name is not None:
-                value, gradient = lax.pmean((value, gradient), axis_name)
+                # As one vector: a CPU pays for each collective, however small.
+                vector, unravel = ravel_pytree((value, gradient))
+                value, gradient = unravel(lax.pmean(vector, axis_name))
         else:
             devices = 1 if axis_name is None else lax.axis_size(axis_name)
             parts = jax.tree.map(

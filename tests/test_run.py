@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -220,6 +221,32 @@ def test_a_folder_in_use_is_left_alone(start, place):
     wait_for(process, lambda: process.stdout.readline().startswith("resumed after epoch"))
     process.kill()
     process.communicate()
+
+
+def test_a_disk_that_is_full_costs_no_training(finished, start, place):
+    """The run goes on in memory, says what it could not save, and what is on disk stays good."""
+    whole, _ = finished
+    out = place / "full"
+    words = ["--epochs", 3, "--sigma", 0.4, *SMALL, "--out", out]
+    process = start(*words)
+    wait_for(process, lambda: list(out.glob("checkpoints/16/commit_success.txt")))
+    # From here on no file may grow beyond 10 kB: as a full disk, for an array.
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (10_000, 10_000))
+    code, said, err = finish(process)
+    assert code == 2
+    assert "warning: a checkpoint cannot be saved (File too large), and the training goes" in said
+    assert "epoch 3/3" in said
+    assert err.count("\n") == 1
+    assert err.startswith(f"error: the state after the last epoch cannot be saved in {out} (File ")
+    step = int(re.search(r"of step (\d+) is kept", err)[1])
+    assert step in (16, 32)
+    assert not list(out.glob("checkpoints/*tmp*"))  # nothing that would fill the disk further
+
+    code, said, err = finish(start("--resume", out))
+    assert (code, err) == (0, "")
+    assert f"resumed after epoch {step // 16}\n" in said
+    assert summary(out)["params_sha256"] == summary(whole)["params_sha256"]
+    assert rows(out) == rows(whole)
 
 
 def test_finished_run_says_so(finished, start):
