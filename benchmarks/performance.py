@@ -99,7 +99,7 @@ function for inference; PyTorch with a fused or multi-tensor Adam, `torch.compil
 `max-autotune`; plain Flax the same train step on `flax.linen`'s layers. The peers train on noisy
 images that were made beforehand; jaxdae draws fresh noise at every step."""
 QUALITY = """Whole processes, from their start to their end, one after the other: Keras's script
-trains the tutorial's network for ten epochs, the main job for one to three, with its evaluation,
+trains the tutorial's network for ten epochs, the main job for two, with its evaluation,
 checkpoints and closing table; with an empty cache of compiled programs and with a full one. Means
 over three seeds; core seconds are those of all processors together."""
 CUDA = "torch:compile torch:compile-channels-last torch:cudagraphs torch:cudagraphs-channels-last"
@@ -143,7 +143,7 @@ PARTS: dict[str, Part] = {
     ),
     "quality": Part(
         "Time to a quality",
-        "time_to_quality --keras {envs}/tensorflow/bin/python",
+        "time_to_quality --epochs 2 --keras {envs}/tensorflow/bin/python",
         QUALITY,
         quality,
         plot=True,
