@@ -185,6 +185,8 @@ def draw(report: dict[str, list[dict[str, Any]]], path: Path, title: str) -> Non
         low = [m - min(values) for m, values in zip(middle, speeds, strict=True)]
         high = [max(values) - m for m, values in zip(middle, speeds, strict=True)]
         axes.bar(names, middle, yerr=[low, high], color="C0", ecolor="0.35", width=0.6)
+        if max(middle) > 20 * min(middle):
+            axes.set_yscale("log")
         axes.set_title(axis, fontsize=10)
         axes.tick_params("x", labelsize=7, rotation=90 if axis == "data" else 0)
         axes.set_ylabel("training, images/s", fontsize=8)
