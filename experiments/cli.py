@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import tyro
 
+from experiments.cluster import Cluster, connect
 from experiments.guard import Stopped
 from jaxdae.errors import DivergenceError, InputError
 
@@ -91,15 +92,23 @@ def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
         sys.__unraisablehook__(unraisable)
 
 
-def prepare_jax(devices: int | None = None, cache: bool = True) -> None:
+def prepare_jax(
+    devices: int | None = None,
+    cache: bool = True,
+    cluster: Cluster | None = None,
+    debug: bool = False,
+) -> None:
     """Tells JAX what it must know before it first looks for its devices.
 
     Args:
-      devices: how many the CPU is to show itself as; as many as it does if not given.
+      devices: how many the CPU is to show itself as, over all processes; as many as it does if not
+        given.
       cache: keep compiled programs in the user's cache folder.
+      cluster: the processes to join.
+      debug: raise at the first operation whose result is not a number.
 
     Raises:
-      InputError: fewer than one device.
+      InputError: fewer than one device, or than one for each process; the others are not found.
     """
     import absl.logging  # Orbax's; what it has to say, the checkpoints raise
     import jax
@@ -107,11 +116,23 @@ def prepare_jax(devices: int | None = None, cache: bool = True) -> None:
     absl.logging.set_verbosity(absl.logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
+    if cluster is not None:
+        cluster.check()
+    if debug:
+        jax.config.update("jax_debug_nans", True)
     if devices is not None:
         if devices < 1:
             raise InputError(f"--devices {devices} must be at least 1")
+        processes = cluster.num_processes or 1 if cluster else 1
+        if devices % processes:
+            raise InputError(
+                f"--devices {devices} must be shared evenly by {processes} processes: choose "
+                f"{-(-devices // processes) * processes}"
+            )
         with contextlib.suppress(RuntimeError):  # the devices are there already
-            jax.config.update("jax_num_cpu_devices", devices)
+            jax.config.update("jax_num_cpu_devices", devices // processes)
+    if cluster is not None and cluster.several:
+        connect(cluster)
     if cache:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "jaxdae" / "xla"))

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -24,12 +24,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import jaxdae
-from experiments import cli
+from experiments import cli, cluster
 from experiments.guard import Guard, locked
 from experiments.recipes import PROGRAM, Config
 from jaxdae import corruption as corruptions
 from jaxdae import data, pretrained, training
-from jaxdae.checkpoint import Checkpoints, Restored
+from jaxdae.checkpoint import Checkpoints
 from jaxdae.corruption import Corruption
 from jaxdae.digest import tree_sha256
 from jaxdae.errors import DivergenceError, InputError
@@ -60,7 +60,11 @@ def run(arguments: "Arguments") -> None:
         console.print(f"The run in {out} is finished: its result is in {out}/summary.json.")
         return
     experiment = Experiment(arguments, console)
-    with _folder(out or _choose(arguments.out, experiment.config)) as out:
+    out = out or _choose(arguments.out, experiment.config)
+    if not experiment.leads:
+        experiment.go(out)
+        return
+    with _folder(out):
         if arguments.resume is None:
             _claim(out, experiment.config)
         experiment.go(out)
@@ -104,6 +108,9 @@ class Experiment:
     def __init__(self, arguments: "Arguments", console: Console) -> None:
         config = arguments.config
         self.arguments, self.console = arguments, console
+        # Of several processes the first alone tests, writes and speaks.
+        self.leads = jax.process_index() == 0
+        console.quiet = console.quiet or not self.leads
         _check(config)
         if arguments.keep < 1:
             raise InputError(f"keep={arguments.keep} checkpoints must be at least 1")
@@ -114,6 +121,11 @@ class Experiment:
             raise InputError(
                 f"--devices {config.devices} exceeds the {len(self.devices)} here: "
                 f"choose at most {len(self.devices)}"
+            )
+        if jax.process_count() > 1 and config.devices != jax.device_count():
+            raise InputError(
+                f"--devices {config.devices} must be the {jax.device_count()} of all processes: "
+                "leave it out"
             )
         dataset = data.load(config.dataset)
         if config.validation_images:
@@ -136,7 +148,8 @@ class Experiment:
         self.model = make_model(config, dataset.image_shape, self.corruption)
         self.steps_per_epoch = len(self.dataset.train) // config.batch_size
 
-        make = partial(Evaluator, self.model, images=self.dataset.test.images, devices=self.devices)
+        own = [device for device in self.devices if device.process_index == jax.process_index()]
+        make = partial(Evaluator, self.model, images=self.dataset.test.images, devices=own)
         self.by_sigma = make(self.at_sigma) if config.corruption in NOISE_LEVELS else None
         test: Test
         if self.by_sigma is not None and len(config.sigma) == 1:
@@ -165,8 +178,9 @@ class Experiment:
         config = self.config
         self.out = out
         with (
-            Guard(self.kept) as self.guard,
-            Checkpoints(out / "checkpoints", keep=self.arguments.keep) as self.checkpoints,
+            Guard(self.last_words) as self.guard,
+            cluster.together(self.last_words),
+            self.opened(out) as self.checkpoints,
         ):
             state = training.create_state(
                 self.model,
@@ -176,25 +190,35 @@ class Experiment:
             )
             self.count = parameter_count(state.params)
             self.console.print(self.headline(out))
-            if restored := self.checkpoints.restore(state, self.same_run):
-                state = self.take_up(restored)
+            state = self.take_up(state)
             try:
                 for stage in self.stages:
                     state = self.train(state, stage)
             except DivergenceError as error:
-                self.checkpoints.wait()
+                self.settle()
                 kept = f"; the checkpoint of step {self.saved()} is kept in {out}"
                 raise DivergenceError(f"{error}{kept if self.saved() else ''}") from None
-            self.checkpoints.wait()
-            if self.checkpoints.failure:  # once more, before the state is given up
+            if self.settle():  # once more, before the state is given up
                 self.save(state)
-                self.checkpoints.wait()
-            if self.checkpoints.failure:
+            if failure := self.settle():
                 raise InputError(
-                    f"the state after the last epoch cannot be saved in {out} "
-                    f"({self.checkpoints.failure}): make room there{self.kept()}"
+                    f"the state after the last epoch cannot be saved in {out} ({failure}): make "
+                    f"room there{self.last_words()}"
                 )
-            self.finish(out, jax.tree.map(np.asarray, state.eval_params))
+            if self.leads:
+                self.finish(out, jax.tree.map(np.asarray, state.eval_params))
+
+    def opened(self, out: Path) -> AbstractContextManager[Checkpoints | None]:
+        if not self.leads:
+            return nullcontext()
+        return Checkpoints(out / "checkpoints", keep=self.arguments.keep)
+
+    def settle(self) -> str | None:
+        """Waits for the last save, and returns why it failed, if it did."""
+        if self.checkpoints is None:
+            return None
+        self.checkpoints.wait()
+        return self.checkpoints.failure
 
     def headline(self, out: Path) -> str:
         config, device = self.config, self.devices[0]
@@ -210,8 +234,10 @@ class Experiment:
         names = [path.name for path in self.out.glob("checkpoints/*")]
         return max((int(name) for name in names if name.isdigit()), default=None)
 
-    def kept(self) -> str:
+    def last_words(self) -> str:
         """Where the last good checkpoint is and how to go on from it."""
+        if not self.leads:
+            return f"; process 0 keeps the checkpoints: {PROGRAM} --resume {self.out}"
         step = self.saved()
         if step is None:
             return f"; nothing was kept, and {self.out} can be deleted"
@@ -223,16 +249,23 @@ class Experiment:
             if meta[name] != value:
                 raise ValueError(f"it was made with another {IDENTITY[name]}")
 
-    def take_up(self, restored: Restored) -> TrainState:
-        """The state to go on with, and the history up to it."""
-        for step, reason in restored.skipped:
-            self.console.print(f"skipped the checkpoint of step {step}: {reason}")
-        self.history = restored.meta["history"]
-        self.part = Part(**restored.meta["part"])
-        self.compile_seconds = restored.meta["compile_seconds"]
+    def take_up(self, state: TrainState) -> TrainState:
+        """The state to go on with, and the history up to it: a checkpoint's, or the fresh ones."""
+        meta = None
+        if self.checkpoints and (restored := self.checkpoints.restore(state, self.same_run)):
+            for step, reason in restored.skipped:
+                self.console.print(f"skipped the checkpoint of step {step}: {reason}")
+            state, meta = restored.state, restored.meta
+        if jax.process_count() > 1:
+            state, meta = cluster.share_state(state, meta)
+        if meta is None:
+            return state
+        self.history = meta["history"]
+        self.part = Part(**meta["part"])
+        self.compile_seconds = meta["compile_seconds"]
         steps = f" and {len(self.part.losses)} steps" if self.part.losses else ""
         self.console.print(f"resumed after epoch {len(self.history)}{steps}")
-        return restored.state
+        return state
 
     def optimizer(self, stage: Stage) -> tuple[optax.GradientTransformation, optax.Schedule]:
         """The optimiser and the schedule of a stage, whose steps count from its beginning."""
@@ -293,6 +326,7 @@ class Experiment:
                 fixed_noise=config.noise == "fixed",
                 devices=self.devices,
                 learning_rate=rate,
+                donate=not self.arguments.debug,
             ):
                 if self.start_seconds is None:
                     self.start_seconds = cli.running_seconds() - progress.seconds
@@ -300,9 +334,10 @@ class Experiment:
                 self.part.add(progress)
                 self.compile_seconds += progress.compile_seconds
                 show(progress)
+                self.guard.asked = cluster.any_asked(self.guard.asked)
                 if self.guard.asked is not None:
                     self.save(state)
-                    self.checkpoints.wait()
+                    self.settle()
                     self.guard.stop()
                 if progress.ended:
                     self.end_epoch(state, stage, rate)
@@ -311,6 +346,9 @@ class Experiment:
     def end_epoch(self, state: TrainState, stage: Stage, rate: Callable[[int], float]) -> None:
         """Tests, and saves with the epoch's row in the history."""
         config, part = self.config, self.part
+        if not self.leads:
+            self.history, self.part = [*self.history, {}], Part()
+            return
         metrics = stage.test(state.eval_params)
         step = int(state.step)
         scale = float(optax.tree_utils.tree_get(state.opt_state, "scale", 1.0))
@@ -340,6 +378,8 @@ class Experiment:
 
         The training goes on in memory, for the disk may have room again at the next epoch.
         """
+        if self.checkpoints is None:
+            return
         meta = {
             **self.identity,
             "history": self.history,

@@ -9,18 +9,21 @@ summary.json (the result), checkpoints/ and figures/.
 """
 
 import sys
+import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import tyro
 
 from experiments import cli
+from experiments.cluster import Cluster, leave
 from experiments.recipes import PROGRAM, RECIPES, Config, read_config
 from jaxdae.errors import InputError
 
 # What may go with --resume: nothing that the run's own configuration decides.
-FREE = {"--resume", "--devices", "--keep", "--progress", "--figures", "--cache"}
+FREE = {"--resume", "--devices", "--keep", "--progress", "--figures", "--cache", "--debug"}
+FREE |= {"--coordinator", "--num-processes", "--process-id", "--distributed"}
 # Flags that mean something to some choices only: what is chosen, and which choices those are.
 MEANT_FOR = {
     "--sigma": ("corruption", ("gaussian", "speckle")),
@@ -53,6 +56,10 @@ class Arguments:
     """Draw the figures."""
     cache: bool = True
     """Keep compiled programs in the user's cache folder, so that the next run starts sooner."""
+    debug: bool = False
+    """Stop at the first operation whose result is not a number, and name it; slower."""
+    cluster: tyro.conf.OmitArgPrefixes[Cluster] = field(default_factory=Cluster)
+    """Several processes that train together."""
 
 
 def parse(argv: Sequence[str], *, strict: bool = True) -> Arguments:
@@ -114,17 +121,25 @@ def _flags(argv: Sequence[str]) -> set[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command: 0 done, 1 diverged, 2 bad input, 130 interrupted."""
+    """The command: 0 done, 1 diverged, 2 bad input, 3 a process is lost, 130 or 143 stopped."""
 
     def work() -> None:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         # Nothing heavy is imported before the command line is known to be good.
-        cli.prepare_jax(arguments.config.devices, arguments.cache)
+        devices, cache = arguments.config.devices, arguments.cache
+        cli.prepare_jax(devices, cache, arguments.cluster, arguments.debug)
         from experiments.experiment import run
 
         run(arguments)
 
-    return cli.status(work, "mend that, and go on with --resume")
+    code = 1
+    try:
+        code = cli.status(work, "mend that, and go on with --resume")
+    except Exception:
+        traceback.print_exc()
+    if code not in (0, 130, 143):  # ended or stopped, all processes come to their end together
+        leave(code)
+    return code
 
 
 if __name__ == "__main__":

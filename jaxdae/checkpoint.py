@@ -26,6 +26,11 @@ from jaxdae.digest import tree_sha256
 from jaxdae.errors import InputError
 
 FORMAT = 2
+_ONE = ocp.options.MultiprocessingOptions()
+# Orbax would wait for all processes otherwise.
+_ALONE = ocp.options.MultiprocessingOptions(
+    primary_host=0, active_processes={0}, barrier_sync_key_prefix="jaxdae"
+)
 
 
 class Restored(NamedTuple):
@@ -47,6 +52,8 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The checkpoints of a run, in one folder; a context manager, for saves are asynchronous.
 
+    Of several processes the first alone may open it; what it restores, it tells the others.
+
     Args:
       directory: the folder; made if it is not there.
       keep: how many of the newest to keep, beside the one with the lowest loss.
@@ -63,10 +70,12 @@ class Checkpoints:
         policies = checkpoint_managers
         self.directory = Path(directory).absolute()
         self._step: int | None = None  # of the save under way
+        self.directory.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                create=True,
+                create=False,
+                multiprocessing_options=_ALONE if jax.process_count() > 1 else _ONE,
                 # Only with these are the metrics written, and so known when the folder is reopened.
                 best_fn=lambda metrics: metrics["loss"],
                 best_mode="min",

@@ -26,6 +26,7 @@ import numpy as np
 import optax
 from flax import struct
 from jax import lax
+from jax.experimental import multihost_utils
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, UInt8
@@ -351,6 +352,7 @@ def train(
     chunk_seconds: float = 1.0,
     learning_rate: optax.Schedule | None = None,
     resident: bool | None = None,
+    donate: bool = True,
 ) -> Iterator[Progress]:
     """Trains, yielding after every chunk of steps.
 
@@ -370,6 +372,8 @@ def train(
         chunks end changes nothing, to the bit.
       learning_rate: the schedule, for the message of a `DivergenceError`.
       resident: keep the images on every device; `fits` decides if not given.
+      donate: give each state's memory to the next. Not under `jax_debug_nans`, which looks again
+        at what went in.
 
     Raises:
       InputError: the batch does not suit the devices or the data set.
@@ -377,21 +381,24 @@ def train(
     """
     devices = jax.devices() if devices is None else devices
     share = share_batch(batch_size, len(devices), len(images))
-    resident = fits(images, devices) if resident is None else resident
+    # Of several processes each places, and gathers for, its own devices.
+    mine = [i for i, device in enumerate(devices) if device.process_index == jax.process_index()]
+    local = [devices[i] for i in mine]
+    resident = fits(images, local) if resident is None else resident
     key = stream(seed, "corruption")
-    pmapped = jax.pmap(
+    chunk = jax.pmap(
         make_chunk(train_step, fixed_noise=fixed_noise, resident=resident),
         axis_name=AXIS,
         in_axes=(None, None if resident else 0, 0, None, None),
         out_axes=None,
-        donate_argnums=0,
+        donate_argnums=(0,) if donate else (),
         devices=devices,
     )
     # A fresh state lies on one device and a state that comes back on all: placed at once as it
     # comes back, it is compiled for once. A copy, for it is given away and the caller's is not.
     state = jax.tree.map(jnp.copy, state)
-    state, key = replicate((state, key), devices)
-    on_devices = replicate(np.asarray(images), devices) if resident else None
+    state, key = replicate((state, key), local)
+    on_devices = replicate(np.asarray(images), local) if resident else None
     longest = max(1, min(chunk_steps, len(images) // batch_size))
     pace = Pace(longest, chunk_seconds)
 
@@ -400,24 +407,26 @@ def train(
             order = epoch_order(seed, epoch, len(images), batch_size)
             done = taken if epoch == epochs[0] else 0
             while done < len(order):
-                count = min(pace.steps, len(order) - done)
+                count = agreed(min(pace.steps, len(order) - done))
                 # All chunks have the shape of the longest, and so one compilation.
                 indices = np.resize(order[done : done + count], (longest, len(devices), share))
+                indices = np.ascontiguousarray(indices[:, mine].swapaxes(0, 1))
                 done += count
-                yield epoch, done == len(order), count, np.ascontiguousarray(indices.swapaxes(0, 1))
+                yield epoch, done == len(order), count, indices
 
     def gather(indices: np.ndarray) -> Any:
         return images[indices.reshape(-1)].reshape(*indices.shape, *images.shape[1:])
 
-    compiled: Callable | None = None
+    compiled = False
     for epoch, ended, count, indices, batches in _ahead(chunks(), None if resident else gather):
-        given = (on_devices if resident else batches), indices, np.int32(count), key
+        given = on_devices if resident else batches
         start = time.perf_counter()
-        if compiled is None:
-            compiled = pmapped.lower(state, *given).compile()
+        if not compiled:
+            state, _ = jax.block_until_ready(chunk(state, given, indices, np.int32(0), key))
+            compiled = True
         ready = time.perf_counter()
         # Reading the losses waits for the chunk: queuing many collectives can deadlock.
-        state, metrics = compiled(state, *given)
+        state, metrics = chunk(state, given, indices, np.int32(count), key)
         losses = np.asarray(metrics["loss"])[:count]
         end = time.perf_counter()
         pace.took(count, end - ready)
@@ -425,6 +434,13 @@ def train(
             first = int(np.argmin(np.isfinite(losses)))
             raise _divergence(int(state.step) - count + first, losses[first], learning_rate)
         yield Progress(epoch, ended, state, losses, count * batch_size, end - ready, ready - start)
+
+
+def agreed(number: int) -> int:
+    """Process 0's number, for all processes: those that compute together must do as much."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
 class Pace:
