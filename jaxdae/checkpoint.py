@@ -11,8 +11,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from math import nan
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, NamedTuple
@@ -20,7 +21,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
 from jaxdae.digest import tree_sha256
 from jaxdae.errors import InputError
@@ -67,26 +67,24 @@ class Checkpoints:
     def __init__(self, directory: Path, *, keep: int = 3) -> None:
         if keep < 1:
             raise InputError(f"keep={keep} checkpoints must be at least 1")
-        policies = checkpoint_managers
         self.directory = Path(directory).absolute()
         self._step: int | None = None  # of the save under way
         self.directory.mkdir(parents=True, exist_ok=True)
+        self._losses: dict[int, float] = {}  # of the steps whose JSON part is whole
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
                 create=False,
                 multiprocessing_options=_ALONE if jax.process_count() > 1 else _ONE,
-                # Only with these are the metrics written, and so known when the folder is reopened.
-                best_fn=lambda metrics: metrics["loss"],
-                best_mode="min",
-                preservation_policy=policies.AnyPreservationPolicy(
-                    [
-                        policies.LatestN(keep),
-                        policies.BestN(get_metric_fn=lambda m: m["loss"], reverse=True, n=1),
-                    ]
-                ),
+                preservation_policy=_NewestAndBest(keep, self._losses),
             ),
         )
+        for step in self._manager.all_steps():
+            # What is damaged has no loss, and is never the best.
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                part = json.loads((self.directory / str(step) / "meta" / "metadata").read_text())
+                if part["meta_sha256"] == _json_sha256([part["loss"], part["meta"]]):
+                    self._losses[step] = part["loss"]
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -109,9 +107,9 @@ class Checkpoints:
         """
         self.wait()
         state = jax.tree.map(lambda leaf: np.array(leaf, copy=True), state)
-        sums = {"sha256": tree_sha256(state), "meta_sha256": _json_sha256(meta)}
-        meta = {"format": FORMAT, **sums, "meta": meta}
-        self._step = step
+        sums = {"sha256": tree_sha256(state), "meta_sha256": _json_sha256([loss, meta])}
+        meta = {"format": FORMAT, **sums, "loss": loss, "meta": meta}
+        self._step, self._losses[step] = step, loss
         with self._failing():
             if step in self._manager.all_steps():
                 self._manager.delete(step)
@@ -120,7 +118,6 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
                 ),
-                metrics={"loss": loss},
                 force=True,
             )
 
@@ -158,7 +155,7 @@ class Checkpoints:
                 # Orbax gives what was saved, of whatever shape.
                 if jax.tree.map(_shape, state) != jax.tree.map(_shape, target):
                     raise ValueError("its arrays have other shapes than this run's")
-                sums = tree_sha256(state), _json_sha256(meta["meta"])
+                sums = tree_sha256(state), _json_sha256([meta["loss"], meta["meta"]])
                 if sums != (meta["sha256"], meta["meta_sha256"]):
                     raise ValueError("its contents do not match their SHA-256")
                 check(meta["meta"])
@@ -199,6 +196,23 @@ class Checkpoints:
             for debris in self.directory.glob(f"{self._step}.orbax-checkpoint-tmp*"):
                 shutil.rmtree(debris, ignore_errors=True)
             self._step = None
+
+
+class _NewestAndBest:
+    """Which checkpoints to keep: so many of the newest, and the one with the lowest loss.
+
+    Orbax has policies for both, but takes the loss from a file that, damaged, keeps it from opening
+    the folder at all.
+    """
+
+    def __init__(self, keep: int, losses: dict[int, float]) -> None:
+        self.keep, self.losses = keep, losses
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]  # in ascending order
+        known = {step: loss for step in steps if (loss := self.losses.get(step, nan)) == loss}
+        best = min(known, key=lambda step: known[step], default=None)
+        return [step in steps[-self.keep :] or step == best for step in steps]
 
 
 def one_line(error: BaseException) -> str:
