@@ -37,7 +37,6 @@ from jaxdae.evaluation import Evaluator, encode, reconstruct
 from jaxdae.losses import LOSSES
 from jaxdae.model import Autoencoder, Denoiser, build, parameter_count
 from jaxdae.optimizers import make_optimizer, make_schedule
-from jaxdae.recognition import digit_recovery
 from jaxdae.training import AXIS, TrainState
 from jaxdae.training import Progress as TrainingProgress
 
@@ -149,7 +148,8 @@ class Experiment:
         self.steps_per_epoch = len(self.dataset.train) // config.batch_size
 
         own = [device for device in self.devices if device.process_index == jax.process_index()]
-        make = partial(Evaluator, self.model, images=self.dataset.test.images, devices=own)
+        test_images = self.dataset.test.images
+        self.evaluator = make = partial(Evaluator, self.model, images=test_images, devices=own)
         self.by_sigma = make(self.at_sigma) if config.corruption in NOISE_LEVELS else None
         test: Test
         if self.by_sigma is not None and len(config.sigma) == 1:
@@ -483,11 +483,11 @@ class Experiment:
             sigmas = self.config.eval_sigmas
             if len(self.config.sigma) == 1:
                 sigmas = tuple(sorted({*sigmas, self.config.sigma[0]}))
-            rows = {str(float(sigma)): self.by_sigma(params, sigma) for sigma in sigmas}
+            evaluate = self.by_sigma
             # The classifier that reads them has seen the images that are held out.
             if self.config.dataset == "mnist" and not self.config.validation_images:
-                for sigma in sigmas:
-                    rows[str(float(sigma))]["recovery"] = self.recovery(params, sigma)
+                evaluate = self.evaluator(self.at_sigma, labels=self.dataset.test.labels)
+            rows = {str(float(sigma)): evaluate(params, sigma) for sigma in sigmas}
         table = Table(
             "sigma" if self.by_sigma else "corruption", title=f"{self.tested} images, restored"
         )
@@ -500,13 +500,6 @@ class Experiment:
             table.add_row(label, *(style.format(row[name]) for name, style in styles.items()))
         self.console.print(table)
         return rows
-
-    def recovery(self, params: Any, sigma: float) -> float:
-        """The share of denoised test digits that are still read as the right digit."""
-        test = self.dataset.test
-        assert test.labels is not None  # MNIST has them
-        outputs = reconstruct(self.model, params, self.at_sigma(sigma), test.images)[2]
-        return digit_recovery(outputs, test.labels)
 
 
 def draw(experiment: Experiment, params: Any, test: Results, folder: Path) -> None:

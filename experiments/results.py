@@ -312,19 +312,14 @@ def _keras(file: Path) -> dict[str, Any]:
 
     from jaxdae.corruption import gaussian
     from jaxdae.data import load
-    from jaxdae.evaluation import Evaluator, reconstruct
+    from jaxdae.evaluation import Evaluator
     from jaxdae.model import DenoisingAutoencoder
-    from jaxdae.recognition import digit_recovery
 
     with np.load(file, allow_pickle=False) as arrays:
         params = unflatten_dict({name: arrays[name] for name in arrays.files}, sep="/")
     model, test = DenoisingAutoencoder(), load("mnist").test
-    assert test.labels is not None
-    evaluate, result = Evaluator(model, gaussian, test.images), {}
-    for sigma in SIGMAS:
-        outputs = reconstruct(model, params, gaussian(sigma), test.images)[2]
-        recovery = digit_recovery(outputs, test.labels)
-        result[str(sigma)] = {**evaluate(params, sigma), "recovery": recovery}
+    evaluate = Evaluator(model, gaussian, test.images, labels=test.labels)
+    result = {str(sigma): evaluate(params, sigma) for sigma in SIGMAS}
     return {"seed": int(file.stem.removeprefix("keras-seed")), "test": result}
 
 

@@ -6,9 +6,11 @@ images = run.model.apply({"params": run.params}, noisy)      # in [0, 1]
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from rich.console import Console
 
 from experiments.experiment import Experiment
@@ -59,12 +61,9 @@ def load_run(folder: Path) -> Run:
     if not (folder / "checkpoints").is_dir():
         raise InputError(f"{folder} holds no checkpoints/: restore it from a copy")
     experiment = Experiment(Arguments(replace(config, devices=1)), Console(quiet=True))
-    state = training.create_state(
-        experiment.model,
-        experiment.optimizer(experiment.stages[-1])[0],
-        config.seed,
-        ema=config.ema_decay is not None,
-    )
+    optimizer, ema = experiment.optimizer(experiment.stages[-1])[0], config.ema_decay is not None
+    create = partial(training.create_state, experiment.model, optimizer, config.seed, ema=ema)
+    state = jax.eval_shape(create)  # to read into, shapes suffice
     with Checkpoints(folder / "checkpoints") as checkpoints:
         restored = checkpoints.restore(state, experiment.same_run)
     params = restored and restored.state.eval_params

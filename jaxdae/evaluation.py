@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import lax
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from jaxdae import metrics
 from jaxdae.corruption import Corruption
 from jaxdae.inference import denoise
 from jaxdae.losses import binary_cross_entropy
 from jaxdae.model import Autoencoder, Denoiser
+from jaxdae.recognition import shipped
 from jaxdae.training import AXIS, Params, replicate, to_float
 
 # Every model, whatever its seed, is shown the same noisy test images.
@@ -38,6 +39,7 @@ class Evaluator:
       model: the architecture.
       corruption: makes the corruption at a strength, which is traced: `gaussian`, say.
       images: clean test images, uint8.
+      labels: the digit that each image shows; if given, what is restored is read, too.
       batch_size: images that each device takes at a time.
       devices: all of them if not given.
     """
@@ -48,6 +50,7 @@ class Evaluator:
         corruption: Callable[[Float[Array, ""]], Corruption],
         images: UInt8[np.ndarray, "n height width channels"],
         *,
+        labels: Int[np.ndarray, " n"] | None = None,
         batch_size: int = 100,
         devices: Sequence[jax.Device] | None = None,
     ) -> None:
@@ -58,14 +61,22 @@ class Evaluator:
         # What fills the last batch is evaluated and then left out.
         indices = np.arange(steps * batch_size * len(devices)) % self.count
         self.indices = indices.astype(np.int32).reshape(len(devices), steps, batch_size)
-        self.images = replicate(np.asarray(images), devices)
+        reads = labels is not None
+        judge, weights = shipped() if reads else (None, None)
+        self.data = replicate((np.asarray(images), labels, weights), devices)
 
-        def evaluate(params, images, indices, strength):
+        def evaluate(params, data, indices, strength):
+            images, labels, weights = data
+
             def body(_, index):
                 clean = to_float(images[index])
                 inputs = corruption(strength)(jax.random.key(KEY), clean, index)
                 logits: Any = model.apply({"params": params}, inputs, method="logits")
-                return None, {name: metric(logits, clean) for name, metric in METRICS.items()}
+                values = {name: metric(logits, clean) for name, metric in METRICS.items()}
+                if judge is not None:
+                    read = judge.apply({"params": weights}, nn.sigmoid(logits)).argmax(-1)
+                    values["recovery"] = read == labels[index]
+                return None, values
 
             return lax.scan(body, None, indices)[1]
 
@@ -76,13 +87,14 @@ class Evaluator:
     def per_image(self, params: Params, strength: float = 0.0) -> dict[str, np.ndarray]:
         """Each metric of each image, float64, in the order of the images."""
         params, strength = replicate((params, jnp.float32(strength)), self.devices)
-        values = self._evaluate(params, self.images, self.indices, strength)
-        return {
-            name: np.asarray(values[name], np.float64).reshape(-1)[: self.count] for name in METRICS
-        }
+        values = self._evaluate(params, self.data, self.indices, strength)
+        order = [*METRICS, *(name for name in values if name not in METRICS)]
+        return {name: np.asarray(values[name], float).reshape(-1)[: self.count] for name in order}
 
     def __call__(self, params: Params, strength: float = 0.0) -> dict[str, float]:
-        """The mean of each metric: "mse", "psnr" (dB), "ssim", "bce" (nats)."""
+        """The mean of each metric: "mse", "psnr" (dB), "ssim", "bce" (nats), and with labels
+        "recovery", the share that `jaxdae.recognition` still reads as the right digit.
+        """
         return {k: float(v.mean()) for k, v in self.per_image(params, strength).items()}
 
 

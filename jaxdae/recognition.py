@@ -89,7 +89,7 @@ def read_digits(images: Float[np.ndarray, "n 28 28 1"]) -> Int[np.ndarray, " n"]
         raise InputError(
             f"images in [{images.min():g}, {images.max():g}] must be in [0, 1]: rescale them"
         )
-    return _shipped()(images)
+    return _reader()(images)
 
 
 def digit_recovery(images: Float[np.ndarray, "n 28 28 1"], labels: Int[np.ndarray, " n"]) -> float:
@@ -138,7 +138,13 @@ def reader(model: nn.Module, params: Any) -> Reader:
 
 
 @cache
-def _shipped() -> Reader:
+def shipped() -> tuple[Any, Any]:
+    """The classifier that comes with the package, and its parameters."""
     from jaxdae.pretrained import load  # which imports this module
 
-    return reader(*load(SHIPPED))
+    return load(SHIPPED)
+
+
+@cache
+def _reader() -> Reader:
+    return reader(*shipped())

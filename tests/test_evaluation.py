@@ -7,8 +7,10 @@ from PIL import Image
 
 from jaxdae import figures
 from jaxdae.corruption import gaussian
+from jaxdae.data import load
 from jaxdae.evaluation import KEY, METRICS, Evaluator, encode, reconstruct
 from jaxdae.model import DenoisingAutoencoder
+from jaxdae.recognition import digit_recovery, read_digits
 
 MODEL = DenoisingAutoencoder(image_shape=(8, 8, 1), features=(4, 8), latent_dim=3)
 IMAGES = np.random.default_rng(0).integers(0, 256, (37, 8, 8, 1), np.uint8)
@@ -42,6 +44,23 @@ def test_every_image_counts_once(one_by_one, devices, batch_size):
     means = evaluate(PARAMS, 0.5)
     np.testing.assert_allclose(means["mse"], one_by_one["mse"].mean(dtype=float), rtol=1e-5)
     assert evaluate(PARAMS, 1.0)["mse"] != means["mse"]
+
+
+def test_with_labels_what_is_restored_is_read():
+    """As `digit_recovery` reads it, of images that a network has restored a little."""
+    model = DenoisingAutoencoder(features=(2, 4), latent_dim=3)
+    test = load("mnist").test
+    images, labels = test.images[:50], test.labels[:50]
+    params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 28, 28, 1)))["params"]
+    evaluate = Evaluator(model, gaussian, images, labels=labels, batch_size=10)
+    found = evaluate(params, 0.5)
+    assert list(found) == ["mse", "psnr", "ssim", "bce", "recovery"]
+    output = reconstruct(model, params, gaussian(0.5), images)[2]
+    assert found["recovery"] == digit_recovery(output, labels)
+    # Labelled with what is read, all is read right; with anything else, nothing.
+    read = read_digits(output)
+    for given, share in ((read, 1), ((read + 1) % 10, 0)):
+        assert Evaluator(model, gaussian, images, labels=given)(params, 0.5)["recovery"] == share
 
 
 def test_reconstruct_shows_what_was_evaluated(one_by_one):

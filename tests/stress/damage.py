@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 from rich.console import Console
 
 from experiments.experiment import Experiment
@@ -97,14 +98,10 @@ def resume(folder: Path) -> tuple[int, str, int] | None:
 
 
 def _fresh(experiment: Experiment) -> training.TrainState:
-    key = str(experiment.identity["config"])
-    if key not in _STATES:
-        optimizer = experiment.optimizer(experiment.stages[0])[0]
-        _STATES[key] = training.create_state(experiment.model, optimizer, experiment.config.seed)
-    return _STATES[key]
-
-
-_STATES: dict[str, training.TrainState] = {}
+    optimizer = experiment.optimizer(experiment.stages[0])[0]
+    return jax.eval_shape(
+        lambda: training.create_state(experiment.model, optimizer, experiment.config.seed)
+    )
 
 
 def verdict(subject: Subject, folder: Path) -> str:
