@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import numpy as np
 from rich.console import Console
 
 from experiments.experiment import Experiment
@@ -27,11 +28,12 @@ from experiments.run import Arguments, main
 from experiments.runs import load_run
 from jaxdae import training
 from jaxdae.checkpoint import Checkpoints
+from jaxdae.data import load
 from jaxdae.digest import tree_sha256
 from jaxdae.errors import InputError
 
-WORDS = ["--epochs", "3", "--train-images", "64", "--test-images", "10", "--features", "2", "4"]
-WORDS += ["--latent-dim", "3", "--no-figures", "--no-cache", "--no-progress"]
+WORDS = ["--epochs", "3", "--features", "2", "4", "--latent-dim", "3"]
+WORDS += ["--no-figures", "--no-cache", "--no-progress"]
 Damage = Callable[[Path], None]
 
 
@@ -68,8 +70,10 @@ class Subject:
 
     @classmethod
     def make(cls, place: Path) -> "Subject":
-        folder = place / "run"
-        assert main([*WORDS, "--out", str(folder)]) == 0
+        folder, images = place / "run", place / "images.npz"
+        digits = load("mnist")
+        np.savez(images, x_train=digits.train.images[:64], x_test=digits.test.images[:10])
+        assert main([*WORDS, "--dataset", f"npz:{images}", "--out", str(folder)]) == 0
         subject = cls(folder, {}, tree_sha256(load_run(folder).params))
         for step in sorted(int(path.name) for path in folder.glob("checkpoints/*")):
             copy = place / "copy"
@@ -129,9 +133,9 @@ def verdict(subject: Subject, folder: Path) -> str:
 
 
 def cases(
-    subject: Subject, flips: int, pairs: int, draw: random.Random
+    subject: Subject, flips: int, pairs: int, draw: random.Random, share: float = 1.0
 ) -> Iterator[tuple[str, list[tuple[Path, Damage]]]]:
-    """Every file with every damage, and so many random pairs of those."""
+    """Every file with every damage, or a share of those, and so many random pairs."""
     files = [p.relative_to(subject.folder) for p in subject.folder.rglob("*") if p.is_file()]
     single = [
         (f"{file} {name}", (file, damage))
@@ -139,7 +143,7 @@ def cases(
         for name, damage in damages(flips, draw).items()
         if (subject.folder / file).stat().st_size or name == "deleted"
     ]
-    for name, case in single:
+    for name, case in draw.sample(single, round(share * len(single))):
         yield name, [case]
     for _ in range(pairs):
         (one, first), (two, second) = draw.sample(single, 2)
@@ -147,13 +151,15 @@ def cases(
             yield f"{one}, {two}", [first, second]
 
 
-def trial(place: Path, flips: int, pairs: int, seed: int = 0, say=print) -> collections.Counter:
+def trial(
+    place: Path, flips: int, pairs: int, seed: int = 0, share: float = 1.0, say=print
+) -> collections.Counter:
     """Counts what became of the damaged copies of a run."""
     draw = random.Random(seed)
     subject = Subject.make(place)
     copy = place / "copy"
     outcomes: collections.Counter = collections.Counter()
-    for number, (name, case) in enumerate(cases(subject, flips, pairs, draw), 1):
+    for number, (name, case) in enumerate(cases(subject, flips, pairs, draw, share), 1):
         shutil.copytree(subject.folder, copy)
         for file, damage in case:
             damage(copy / file)
