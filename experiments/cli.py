@@ -96,7 +96,6 @@ def prepare_jax(
     devices: int | None = None,
     cache: bool = True,
     cluster: Cluster | None = None,
-    debug: bool = False,
 ) -> None:
     """Tells JAX what it must know before it first looks for its devices.
 
@@ -105,7 +104,6 @@ def prepare_jax(
         given.
       cache: keep compiled programs in the user's cache folder.
       cluster: the processes to join.
-      debug: raise at the first operation whose result is not a number.
 
     Raises:
       InputError: fewer than one device, or than one for each process; the others are not found.
@@ -118,8 +116,6 @@ def prepare_jax(
 
     if cluster is not None:
         cluster.check()
-    if debug:
-        jax.config.update("jax_debug_nans", True)
     if devices is not None:
         if devices < 1:
             raise InputError(f"--devices {devices} must be at least 1")

@@ -297,7 +297,8 @@ class Experiment:
         taken = len(self.part.losses)
         if epochs == stage.epochs and not taken:
             state = state.replace(opt_state=optimizer.init(state.params))
-        train_step = training.make_train_step(
+        make_step = partial(
+            training.make_train_step,
             self.model,
             stage.corruption,
             LOSSES[config.loss],
@@ -305,7 +306,6 @@ class Experiment:
             teacher=self.teacher,
             ema_decay=config.ema_decay,
             microbatches=config.microbatches,
-            axis_name=AXIS,
         )
 
         def rate(step: int) -> float:
@@ -316,7 +316,7 @@ class Experiment:
                 self.end_epoch(state, stage, rate)
                 epochs, taken = epochs[1:], 0
             for progress in training.train(
-                train_step,
+                make_step(axis_name=AXIS),
                 state,
                 self.dataset.train.images,
                 seed=config.seed,
@@ -326,7 +326,7 @@ class Experiment:
                 fixed_noise=config.noise == "fixed",
                 devices=self.devices,
                 learning_rate=rate,
-                donate=not self.arguments.debug,
+                debug=make_step() if self.arguments.debug else None,
             ):
                 if self.start_seconds is None:
                     self.start_seconds = cli.running_seconds() - progress.seconds

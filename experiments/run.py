@@ -57,7 +57,8 @@ class Arguments:
     cache: bool = True
     """Keep compiled programs in the user's cache folder, so that the next run starts sooner."""
     debug: bool = False
-    """Stop at the first operation whose result is not a number, and name it; slower."""
+    """Where a loss is not a number, go through its step again and name the operation that began
+    it; needs a little more memory."""
     cluster: tyro.conf.OmitArgPrefixes[Cluster] = field(default_factory=Cluster)
     """Several processes that train together."""
 
@@ -127,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         # Nothing heavy is imported before the command line is known to be good.
         devices, cache = arguments.config.devices, arguments.cache
-        cli.prepare_jax(devices, cache, arguments.cluster, arguments.debug)
+        cli.prepare_jax(devices, cache, arguments.cluster)
         from experiments.experiment import run
 
         run(arguments)

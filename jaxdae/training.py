@@ -16,8 +16,10 @@ the bit.
 """
 
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -37,6 +39,7 @@ from jaxdae.losses import Loss
 from jaxdae.model import Denoiser
 
 AXIS = "devices"
+HERE = Path(__file__).parent
 CPU_PIECE = 32  # images that a CPU differentiates at a time: larger batches leave its caches
 STREAMS = {"init": 0, "order": 1, "corruption": 2}
 Params = Any
@@ -352,7 +355,7 @@ def train(
     chunk_seconds: float = 1.0,
     learning_rate: optax.Schedule | None = None,
     resident: bool | None = None,
-    donate: bool = True,
+    debug: TrainStep | None = None,
 ) -> Iterator[Progress]:
     """Trains, yielding after every chunk of steps.
 
@@ -372,8 +375,9 @@ def train(
         chunks end changes nothing, to the bit.
       learning_rate: the schedule, for the message of a `DivergenceError`.
       resident: keep the images on every device; `fits` decides if not given.
-      donate: give each state's memory to the next. Not under `jax_debug_nans`, which looks again
-        at what went in.
+      debug: the same train step without an axis. If given, no state is given away to the next, and
+        the step whose loss is not finite is gone through again, one operation at a time, for the
+        first that made something else of finite numbers.
 
     Raises:
       InputError: the batch does not suit the devices or the data set.
@@ -391,7 +395,7 @@ def train(
         axis_name=AXIS,
         in_axes=(None, None if resident else 0, 0, None, None),
         out_axes=None,
-        donate_argnums=(0,) if donate else (),
+        donate_argnums=() if debug else (0,),
         devices=devices,
     )
     # A fresh state lies on one device and a state that comes back on all: placed at once as it
@@ -425,6 +429,7 @@ def train(
             state, _ = jax.block_until_ready(chunk(state, given, indices, np.int32(0), key))
             compiled = True
         ready = time.perf_counter()
+        before = state
         # Reading the losses waits for the chunk: queuing many collectives can deadlock.
         state, metrics = chunk(state, given, indices, np.int32(count), key)
         losses = np.asarray(metrics["loss"])[:count]
@@ -432,7 +437,17 @@ def train(
         pace.took(count, end - ready)
         if not np.isfinite(losses).all():
             first = int(np.argmin(np.isfinite(losses)))
-            raise _divergence(int(state.step) - count + first, losses[first], learning_rate)
+            step = int(state.step) - count + first
+            rate = f" at learning rate {float(learning_rate(step)):.3g}" if learning_rate else ""
+            where = ""
+            if debug:
+                before, _ = chunk(before, given, indices, np.int32(first), key)
+                index = indices[:, first].reshape(-1)
+                noise = (key, index) if fixed_noise else (jax.random.fold_in(key, step), None)
+                where = _culprit(debug, jax.device_get(before), images[index], *noise)
+            raise DivergenceError(
+                f"the loss is {losses[first]} at step {step}{rate}{where}: lower the learning rate"
+            )
         yield Progress(epoch, ended, state, losses, count * batch_size, end - ready, ready - start)
 
 
@@ -489,6 +504,14 @@ def _ahead(chunks: Iterator[tuple], gather: Callable[[np.ndarray], Any] | None) 
             yield *waiting[0], waiting[1].result()
 
 
-def _divergence(step: int, loss: float, schedule: optax.Schedule | None) -> DivergenceError:
-    rate = "" if schedule is None else f" at learning rate {float(schedule(step)):.3g}"
-    return DivergenceError(f"the loss is {loss} at step {step}{rate}: lower the learning rate")
+def _culprit(step: TrainStep, *given: Any) -> str:
+    """Where, of the operations of a step, the first is whose result is not finite."""
+    with jax.disable_jit(), jax.debug_nans(True), jax.debug_infs(True):
+        try:
+            step(*given)
+        except FloatingPointError as error:
+            frames = traceback.extract_tb(error.__traceback__)
+            files = {Path(f.filename): f.lineno for f in frames}  # the innermost line of each
+            ours = [f"{p.name}:{line}" for p, line in files.items() if p.parent == HERE]
+            return f" ({error}, {' > '.join(ours)})"
+    return ""

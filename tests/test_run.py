@@ -292,8 +292,9 @@ def test_divergence_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, capsys
 def test_divergence_is_told(start, place):
     words = ["--epochs", 9, *SMALL, "--optimizer", "adam", "--schedule", "one-cycle"]
     out = place / "diverges"
-    code, _, err = finish(start(*words, "--learning-rate", "1e37", "--out", out))
+    code, _, err = finish(start(*words, "--learning-rate", "1e37", "--debug", "--out", out))
     assert code == 1
+    assert "(invalid value (" in err and "convolution.py:" in err
     assert err.startswith("stopped: the loss is ")
     assert err.count("\n") == 1
     for word in ("at step", "at learning rate"):

@@ -364,6 +364,30 @@ def test_loss_that_is_not_finite_stops_with_step_and_rate():
         fit(range(9), step=make_step(optimizer=optax.sgd(1e38)))
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+def test_debugging_names_the_operation_that_began_it(devices):
+    """Of a step whose corruption divides by zero."""
+
+    def spoiled(key, images, positions=None):
+        step_7 = jnp.all(jax.random.key_data(key) == seventh)
+        return images / jnp.where(step_7, 0.0, 1.0) * jnp.where(step_7, 0.0, 1.0)
+
+    stream = training.stream(0, "corruption")
+    seventh = jax.random.key_data(jax.random.fold_in(stream, 7))
+    make = partial(make_step, corruption=spoiled)
+    options = {"devices": devices, "chunk_steps": 4}
+    with pytest.raises(DivergenceError, match=r"nan at step 7: lower"):
+        fit(range(9), step=make(), **options)
+    where = (
+        r"nan at step 7 \(invalid value \((nan|inf)\) encountered in div, training.py:\d+\): low"
+    )
+    with pytest.raises(DivergenceError, match=where):
+        fit(range(9), step=make(), debug=make(axis_name=None), **options)
+    make = partial(make_step, optimizer=optax.sgd(1e38))
+    with pytest.raises(DivergenceError, match=r"training.py:\d+ > .*convolution.py:\d+\): lower"):
+        fit(range(9), step=make(), debug=make(axis_name=None), **options)
+
+
 @pytest.mark.parametrize(
     ("batch_size", "devices", "words"),
     [
