@@ -26,8 +26,8 @@ def place(tmp_path_factory):
 
 def start(place, words, processes, devices):
     """Starts all processes of a run."""
-    environment = {**os.environ, "XDG_CACHE_HOME": str(place / "cache")}
-    environment.pop("XLA_FLAGS", None)
+    compiler = "--xla_backend_optimization_level=1"  # it is to be quick
+    environment = {**os.environ, "XDG_CACHE_HOME": str(place / "cache"), "XLA_FLAGS": compiler}
     command = [sys.executable, "-m", "experiments.run", *map(str, words), "--devices", str(devices)]
     if processes == 1:
         commands = [command]
@@ -69,9 +69,9 @@ def test_processes_are_as_one(processes, place, one):
     out = place / f"of-{processes}"
     ends = finish(start(place, [*WORDS, "--out", out], processes, 4))
     assert [code for code, _, _ in ends] == [0] * processes, ends
-    # Only the first speaks, but for the library that connects them.
-    spoke = [any("[Gloo]" not in line for line in said.splitlines()) for _, said, _ in ends]
-    assert spoke == [True] + [False] * (processes - 1)
+    # Only the first speaks, but for the library that connects them, whose lines come torn.
+    for i, (_, said, _) in enumerate(ends):
+        assert [line in said for line in ("epoch 1/2", "sigma", "images/s")] == [i == 0] * 3, said
     trained, params, tested = result(out)
     assert (trained, params) == one[:2]
     assert tested == pytest.approx(one[2], rel=1e-6)  # on the devices of one process

@@ -12,6 +12,14 @@ from experiments.guard import Guard, Stopped, locked
 from jaxdae.errors import InputError
 
 
+@pytest.fixture(autouse=True)
+def heeded():
+    """Whoever runs the tests in the background has told their process to ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def signalled(number, seconds=1.0):
     """Sends this process a signal and waits for its effect, if that is to interrupt."""
     os.kill(os.getpid(), number)
