@@ -112,7 +112,8 @@ def prepare_jax(
     import jax
 
     absl.logging.set_verbosity(absl.logging.FATAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    for name in ("asyncio", "PIL"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
     if cluster is not None:
         cluster.check()

@@ -123,7 +123,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps at which there is a checkpoint, newest first."""
-        return sorted(self._manager.all_steps(read=True), reverse=True)
+        self._manager.reload()
+        return sorted(self._manager.all_steps(), reverse=True)
 
     def restore(
         self, target: Any, check: Callable[[dict[str, Any]], None] = lambda meta: None

@@ -40,6 +40,7 @@ from jaxtyping import Int32, UInt8
 from jaxdae.errors import InputError
 
 MAX_BYTES = 1 << 32  # 4 GiB: what is larger does not belong in memory, nor on one device
+MAX_PIXELS = 1 << 25  # of an image file, whatever its size on disk promises
 DEFLATE_RATIO = 1032  # no deflated byte can stand for more bytes than this
 
 MNIST = Path(__file__).parent / "datasets" / "mnist"
@@ -407,13 +408,13 @@ def _read_image(path: Path) -> UInt8[np.ndarray, "h w c"]:
     reading = explained(f"{what} is no readable image", "replace or remove it")
     with reading, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            with Image.open(path, formats=FORMATS) as opened:
-                image, form = ImageOps.exif_transpose(opened), opened.format
-        except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-            limit = f"more than {Image.MAX_IMAGE_PIXELS} pixels"
-            raise InputError(f"{what} has {limit}, as a bomb would: shrink it") from None
+        with Image.open(path, formats=FORMATS) as image:
+            form, (width, height) = image.format, image.size
+            if width * height > MAX_PIXELS:
+                limit = f"{width}x{height}, and {MAX_PIXELS} pixels are the most that are read"
+                raise InputError(f"{what} is {limit}: cut or shrink it")
+            ImageOps.exif_transpose(image, in_place=True)
+            image.load()
         if image.mode.startswith("I;16") or (image.mode == "I" and form in ("PNG", "PPM")):
             wide = np.asarray(image).astype(np.uint32)
             return ((wide * 255 + 32767) // 65535).astype(np.uint8)[..., None]
@@ -421,7 +422,8 @@ def _read_image(path: Path) -> UInt8[np.ndarray, "h w c"]:
             rule = "32-bit pixels, of no known range"
             raise InputError(f"{what} has {rule}: save it with 8 or 16 bits")
         gray = image.mode in ("1", "L", "LA", "La")
-        pixels = np.asarray(image.convert("L" if gray else "RGB"))
+        mode = "L" if gray else "RGB"
+        pixels = np.asarray(image if image.mode == mode else image.convert(mode))
         return pixels[..., None] if gray else pixels
 
 

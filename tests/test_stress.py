@@ -1,6 +1,7 @@
 """A small version of each of the long trials in `tests/stress`."""
 
 import random
+from pathlib import Path
 
 from tests.stress import damage, fuzz, kill
 
@@ -24,6 +25,16 @@ def test_no_file_brings_a_reader_down(tmp_path):
     for name, counts in outcomes.items():
         assert counts["WRONG"] == 0
         assert counts["refused"] > 0, name
+
+
+def test_what_once_went_wrong_goes_well(tmp_path):
+    """Files that `tests.stress.fuzz` has found, named for their kind."""
+    kinds, before = fuzz.targets(tmp_path), fuzz.megabytes()
+    files = sorted((Path(__file__).parent / "data" / "fuzz").iterdir())
+    assert files
+    for file in files:
+        assert kinds[file.name.split("-")[0]].feed(file.read_bytes()) in ("read", "refused")
+        assert fuzz.megabytes() - before < fuzz.MEGABYTES
 
 
 def test_mutations_are_of_every_kind():
