@@ -2,12 +2,13 @@
 
     python -m benchmarks.time_to_quality --keras .peers/tensorflow/bin/python
 
-For each seed Keras trains the tutorial's network for ten epochs (`benchmarks/keras_network.py`),
-and the main job trains it for 1, 2 and 3, in float32 and in bfloat16 (`experiments.run --sigma 0.5
---epochs N --dtype TYPE`, without figures, with its evaluation, checkpoints and closing table), one
-after the other on an otherwise idle machine. All are whole processes, from their start to their
-end, with compiled programs in the cache and without, and all networks are tested on the same noisy
-test images.
+For each seed Keras trains the tutorial's network for ten epochs (`benchmarks/keras_network.py`,
+which tests nothing), and the main job trains it for 1, 2 and 3, in float32 and in bfloat16
+(`experiments.run --sigma 0.5 --epochs N --dtype TYPE --eval-sigmas 0.5`, without figures, with its
+evaluation, checkpoints and closing table; `--train-images` makes it shorter still), one after the
+other on an otherwise idle machine. All are whole processes, from their start to their end, with
+compiled programs in the cache and without, and all networks are tested on the same noisy test
+images.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from typing import Any
 from experiments import cli
 
 ROOT = Path(__file__).parents[1]
+KIND = ("system", "dtype", "epochs", "images", "cached")
 COLUMNS = ("wall_seconds", "core_seconds", "peak_megabytes")
 
 
@@ -72,7 +74,12 @@ def keras_curve(weights: Path, epochs: int) -> list[dict[str, float]]:
 
 
 def one_seed(
-    keras: str, seed: int, lengths: Sequence[int], dtypes: Sequence[str], folder: Path
+    keras: str,
+    seed: int,
+    lengths: Sequence[int],
+    images: int,
+    dtypes: Sequence[str],
+    folder: Path,
 ) -> list[dict[str, Any]]:
     """A row for each process: Keras's, and the main job at each length, twice."""
     weights = folder / f"keras-{seed}.npz"
@@ -81,22 +88,23 @@ def one_seed(
     used = whole_process(command, folder, folder / "log")
     curve = keras_curve(weights, 10)
     rows: list[dict[str, Any]] = [
-        {"system": "keras", "seed": seed, "epochs": 10, **used, "mse": curve[-1]["mse"]}
+        {"system": "keras", "seed": seed, "epochs": 10, "images": 60_000, **used}
     ]
-    rows[0]["curve"] = curve
+    rows[0] |= {"mse": curve[-1]["mse"], "curve": curve}
     for dtype, epochs in itertools.product(dtypes, lengths):
         name = f"{seed}-{dtype}-{epochs}"
         for cached in (False, True):
             out = folder / f"run-{name}-{cached}"
             words = f"--sigma 0.5 --epochs {epochs} --seed {seed} --dtype {dtype} "
-            words += f"--no-figures --out {out}"
+            words += f"--train-images {images} --eval-sigmas 0.5 --no-figures --out {out}"
             command = [sys.executable, "-m", "experiments.run", *words.split()]
             used = whole_process(command, folder / f"cache-{name}", folder / "log")
             with open(out / "metrics.csv", newline="") as file:
                 error = float(list(csv.DictReader(file))[-1]["test_mse"])
             start = json.loads((out / "summary.json").read_text())["start_seconds"]
             row = {"system": "jaxdae", "dtype": dtype, "seed": seed, "epochs": epochs}
-            rows.append({**row, "cached": cached, **used, "start_seconds": start, "mse": error})
+            row |= {"images": images, "cached": cached, **used}
+            rows.append({**row, "start_seconds": start, "mse": error})
     return rows
 
 
@@ -104,15 +112,14 @@ def summarize(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Means over the seeds, with Keras's figures divided by them."""
 
     def kind(row: dict[str, Any]) -> tuple:
-        return tuple(row.get(name) for name in ("system", "dtype", "epochs", "cached"))
+        return tuple(row.get(name) for name in KIND)
 
     means: list[dict[str, Any]] = []
-    for system, dtype, epochs, cached in dict.fromkeys(map(kind, rows)):
-        group = [r for r in rows if kind(r) == (system, dtype, epochs, cached)]
+    for about in dict.fromkeys(map(kind, rows)):
+        group = [row for row in rows if kind(row) == about]
         names = [name for name in (*COLUMNS, "start_seconds", "mse") if name in group[0]]
         mean = {name: statistics.fmean(row[name] for row in group) for name in names}
-        about = {"system": system, "dtype": dtype, "epochs": epochs, "cached": cached}
-        means.append({**about, **mean})
+        means.append({**dict(zip(KIND, about, strict=True)), **mean})
     reference = means[0]
     for mean in means:
         mean["ratio"] = reference["wall_seconds"] / mean["wall_seconds"]
@@ -122,7 +129,8 @@ def summarize(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def markdown(means: Sequence[dict[str, Any]]) -> str:
     """The table."""
     lines = [
-        "| system | epochs | test MSE | wall s | first step, s | core s | peak MB | times Keras |",
+        "| system | epochs of images | test MSE | wall s | first step, s | core s | peak MB "
+        "| times Keras |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for mean in means:
@@ -130,7 +138,8 @@ def markdown(means: Sequence[dict[str, Any]]) -> str:
         dtype = f", {mean['dtype']}" if mean["dtype"] else ""
         start = f"{mean['start_seconds']:.1f}" if "start_seconds" in mean else ""
         lines.append(
-            f"| {mean['system']}{dtype}{name[mean['cached']]} | {mean['epochs']} | "
+            f"| {mean['system']}{dtype}{name[mean['cached']]} | "
+            f"{mean['epochs']} of {mean['images']:,} | "
             f"{mean['mse']:.4f} | {mean['wall_seconds']:.1f} | {start} | "
             f"{mean['core_seconds']:.1f} | {mean['peak_megabytes']:,.0f} | {mean['ratio']:.1f} |"
         )
@@ -177,6 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--keras", required=True, metavar="PYTHON", help="a Python that has Keras and TensorFlow")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N")
     add("--epochs", type=int, nargs="+", default=[1, 2, 3], metavar="N", help="the main job's")
+    add("--train-images", type=int, default=60_000, metavar="N", help="the main job's")
     types = ["float32", "bfloat16"]
     add("--dtypes", nargs="+", default=types, choices=types, help="the main job's")
     add("--json", type=Path, metavar="FILE", help="write every figure to FILE")
@@ -187,8 +197,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows: list[dict[str, Any]] = []
         with tempfile.TemporaryDirectory() as folder:
             for seed in flags.seeds:
+                lengths, images = flags.epochs, flags.train_images
                 try:
-                    rows += one_seed(flags.keras, seed, flags.epochs, flags.dtypes, Path(folder))
+                    rows += one_seed(flags.keras, seed, lengths, images, flags.dtypes, Path(folder))
                 except RuntimeError as error:
                     print(f"stopped: {error}", file=sys.stderr)
                     return 1

@@ -67,17 +67,18 @@ def test_quality_against_time_is_averaged_and_drawn(tmp_path):
         {"epoch": 2, "seconds": 40.0, "mse": 0.02},
     ]
     rows = [
-        {"system": "keras", "seed": seed, "epochs": 2, **used, "mse": 0.016, "curve": curve}
+        {"system": "keras", "seed": seed, "epochs": 2, "images": 60_000}
+        | {**used, "mse": 0.016, "curve": curve}
         for seed in (0, 1)
     ]
     for seed, wall in ((0, 15.0), (1, 25.0)):
         ours = {"system": "jaxdae", "dtype": "bfloat16", "seed": seed, "epochs": 1, **used}
-        ours |= {"start_seconds": 3.0, "mse": 0.0175}
+        ours |= {"images": 5_000, "start_seconds": 3.0, "mse": 0.0175}
         rows += [{**ours, "cached": cached, "wall_seconds": wall} for cached in (False, True)]
     lines = time_to_quality.markdown(time_to_quality.summarize(rows)).splitlines()
-    assert lines[2] == "| keras | 2 | 0.0160 | 100.0 |  | 150.0 | 900 | 1.0 |"
+    assert lines[2] == "| keras | 2 of 60,000 | 0.0160 | 100.0 |  | 150.0 | 900 | 1.0 |"
     ours = "jaxdae, bfloat16, nothing compiled before"
-    assert lines[3] == f"| {ours} | 1 | 0.0175 | 20.0 | 3.0 | 150.0 | 900 | 5.0 |"
+    assert lines[3] == f"| {ours} | 1 of 5,000 | 0.0175 | 20.0 | 3.0 | 150.0 | 900 | 5.0 |"
     assert len(lines) == 5
     time_to_quality.draw(rows, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

@@ -22,7 +22,7 @@ def test_a_page_is_written_from_what_is_there(tmp_path, monkeypatch, capsys):
         "cpu-throughput": json.loads((tmp_path / "docs/t.json").read_text()),
         "cpu-growth": json.loads((tmp_path / "docs/g.json").read_text()),
         "gpu-peers": {"dtype": "float32", "about": about, "rows": rows},
-        "cpu-quality": [{"system": "keras", "seed": 0, "epochs": 10, **used}],
+        "cpu-quality": [{"system": "keras", "seed": 0, "epochs": 10, "images": 60000, **used}],
     }
     for name, report in reports.items():
         file = performance.FIGURES / f"{name}.json"
@@ -33,7 +33,7 @@ def test_a_page_is_written_from_what_is_there(tmp_path, monkeypatch, capsys):
     assert page.index("### Growth") < page.index("## On a GPU") and "On a TPU" not in page
     assert "| train | 8 | torch | 10 (10 to 10) | 3.00 (3.00 to 3.00) |" in page
     assert "In float32; jax 1.2, torch 3.4." in page
-    assert "| keras | 10 | 0.0160 | 100.0 |  | 150.0 | 900 | 1.0 |" in page
+    assert "| keras | 10 of 60,000 | 0.0160 | 100.0 |  | 150.0 | 900 | 1.0 |" in page
     assert "`python -m benchmarks.peers --envs somewhere --train 32 2048" in page
     assert "| 28x28 |" in page and "Ceilings: " in page
 
