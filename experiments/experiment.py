@@ -169,6 +169,7 @@ class Experiment:
 
         self.tested = "Validation" if config.validation_images else "Test"
         self.history: list[dict[str, float]] = []
+        self.csv = ""  # the same, as metrics.csv: to a checkpoint, text is cheap, however long
         self.part = Part()
         self.compile_seconds = 0.0
         self.start_seconds: float | None = None  # from the process's start to its first step
@@ -260,7 +261,11 @@ class Experiment:
             state, meta = cluster.share_state(state, meta)
         if meta is None:
             return state
-        self.history = meta["history"]
+        self.csv = meta["history"]
+        self.history = [
+            {name: int(x) if name in ("epoch", "step") else float(x) for name, x in row.items()}
+            for row in csv.DictReader(self.csv.splitlines())
+        ]
         self.part = Part(**meta["part"])
         self.compile_seconds = meta["compile_seconds"]
         steps = f" and {len(self.part.losses)} steps" if self.part.losses else ""
@@ -368,6 +373,7 @@ class Experiment:
                 f"the test loss is {row['test_loss']} after step {step} at learning rate "
                 f"{row['learning_rate']:.3g}: lower the learning rate"
             )
+        self.csv += _csv(row, header=not self.history)
         self.history, self.part = [*self.history, row], Part()
         # Losses compare within a stage: the best is sought in the last.
         self.save(state, row["test_loss"] if stage is self.stages[-1] else float("inf"))
@@ -382,15 +388,15 @@ class Experiment:
             return
         meta = {
             **self.identity,
-            "history": self.history,
+            "history": self.csv,
             "part": asdict(self.part),
             "compile_seconds": self.compile_seconds,
         }
         before = self.checkpoints.failure
         try:
             # The rows are on disk before the checkpoint that answers for them.
-            if self.history:
-                write_text(self.out / "metrics.csv", _csv(self.history))
+            if self.csv:
+                write_text(self.out / "metrics.csv", self.csv)
         except OSError as error:
             self.console.print(f"warning: metrics.csv cannot be written ({error.strerror})")
         self.checkpoints.save(int(state.step), state, meta, loss=loss)
@@ -717,9 +723,10 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
-def _csv(rows: list[dict[str, float]]) -> str:
+def _csv(row: dict[str, float], header: bool) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.DictWriter(text, list(row), lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerow(row)
     return text.getvalue()

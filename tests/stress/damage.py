@@ -98,7 +98,11 @@ def resume(folder: Path) -> tuple[int, str, int] | None:
         restored = checkpoints.restore(state, experiment.same_run)
     if restored is None:
         return None
-    return restored.step, tree_sha256(restored.state), len(restored.meta["history"])
+    return (
+        restored.step,
+        tree_sha256(restored.state),
+        len(restored.meta["history"].splitlines()) - 1,
+    )
 
 
 def _fresh(experiment: Experiment) -> training.TrainState:
