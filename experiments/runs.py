@@ -69,7 +69,7 @@ def load_run(folder: Path) -> Run:
     params = restored and restored.state.eval_params
     try:
         expected = json.loads(summary.read_text())["params_sha256"]
-    except (ValueError, KeyError, TypeError, OSError):
+    except (ValueError, KeyError, TypeError, OSError, RecursionError):
         raise InputError(f"{summary} is damaged: restore it from a copy") from None
     if tree_sha256(params) != expected:
         raise InputError(

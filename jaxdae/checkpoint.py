@@ -81,7 +81,7 @@ class Checkpoints:
         )
         for step in self._manager.all_steps():
             # What is damaged has no loss, and is never the best.
-            with suppress(OSError, ValueError, KeyError, TypeError):
+            with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
                 part = json.loads((self.directory / str(step) / "meta" / "metadata").read_text())
                 if part["meta_sha256"] == _json_sha256([part["loss"], part["meta"]]):
                     self._losses[step] = part["loss"]

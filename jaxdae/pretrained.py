@@ -44,8 +44,11 @@ def card(name: str, folder: Path = FOLDER) -> dict[str, Any]:
         here = ", ".join(sorted(path.stem for path in folder.glob("*.json")))
         raise InputError(f"no pretrained network {name!r}: it is one of {here}")
     try:
-        return dict(json.loads(path.read_text()))
-    except ValueError as error:
+        described = json.loads(path.read_text())
+        if not isinstance(described, dict):
+            raise ValueError("it is no JSON object")
+        return described
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}): install jaxdae again") from None
 
 

@@ -125,7 +125,7 @@ def test_the_committed_page_is_what_the_figures_say(monkeypatch):
 def test_the_readme_says_what_was_measured():
     rows = json.loads((ROOT / results.DATA / "runs.json").read_text())
     lines = re.findall(r"^\| `(.+?)` \| 0.*", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert lines == ["default", "default --epochs 10", "blind", "classic", "unet"]
+    assert lines == ["default", "default --epochs 10", "blind --dtype bfloat16", "classic", "unet"]
     for line in re.findall(r"^\| `.+?` \| 0.*", (ROOT / "README.md").read_text(), re.MULTILINE):
         name, _, epochs, *errors = (cell.strip("`* ") for cell in line.strip("| ").split("|"))
         group = [row for row in rows if row["command"].endswith(f" --recipe {name}")]

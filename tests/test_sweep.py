@@ -31,7 +31,7 @@ SMALL += ["--no-centering", "--epochs", "1", "--eval-sigmas", "0.25", "1"]
 SMALL += ["--devices", "1", "--no-figures", "--no-cache"]
 NAMES = [
     f"{model}-seed{seed}"
-    for model in ("classic-sigma0.4", "blind-sigma0.15-1.08")
+    for model in ("classic-sigma0.4", "blind-sigma0.15-1.05")
     for seed in (0, 1)
 ]
 
@@ -142,7 +142,7 @@ def test_writes_a_table_and_a_figure(whole, words):
     assert "digits" not in text  # there are none in this data set
     values = [row["mse"] for row in read_runs(out / name for name in NAMES[2:])][::2]
     mean, sd = np.mean(values), np.std(values, ddof=1)
-    assert f"| blind | 0.15-1.08 | 0.25 | 1 | 2 | {mean:.5f} ±\xa0{sd:.5f} |" in text
+    assert f"| blind | 0.15-1.05 | 0.25 | 1 | 2 | {mean:.5f} ±\xa0{sd:.5f} |" in text
     assert f"python -m experiments.sweep {' '.join(words)}" in text
     with Image.open(out / "error_against_sigma.png") as image:
         image.verify()
@@ -195,10 +195,10 @@ def test_a_range_is_kept_and_said(words, tmp_path, monkeypatch, capsys):
     assert main([*words, "4", "4", "--clean-epochs", "0", "--out", str(tmp_path / "out")]) == 1
     captured = capsys.readouterr()
     assert started == [
-        ("blind-sigma0.15-1.08-seed4", (0.15, 1.08)),
+        ("blind-sigma0.15-1.05-seed4", (0.15, 1.05)),
         ("maxpool-clean-identity-seed4", RECIPES["maxpool-clean"][0].sigma),
     ]
-    assert "blind draws sigma from 0.15 to 1.08: trained once for each seed" in captured.out
+    assert "blind draws sigma from 0.15 to 1.05: trained once for each seed" in captured.out
     assert "maxpool-clean has no sigma (identity): trained once for each seed" in captured.out
     assert captured.err.splitlines() == [f"stopped: {name}: the loss is nan" for name, _ in started]
     assert not (tmp_path / "out" / "results.csv").exists()
