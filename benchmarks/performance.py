@@ -143,7 +143,7 @@ PARTS: dict[str, Part] = {
     ),
     "quality": Part(
         "Time to a quality",
-        "time_to_quality --epochs 2 --train-images 51200 --keras {envs}/tensorflow/bin/python",
+        "time_to_quality --epochs 2 --train-images 49152 --keras {envs}/tensorflow/bin/python",
         QUALITY,
         quality,
         plot=True,
