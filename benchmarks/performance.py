@@ -99,9 +99,9 @@ function for inference; PyTorch with a fused or multi-tensor Adam, `torch.compil
 `max-autotune`; plain Flax the same train step on `flax.linen`'s layers. The peers train on noisy
 images that were made beforehand; jaxdae draws fresh noise at every step."""
 QUALITY = """Whole processes, from their start to their end, one after the other: Keras's script
-trains the tutorial's network for ten epochs, the main job for two, with its evaluation,
-checkpoints and closing table; with an empty cache of compiled programs and with a full one. Means
-over three seeds; core seconds are those of all processors together."""
+trains the tutorial's network for ten epochs and tests nothing; the main job trains it for two short
+ones, with its tests, checkpoints and closing table; with an empty cache of compiled programs and
+with a full one. Means over three seeds; core seconds are those of all processors together."""
 CUDA = "torch:compile torch:compile-channels-last torch:cudagraphs torch:cudagraphs-channels-last"
 PARTS: dict[str, Part] = {
     "throughput": Part(

@@ -2,8 +2,11 @@
 when one is lost."""
 
 import contextlib
+import ctypes
 import json
 import os
+import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -131,10 +134,19 @@ def any_asked(number: int | None) -> int | None:
 def together(words: Callable[[], str]) -> Iterator[None]:
     """Ends this process when another is lost, and says which; `words` say how to go on.
 
-    JAX would wait for the lost one, even at Python's own exit: so it is left at once.
+    JAX would wait for the lost one, even at Python's own exit: so it is left at once. When process
+    0 is lost, which coordinates, or one is silent for long, it aborts instead, and only a handler
+    of C's sees that.
     """
     import jax
 
+    @ctypes.CFUNCTYPE(None, ctypes.c_int)
+    def aborted(_: int) -> None:
+        print(f"stopped: {_silent()} (JAX has aborted){words()}", file=sys.stderr, flush=True)
+        os._exit(LOST)
+
+    handles = ctypes.CDLL(None).signal if jax.process_count() > 1 else lambda *_: None
+    handles(signal.SIGABRT, aborted)
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -143,6 +155,8 @@ def together(words: Callable[[], str]) -> Iterator[None]:
         reason = " ".join(str(error).split())[:100]
         print(f"stopped: {_lost()} ({reason}){words()}", file=sys.stderr, flush=True)
         leave(LOST)
+    finally:
+        handles(signal.SIGABRT, None)  # C's default
 
 
 def leave(code: int) -> None:
@@ -151,6 +165,22 @@ def leave(code: int) -> None:
     if jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1:
         sys.stdout.flush()
         os._exit(code)
+
+
+def _silent() -> str:
+    """The same, for a process that can ask nobody any more."""
+    import jax
+    from jax._src.distributed import global_state
+
+    me, count = jax.process_index(), jax.process_count()
+    if count == 2:
+        return f"process {1 - me} of 2 is lost"
+    host, _, port = str(global_state.coordinator_address).rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), 1).close()
+    except OSError:
+        return f"process 0 of {count} is lost"
+    return f"one of the {count} processes is lost"
 
 
 def _lost() -> str:
@@ -170,8 +200,8 @@ def _lost() -> str:
                 client.blocking_key_value_get(f"jaxdae/here/{other}", 3_000)
             except Exception:
                 missing.append(str(other))
-    except Exception:
-        return "another process is lost"
+    except Exception:  # it keeps the store
+        return f"process 0 of {count} is lost"
     if not missing:
         return "the processes have lost touch"
     return f"process {' and '.join(missing)} of {count} {'is' if len(missing) == 1 else 'are'} lost"

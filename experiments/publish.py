@@ -1,6 +1,6 @@
 """Puts the network of a finished run among the pretrained ones that come with the package.
 
-    python -m experiments.publish runs/blind-sigma0.15-1.08 blind
+    python -m experiments.publish runs/blind-sigma0.15-1.05 blind
 
 Writes jaxdae/weights/NAME.npz and NAME.json, its model card; `jaxdae.pretrained.load(NAME)` gives
 the network back.

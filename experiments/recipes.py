@@ -136,7 +136,7 @@ RECIPES: dict[str, tuple[Config, str]] = {
         (DEFAULT, "the best quality soonest, at --sigma"),
         (CLASSIC, "the tutorial: Adam at 0.001, noise drawn once for each image"),
         (
-            replace(DEFAULT, recipe="blind", sigma=(0.15, 1.08), epochs=40, learning_rate=2e-3),
+            replace(DEFAULT, recipe="blind", sigma=(0.15, 1.05), epochs=120, learning_rate=1.2e-3),
             "one network for every sigma: the noise level drawn for each image",
         ),
         (
@@ -229,7 +229,7 @@ def read_config(folder: Path) -> Config:
         return Config(**values)
     except InputError:
         raise
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise InputError(
             f"{path} is damaged or cannot be read ({error}): restore it from a copy, or start a "
             "new run"

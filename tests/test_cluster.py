@@ -77,30 +77,33 @@ def test_processes_are_as_one(processes, place, one):
     assert tested == pytest.approx(one[2], rel=1e-6)  # on the devices of one process
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_stopped_or_lost_it_goes_on_with_another_number(number, place):
-    """Process 1 is told to stop, or killed: all end in time and say so, and one process goes on."""
-    out = place / f"ended-{int(number)}"
+@pytest.mark.parametrize(
+    ("number", "victim"), [(signal.SIGTERM, 1), (signal.SIGKILL, 1), (signal.SIGKILL, 0)]
+)
+def test_stopped_or_lost_it_goes_on_with_another_number(number, victim, place):
+    """A process is told to stop, or killed: all end in time and say so, and one process goes on."""
+    out = place / f"ended-{int(number)}-{victim}"
     processes = start(place, [*WORDS, "--epochs", 400, "--out", out], 2, 4)
     until = time.monotonic() + 100
     while not list(out.glob("checkpoints/32/commit_success.txt")):
         assert all(process.poll() is None for process in processes), finish(processes)
         assert time.monotonic() < until
         time.sleep(0.01)
-    processes[1].send_signal(number)
+    processes[victim].send_signal(number)
     begun = time.monotonic()
-    (code, _, err), other = finish(processes, 30)
+    ends = finish(processes, 30)
     assert time.monotonic() - begun < 30
+    code, _, err = ends[1 - victim if number == signal.SIGKILL else 0]
     last = err.splitlines()[-1]
     if number == signal.SIGTERM:
-        assert (code, other[0]) == (143, 143)
+        assert (code, ends[1][0]) == (143, 143)
         assert last.startswith("terminated; the checkpoint of step ")
     else:
-        assert (code, other[0]) == (3, -9)
-        assert last.startswith("stopped: process 1 of 2 is lost (")
+        assert (code, ends[victim][0]) == (3, -9), err
+        assert last.startswith(f"stopped: process {victim} of 2 is lost (")
     assert last.endswith(f"python -m experiments.run --resume {out}")
     (again,) = start(place, ["--resume", out], 1, 4)
-    step = int(re.search(r"of step (\d+)", last)[1])
+    step = int(found[1]) if (found := re.search(r"of step (\d+)", last)) else 32
     while not (line := again.stdout.readline()).startswith("resumed after epoch"):
         assert again.poll() is None
     again.kill()

@@ -48,7 +48,7 @@ def phase(out: Path) -> str:
     if len(whole) < len(steps):
         return "deleting"
     if (out / "figures").exists():
-        return "figures"
+        return "in the closing test and the figures"
     if not steps:
         return "compiling or in the first epoch"
     return "training or starting again"
