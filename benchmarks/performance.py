@@ -143,7 +143,8 @@ PARTS: dict[str, Part] = {
     ),
     "quality": Part(
         "Time to a quality",
-        "time_to_quality --epochs 2 --train-images 49152 --keras {envs}/tensorflow/bin/python",
+        "time_to_quality --epochs 2 --words '--train-images 43008 --b2 0.98' --keras "
+        "{envs}/tensorflow/bin/python",
         QUALITY,
         quality,
         plot=True,
@@ -167,7 +168,7 @@ def command(name: str, platform: str, envs: Path) -> list[str]:
     words = f"benchmarks.{words.format(envs=envs)} --json {FIGURES / f'{platform}-{name}.json'}"
     if part.plot:
         words += f" --plot {image(name, platform)}"
-    return words.split()
+    return shlex.split(words)
 
 
 def image(name: str, platform: str) -> Path:

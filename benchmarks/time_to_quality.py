@@ -5,8 +5,8 @@
 For each seed Keras trains the tutorial's network for ten epochs (`benchmarks/keras_network.py`,
 which tests nothing), and the main job trains it for 1, 2 and 3, in float32 and in bfloat16
 (`experiments.run --sigma 0.5 --epochs N --dtype TYPE --eval-sigmas 0.5`, without figures, with its
-evaluation, checkpoints and closing table; `--train-images` makes it shorter still), one after the
-other on an otherwise idle machine. All are whole processes, from their start to their end, with
+evaluation, checkpoints and closing table; `--words` are more flags of it), one after the other on
+an otherwise idle machine. All are whole processes, from their start to their end, with
 compiled programs in the cache and without, and all networks are tested on the same noisy test
 images.
 """
@@ -77,7 +77,7 @@ def one_seed(
     keras: str,
     seed: int,
     lengths: Sequence[int],
-    images: int,
+    more: str,
     dtypes: Sequence[str],
     folder: Path,
 ) -> list[dict[str, Any]]:
@@ -96,12 +96,13 @@ def one_seed(
         for cached in (False, True):
             out = folder / f"run-{name}-{cached}"
             words = f"--sigma 0.5 --epochs {epochs} --seed {seed} --dtype {dtype} "
-            words += f"--train-images {images} --eval-sigmas 0.5 --no-figures --out {out}"
+            words += f"--eval-sigmas 0.5 --no-figures --out {out} {more}"
             command = [sys.executable, "-m", "experiments.run", *words.split()]
             used = whole_process(command, folder / f"cache-{name}", folder / "log")
             with open(out / "metrics.csv", newline="") as file:
                 error = float(list(csv.DictReader(file))[-1]["test_mse"])
             start = json.loads((out / "summary.json").read_text())["start_seconds"]
+            images = json.loads((out / "config.json").read_text())["train_images"] or 60_000
             row = {"system": "jaxdae", "dtype": dtype, "seed": seed, "epochs": epochs}
             row |= {"images": images, "cached": cached, **used}
             rows.append({**row, "start_seconds": start, "mse": error})
@@ -186,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--keras", required=True, metavar="PYTHON", help="a Python that has Keras and TensorFlow")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N")
     add("--epochs", type=int, nargs="+", default=[1, 2, 3], metavar="N", help="the main job's")
-    add("--train-images", type=int, default=60_000, metavar="N", help="the main job's")
+    add("--words", default="", metavar="FLAGS", help="more of the main job's flags, as one word")
     types = ["float32", "bfloat16"]
     add("--dtypes", nargs="+", default=types, choices=types, help="the main job's")
     add("--json", type=Path, metavar="FILE", help="write every figure to FILE")
@@ -197,9 +198,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows: list[dict[str, Any]] = []
         with tempfile.TemporaryDirectory() as folder:
             for seed in flags.seeds:
-                lengths, images = flags.epochs, flags.train_images
+                lengths, more = flags.epochs, flags.words
                 try:
-                    rows += one_seed(flags.keras, seed, lengths, images, flags.dtypes, Path(folder))
+                    rows += one_seed(flags.keras, seed, lengths, more, flags.dtypes, Path(folder))
                 except RuntimeError as error:
                     print(f"stopped: {error}", file=sys.stderr)
                     return 1
