@@ -143,7 +143,7 @@ PARTS: dict[str, Part] = {
     ),
     "quality": Part(
         "Time to a quality",
-        "time_to_quality --epochs 2 --words '--train-images 43008 --b2 0.98' --keras "
+        "time_to_quality --epochs 2 --words '--train-images 41984 --b2 0.98' --keras "
         "{envs}/tensorflow/bin/python",
         QUALITY,
         quality,
