@@ -12,10 +12,11 @@ def test_killed_anywhere_it_comes_to_the_same_end(tmp_path):
 
 
 def test_damage_is_noticed_or_harmless(tmp_path):
-    outcomes = damage.trial(tmp_path, flips=1, pairs=10, share=0.3)
+    outcomes = damage.trial(tmp_path, flips=1, pairs=10)
     assert not [outcome for outcome in outcomes if outcome.startswith("WRONG")]
     # All that can become of a copy does: the damage is real.
     assert outcomes["falls back, refuses to be read"] > 5
+    assert outcomes["refuses to resume, refuses to be read"] > 0
     assert outcomes["resumes as before, reads as before"] > 5
 
 

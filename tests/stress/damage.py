@@ -137,9 +137,9 @@ def verdict(subject: Subject, folder: Path) -> str:
 
 
 def cases(
-    subject: Subject, flips: int, pairs: int, draw: random.Random, share: float = 1.0
+    subject: Subject, flips: int, pairs: int, draw: random.Random
 ) -> Iterator[tuple[str, list[tuple[Path, Damage]]]]:
-    """Every file with every damage, or a share of those, and so many random pairs."""
+    """Every file with every damage, and so many random pairs of those."""
     files = [p.relative_to(subject.folder) for p in subject.folder.rglob("*") if p.is_file()]
     single = [
         (f"{file} {name}", (file, damage))
@@ -147,7 +147,7 @@ def cases(
         for name, damage in damages(flips, draw).items()
         if (subject.folder / file).stat().st_size or name == "deleted"
     ]
-    for name, case in draw.sample(single, round(share * len(single))):
+    for name, case in single:
         yield name, [case]
     for _ in range(pairs):
         (one, first), (two, second) = draw.sample(single, 2)
@@ -155,15 +155,13 @@ def cases(
             yield f"{one}, {two}", [first, second]
 
 
-def trial(
-    place: Path, flips: int, pairs: int, seed: int = 0, share: float = 1.0, say=print
-) -> collections.Counter:
+def trial(place: Path, flips: int, pairs: int, seed: int = 0, say=print) -> collections.Counter:
     """Counts what became of the damaged copies of a run."""
     draw = random.Random(seed)
     subject = Subject.make(place)
     copy = place / "copy"
     outcomes: collections.Counter = collections.Counter()
-    for number, (name, case) in enumerate(cases(subject, flips, pairs, draw, share), 1):
+    for number, (name, case) in enumerate(cases(subject, flips, pairs, draw), 1):
         shutil.copytree(subject.folder, copy)
         for file, damage in case:
             damage(copy / file)
