@@ -33,14 +33,13 @@ from jax import lax
 from jaxtyping import Array, Float
 
 import jaxdae
-from experiments import cli
-from experiments.recipes import DEFAULT
 from jaxdae import data, pretrained
 from jaxdae.corruption import Corruption, compose, gaussian, identity
 from jaxdae.errors import DivergenceError, InputError
 from jaxdae.evaluation import corrupted
 from jaxdae.model import Denoiser, Images
 from jaxdae.optimizers import make_optimizer, make_schedule
+from jaxdae.recipes import DEFAULT
 from jaxdae.recognition import SHIPPED, DigitClassifier, reader
 from jaxdae.training import (
     TrainState,
@@ -52,7 +51,9 @@ from jaxdae.training import (
     to_float,
 )
 
-PROGRAM = "python -m experiments.classifier"
+from . import cli, program
+
+PROGRAM = program("classifier")
 CHUNK_STEPS = 125  # steps at once, of which the host hears nothing
 
 

@@ -13,9 +13,11 @@ from typing import Any, TypeVar
 
 import tyro
 
-from experiments.cluster import Cluster, connect
-from experiments.guard import Stopped
 from jaxdae.errors import DivergenceError, InputError
+
+from . import program
+from .cluster import Cluster, connect
+from .guard import Stopped
 
 T = TypeVar("T")
 IMPORTED = time.perf_counter()
@@ -27,6 +29,8 @@ def parse(arguments: type[T], words: Sequence[str], **options: Any) -> T:
     Raises:
       InputError: what cannot be parsed, in one line.
     """
+    if "description" in options:
+        options["description"] = as_typed(options["description"])
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -35,6 +39,11 @@ def parse(arguments: type[T], words: Sequence[str], **options: Any) -> T:
         if leaving.code in (0, None):
             raise
         raise InputError(one_line(complaint.getvalue())) from None
+
+
+def as_typed(text: str) -> str:
+    """A text with its commands as they are typed here."""
+    return re.sub(r"python -m experiments\.(\w+)", lambda found: program(found[1]), text)
 
 
 def one_line(box: str) -> str:

@@ -28,10 +28,11 @@ import numpy as np
 import tyro
 from jaxtyping import Float, UInt8
 
-from experiments import cli
 from jaxdae.errors import InputError
 
-PROGRAM = "python -m experiments.colorize"
+from . import cli, program
+
+PROGRAM = program("colorize")
 LUMA = np.array([0.299, 0.587, 0.114])
 GUESSES = ("gray", "constant tint", "tint by gray level", "network", "its colour on gray")
 SHOWN = 27  # images of the figure
@@ -69,9 +70,10 @@ def run(arguments: Arguments) -> None:
     Raises:
       InputError: there is no finished run, or one that undoes something else.
     """
-    from experiments.experiment import write_text
-    from experiments.runs import load_run
     from jaxdae.evaluation import reconstruct
+
+    from .experiment import write_text
+    from .runs import load_run
 
     folder = arguments.folder
     loaded = load_run(folder)

@@ -24,9 +24,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import jaxdae
-from experiments import cli, cluster
-from experiments.guard import Guard, locked
-from experiments.recipes import PROGRAM, Config
 from jaxdae import corruption as corruptions
 from jaxdae import data, pretrained, training
 from jaxdae.checkpoint import Checkpoints
@@ -37,11 +34,15 @@ from jaxdae.evaluation import Evaluator, encode, reconstruct
 from jaxdae.losses import LOSSES
 from jaxdae.model import Autoencoder, Denoiser, build, parameter_count
 from jaxdae.optimizers import make_optimizer, make_schedule
+from jaxdae.recipes import Config
 from jaxdae.training import AXIS, TrainState
 from jaxdae.training import Progress as TrainingProgress
 
+from . import cli, cluster, program
+from .guard import Guard, locked
+
 if TYPE_CHECKING:
-    from experiments.run import Arguments
+    from .run import Arguments
 
 NOISE_LEVELS = ("gaussian", "speckle")  # corruptions that have a sigma
 LATENT_POINTS = 2000
@@ -238,11 +239,11 @@ class Experiment:
     def last_words(self) -> str:
         """Where the last good checkpoint is and how to go on from it."""
         if not self.leads:
-            return f"; process 0 keeps the checkpoints: {PROGRAM} --resume {self.out}"
+            return f"; process 0 keeps the checkpoints: {program('run')} --resume {self.out}"
         step = self.saved()
         if step is None:
             return f"; nothing was kept, and {self.out} can be deleted"
-        return f"; the checkpoint of step {step} is kept: {PROGRAM} --resume {self.out}"
+        return f"; the checkpoint of step {step} is kept: {program('run')} --resume {self.out}"
 
     def same_run(self, meta: dict[str, Any]) -> None:
         """Raises if a checkpoint is of another configuration or of other images."""

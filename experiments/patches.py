@@ -26,11 +26,12 @@ import numpy as np
 import tyro
 from jaxtyping import UInt8
 
-from experiments import cli
 from jaxdae.data import MAX_BYTES, SUFFIXES, _read_image, show
 from jaxdae.errors import InputError
 
-PROGRAM = "python -m experiments.patches"
+from . import cli, program
+
+PROGRAM = program("patches")
 LUMA = (0.299, 0.587, 0.114)
 GRAY = 1.0  # of 255: channels that differ by less from each other, on average, show no colour
 Pixels = UInt8[np.ndarray, "height width 3"]

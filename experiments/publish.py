@@ -15,9 +15,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from experiments import cli
-from experiments.recipes import PROGRAM, RECIPES, Config
 from jaxdae.errors import InputError
+from jaxdae.recipes import RECIPES, Config
+
+from . import cli, program
 
 # What the card says elsewhere, or that does not change the result.
 NOT_RECIPE = {
@@ -29,7 +30,7 @@ NOT_RECIPE = {
 
 def describe(config: Config, summary: dict[str, Any]) -> dict[str, Any]:
     """The model card of a run."""
-    from experiments.classifier import machine
+    from .classifier import machine
 
     default, _ = RECIPES[config.recipe]
     words = ["--recipe", config.recipe]
@@ -54,7 +55,7 @@ def describe(config: Config, summary: dict[str, Any]) -> dict[str, Any]:
             if field.name not in NOT_RECIPE and getattr(config, field.name) is not None
         },
         "seed": config.seed,
-        "command": f"{PROGRAM} {' '.join(words)}",
+        "command": f"{program('run')} {' '.join(words)}",
         "results": {"tested_on": "the 10,000 test images, by sigma", **summary["test"]},
         "machine": machine(),
         "versions": summary["versions"],
@@ -71,9 +72,10 @@ def publish(folder: Path, name: str, to: Path | None = None) -> None:
       InputError: the run is not finished, or not of the whole of MNIST under gaussian noise, or
         the name cannot be that of a denoiser.
     """
-    from experiments.runs import load_run
     from jaxdae import pretrained
     from jaxdae.recognition import SHIPPED
+
+    from .runs import load_run
 
     if name == SHIPPED or Path(name).name != name:
         raise InputError(

@@ -21,10 +21,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import cli
-from experiments.recipes import read_config
-from experiments.run import parse
 from jaxdae.errors import InputError
+from jaxdae.recipes import read_config
+
+from . import cli
+from .run import parse
 
 PROGRAM = "python -m experiments.results"
 DATA, IMAGES, PAGE = Path("docs/results"), Path("docs/images"), Path("docs/results.md")

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import tyro
 
-from experiments import cli
-from experiments.cluster import Cluster, leave
-from experiments.recipes import PROGRAM, RECIPES, Config, read_config
 from jaxdae.errors import InputError
+from jaxdae.recipes import RECIPES, Config, read_config
+
+from . import cli, program
+from .cluster import Cluster, leave
 
 # What may go with --resume: nothing that the run's own configuration decides.
 FREE = {"--resume", "--devices", "--keep", "--progress", "--figures", "--cache", "--debug"}
@@ -86,7 +87,7 @@ def parse(argv: Sequence[str], *, strict: bool = True) -> Arguments:
         Arguments,
         argv,
         default=Arguments(config),
-        prog=PROGRAM,
+        prog=program("run"),
         description=f"{(__doc__ or '').strip()}\n\nRecipes:\n{listing}",
     )
     if arguments.resume is None:
@@ -129,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Nothing heavy is imported before the command line is known to be good.
         devices, cache = arguments.config.devices, arguments.cache
         cli.prepare_jax(devices, cache, arguments.cluster)
-        from experiments.experiment import run
+        from .experiment import run
 
         run(arguments)
 

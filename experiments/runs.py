@@ -13,9 +13,6 @@ from typing import Any, NamedTuple
 import jax
 from rich.console import Console
 
-from experiments.experiment import Experiment
-from experiments.recipes import PROGRAM, Config, read_config
-from experiments.run import Arguments
 from jaxdae import training
 from jaxdae.checkpoint import Checkpoints
 from jaxdae.corruption import Corruption
@@ -23,6 +20,11 @@ from jaxdae.data import Dataset
 from jaxdae.digest import tree_sha256
 from jaxdae.errors import InputError
 from jaxdae.model import Denoiser
+from jaxdae.recipes import Config, read_config
+
+from . import program
+from .experiment import Experiment
+from .run import Arguments
 
 
 class Run(NamedTuple):
@@ -56,7 +58,7 @@ def load_run(folder: Path) -> Run:
     summary = folder / "summary.json"
     if not summary.is_file():
         raise InputError(
-            f"the run in {folder} is unfinished: go on with {PROGRAM} --resume {folder}"
+            f"the run in {folder} is unfinished: go on with {program('run')} --resume {folder}"
         )
     if not (folder / "checkpoints").is_dir():
         raise InputError(f"{folder} holds no checkpoints/: restore it from a copy")

@@ -28,13 +28,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from experiments import cli
-from experiments.recipes import RECIPES, Config, read_config
-from experiments.run import FREE, Arguments, check_meant, parse
 from jaxdae.errors import DivergenceError, InputError
+from jaxdae.recipes import RECIPES, Config, read_config
+
+from . import cli, program
+from .run import FREE, Arguments, check_meant, parse
 
 # This module imports nothing heavy, so that `--help` answers at once and others can read results.
-PROGRAM = "python -m experiments.sweep"
+PROGRAM = program("sweep")
 Row = dict[str, Any]
 
 MODEL = ("recipe", "train_sigma", "test_sigma", "epochs", "parameters")  # what a mean is taken in
@@ -87,10 +88,10 @@ def parse_options(argv: Sequence[str]) -> Options:
     shared += sorted(FREE - {"--resume", *shared})
     parser = _Parser(
         prog=PROGRAM,
-        description=f"{__doc__}\nRecipes:\n{listing}",
-        epilog="These flags of experiments.run go to every run, instead of the recipe's own "
+        description=cli.as_typed(f"{__doc__}\nRecipes:\n{listing}"),
+        epilog="These flags of one run go to every run, instead of the recipe's own "
         f"values:\n{textwrap.fill(' '.join(shared), 78, break_on_hyphens=False)}\n"
-        "What they mean, and a recipe's own values: python -m experiments.run --recipe NAME --help",
+        f"What they mean, and a recipe's own values: {program('run')} --recipe NAME --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -163,7 +164,7 @@ def read_runs(folders: Iterable[Path]) -> list[Row]:
             what = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({error})"
             raise InputError(
                 f"{path} {what}: delete it if it is there, and make it with "
-                f"python -m experiments.run --resume {folder}"
+                f"{program('run')} --resume {folder}"
             ) from None
     return rows
 
@@ -241,7 +242,7 @@ def _number(text: str) -> float | None:
 
 def plan(options: Options, recipes: Sequence[Arguments]) -> tuple[dict[Path, Arguments], list[str]]:
     """The runs by folder, and what to say of recipes that --sigmas is not for."""
-    from experiments.experiment import NOISE_LEVELS
+    from .experiment import NOISE_LEVELS
 
     runs: dict[Path, Arguments] = {}
     notes = []
@@ -307,8 +308,9 @@ def finished(folders: Iterable[Path]) -> list[Path]:
 
 def write_results(out: Path, rows: Sequence[Row], command: str) -> list[str]:
     """Writes the files of results, and gives their names."""
-    from experiments.experiment import write_text
     from jaxdae.figures import error_against_sigma
+
+    from .experiment import write_text
 
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
@@ -357,7 +359,7 @@ def sweep(options: Options, command: str) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from experiments.experiment import Experiment, run
+    from .experiment import Experiment, run
 
     # A file or a pipe has room for the whole width of the table.
     width = None if sys.stdout.isatty() else 200

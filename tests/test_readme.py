@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.recipes import RECIPES
 from experiments.run import parse
+from jaxdae.recipes import RECIPES
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from experiments import results
-from experiments.recipes import RECIPES
 from experiments.run import parse
 from jaxdae.errors import InputError
+from jaxdae.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
 

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.recipes import RECIPES, Config
 from experiments.run import main
 from jaxdae import training
 from jaxdae.errors import DivergenceError
 from jaxdae.model import DenoisingAutoencoder
+from jaxdae.recipes import RECIPES, Config
 
 SMALL = ["--train-images", "512", "--test-images", "64", "--features", "4", "8"]
 FIGURES = ["curves", "digits", "error_against_sigma", "first_ten", "latent_space"]

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from experiments import experiment
-from experiments.recipes import RECIPES, Config
 from experiments.run import check_meant, parse
 from experiments.sweep import (
     COLUMNS,
@@ -25,6 +24,7 @@ from experiments.sweep import (
     table,
 )
 from jaxdae.errors import DivergenceError, InputError
+from jaxdae.recipes import RECIPES, Config
 
 SMALL = ["--architecture", "dense", "--features", "8", "--latent-dim", "4", "--optimizer", "adam"]
 SMALL += ["--no-centering", "--epochs", "1", "--eval-sigmas", "0.25", "1"]

@@ -23,7 +23,6 @@ import numpy as np
 from rich.console import Console
 
 from experiments.experiment import Experiment
-from experiments.recipes import read_config
 from experiments.run import Arguments, main
 from experiments.runs import load_run
 from jaxdae import training
@@ -31,6 +30,7 @@ from jaxdae.checkpoint import Checkpoints
 from jaxdae.data import load
 from jaxdae.digest import tree_sha256
 from jaxdae.errors import InputError
+from jaxdae.recipes import read_config
 
 WORDS = ["--epochs", "3", "--features", "2", "4", "--latent-dim", "3"]
 WORDS += ["--no-figures", "--no-cache", "--no-progress"]

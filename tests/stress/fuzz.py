@@ -27,11 +27,11 @@ import jax
 import numpy as np
 from PIL import Image
 
-from experiments.recipes import DEFAULT, read_config
 from jaxdae import data, pretrained
 from jaxdae.checkpoint import Checkpoints
 from jaxdae.errors import InputError
 from jaxdae.model import build
+from jaxdae.recipes import DEFAULT, read_config
 
 SECONDS, MEGABYTES = 5.0, 500
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 9, 7, 1), np.uint8)

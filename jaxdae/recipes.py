@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from jaxdae.errors import InputError
 
-PROGRAM = "python -m experiments.run"
 Range = tuple[float, ...]
 
 
@@ -215,9 +214,7 @@ def read_config(folder: Path) -> Config:
     path = folder / "config.json"
     try:
         if not path.is_file():
-            raise InputError(
-                f"--resume {folder} holds no run (no config.json): give a run's folder"
-            )
+            raise InputError(f"{folder} holds no run (no config.json): give a run's folder")
         values = json.loads(path.read_text())
         if not isinstance(values, dict) or set(values) != {field.name for field in fields(Config)}:
             raise ValueError("its keys are not a configuration's")
