@@ -40,6 +40,7 @@ from jaxdae.training import Progress as TrainingProgress
 
 from . import cli, cluster, program
 from .guard import Guard, locked
+from .models import NAME
 
 if TYPE_CHECKING:
     from .run import Arguments
@@ -476,6 +477,13 @@ class Experiment:
         for row in test.values():  # an image restored exactly has an infinite PSNR; JSON has none
             row.update({name: None for name, value in row.items() if not np.isfinite(value)})
         began = f", begun after {self.start_seconds:.1f} s" if self.start_seconds else ""
+        about = {
+            "about": f"Removes {self.corruption} from images of {config.dataset}.",
+            "recipe": {name: x for name, x in asdict(config).items() if x is not None},
+            "results": {"tested_on": f"the {self.tested.lower()} images", **test},
+            "versions": summary["versions"],
+        }
+        pretrained.save(NAME, self.model, params, about, out)
         write_text(out / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
         self.console.print(
             f"{last['train_seconds']:.1f} s training ({summary['images_per_second']:,.0f} "

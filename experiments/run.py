@@ -5,7 +5,7 @@
     python -m experiments.run --resume runs/default-sigma0.5
 
 OUT holds, after a run: config.json (what was run), metrics.csv (a row for each epoch),
-summary.json (the result), checkpoints/ and figures/.
+summary.json (the result), model.npz and model.json (the network), checkpoints/ and figures/.
 """
 
 import sys

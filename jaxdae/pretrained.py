@@ -49,7 +49,7 @@ def card(name: str, folder: Path = FOLDER) -> dict[str, Any]:
             raise ValueError("it is no JSON object")
         return described
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error}): install jaxdae again") from None
+        raise InputError(f"{path} is damaged ({error}): {_mend(folder)}") from None
 
 
 def load(name: str, folder: Path = FOLDER) -> tuple[nn.Module, Any]:
@@ -70,9 +70,11 @@ def load(name: str, folder: Path = FOLDER) -> tuple[nn.Module, Any]:
         }
         return MODELS[described["architecture"]](**fields), params
     except Exception as error:  # a damaged zip raises all sorts
-        raise InputError(
-            f"{folder / name}.npz is damaged ({error}): install jaxdae again"
-        ) from None
+        raise InputError(f"{folder / name}.npz is damaged ({error}): {_mend(folder)}") from None
+
+
+def _mend(folder: Path) -> str:
+    return "install jaxdae again" if folder == FOLDER else "restore it from a copy"
 
 
 def save(
