@@ -111,7 +111,7 @@ def tints(images: Bytes) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "256
     """
     sums, counts = np.zeros((256, 3)), np.zeros(256)
     for i in range(0, len(images), BATCH):
-        colours = images[i : i + BATCH].reshape(-1, 3) / 255
+        colours = np.asarray(images[i : i + BATCH]).reshape(-1, 3) / 255
         gray = luma(colours)
         level = np.rint(255 * gray).astype(int)
         counts += np.bincount(level, minlength=256)

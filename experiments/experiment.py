@@ -7,36 +7,29 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import jaxdae
-from jaxdae import corruption as corruptions
-from jaxdae import data, pretrained, training
+from jaxdae import pretrained
 from jaxdae.checkpoint import Checkpoints
-from jaxdae.corruption import Corruption
 from jaxdae.digest import tree_sha256
 from jaxdae.errors import DivergenceError, InputError
 from jaxdae.evaluation import Evaluator, encode, reconstruct
-from jaxdae.losses import LOSSES
-from jaxdae.model import Autoencoder, Denoiser, build, parameter_count
-from jaxdae.optimizers import make_optimizer, make_schedule
+from jaxdae.model import Autoencoder, parameter_count
 from jaxdae.recipes import Config
-from jaxdae.training import AXIS, TrainState
+from jaxdae.trainer import NOISE_LEVELS, Part, Stage, Trainer
 from jaxdae.training import Progress as TrainingProgress
+from jaxdae.training import TrainState
 
 from . import cli, cluster, program
 from .guard import Guard, locked
@@ -45,12 +38,10 @@ from .models import NAME
 if TYPE_CHECKING:
     from .run import Arguments
 
-NOISE_LEVELS = ("gaussian", "speckle")  # corruptions that have a sigma
 LATENT_POINTS = 2000
 # What a checkpoint must agree with to go on from it, as it is called when it does not.
 IDENTITY = {"config": "configuration", "data_sha256": "data set", "teacher_sha256": "teacher"}
 Results = dict[str, dict[str, Any]]  # the metrics at each noise level
-Test = Callable[[Any], dict[str, float]]
 
 
 def run(arguments: "Arguments") -> None:
@@ -71,35 +62,7 @@ def run(arguments: "Arguments") -> None:
         experiment.go(out)
 
 
-class Stage(NamedTuple):
-    """Epochs that share a corruption and an optimiser's state.
-
-    Fields:
-      epochs: their numbers, from 0 over the whole run.
-      corruption: what the images are trained under.
-      test: parameters to the metrics of the test images under it.
-    """
-
-    epochs: range
-    corruption: Corruption
-    test: Test
-
-
-@dataclass
-class Part:
-    """What there is of the epoch under way: the losses of its steps, the time, the images."""
-
-    losses: list[float] = field(default_factory=list)
-    seconds: float = 0.0
-    images: int = 0
-
-    def add(self, progress: TrainingProgress) -> None:
-        self.losses += progress.losses.tolist()
-        self.seconds += progress.seconds
-        self.images += progress.images
-
-
-class Experiment:
+class Experiment(Trainer):
     """A run: everything checked and built at construction, before any work starts.
 
     Raises:
@@ -107,68 +70,21 @@ class Experiment:
     """
 
     def __init__(self, arguments: "Arguments", console: Console) -> None:
-        config = arguments.config
         self.arguments, self.console = arguments, console
         # Of several processes the first alone tests, writes and speaks.
         self.leads = jax.process_index() == 0
         console.quiet = console.quiet or not self.leads
-        _check(config)
         if arguments.keep < 1:
             raise InputError(f"keep={arguments.keep} checkpoints must be at least 1")
-        self.corruption = make_corruption(config)
-        self.devices = jax.devices()[: config.devices]
-        self.config = config = replace(config, devices=config.devices or len(self.devices))
-        if len(self.devices) < (config.devices or 1):
-            raise InputError(
-                f"--devices {config.devices} exceeds the {len(self.devices)} here: "
-                f"choose at most {len(self.devices)}"
-            )
-        if jax.process_count() > 1 and config.devices != jax.device_count():
-            raise InputError(
-                f"--devices {config.devices} must be the {jax.device_count()} of all processes: "
-                "leave it out"
-            )
-        dataset = data.load(config.dataset)
-        if config.validation_images:
-            dataset = _hold_out(dataset, config.validation_images)
-        self.dataset = data.Dataset(
-            dataset.name,
-            _first(dataset.train, config.train_images, "train-images"),
-            _first(dataset.test, config.test_images, "test-images"),
-        )
-        self.teacher, digest = make_teacher(config, self.dataset.image_shape)
+        super().__init__(arguments.config)
+        config, dataset = self.config, self.dataset
         # The devices may be others than a checkpoint's: the result is the same, to rounding.
-        splits = (self.dataset.train.images, self.dataset.test.images)
         self.identity = {
             "config": json.loads(json.dumps(asdict(replace(config, devices=None)))),
-            "data_sha256": tree_sha256(splits),
-            "teacher_sha256": digest,
+            "data_sha256": dataset.sha256
+            or tree_sha256((dataset.train.images, dataset.test.images)),
+            "teacher_sha256": self.teacher_sha256,
         }
-        devices, examples = len(self.devices), len(self.dataset.train)
-        training.share_batch(config.batch_size, devices, examples, config.microbatches)
-        self.model = make_model(config, dataset.image_shape, self.corruption)
-        self.steps_per_epoch = len(self.dataset.train) // config.batch_size
-
-        own = [device for device in self.devices if device.process_index == jax.process_index()]
-        test_images = self.dataset.test.images
-        self.evaluator = make = partial(Evaluator, self.model, images=test_images, devices=own)
-        self.by_sigma = make(self.at_sigma) if config.corruption in NOISE_LEVELS else None
-        test: Test
-        if self.by_sigma is not None and len(config.sigma) == 1:
-            test = partial(self.by_sigma, strength=config.sigma[0])
-        else:
-            test = make(lambda _: self.corruption)
-        border, last = config.clean_epochs, config.clean_epochs + config.epochs
-        self.stages = [Stage(range(border, last), self.corruption, test)]
-        if border and self.corruption.out_channels:
-            raise InputError(
-                f"--clean-epochs {border} cannot go with {self.corruption}, which changes the "
-                "number of channels: leave it out"
-            )
-        if border:
-            clean = corruptions.identity()
-            self.stages.insert(0, Stage(range(border), clean, make(lambda _: clean)))
-
         self.tested = "Validation" if config.validation_images else "Test"
         self.history: list[dict[str, float]] = []
         self.csv = ""  # the same, as metrics.csv: to a checkpoint, text is cheap, however long
@@ -178,19 +94,13 @@ class Experiment:
 
     def go(self, out: Path) -> None:
         """Trains from where the checkpoints in `out` are to the end."""
-        config = self.config
         self.out = out
         with (
             Guard(self.last_words) as self.guard,
             cluster.together(self.last_words),
             self.opened(out) as self.checkpoints,
         ):
-            state = training.create_state(
-                self.model,
-                self.optimizer(self.stages[0])[0],
-                config.seed,
-                ema=config.ema_decay is not None,
-            )
+            state = self.create_state()
             self.count = parameter_count(state.params)
             self.console.print(self.headline(out))
             state = self.take_up(state)
@@ -274,67 +184,16 @@ class Experiment:
         self.console.print(f"resumed after epoch {len(self.history)}{steps}")
         return state
 
-    def optimizer(self, stage: Stage) -> tuple[optax.GradientTransformation, optax.Schedule]:
-        """The optimiser and the schedule of a stage, whose steps count from its beginning."""
-        config = self.config
-        steps = len(stage.epochs) * self.steps_per_epoch
-        schedule = make_schedule(config.schedule, config.learning_rate, steps)
-        optimizer = make_optimizer(
-            config.optimizer,
-            schedule,
-            b1=config.b1,
-            b2=config.b2,
-            weight_decay=config.weight_decay,
-            centering=config.centering,
-            plateau_steps=self.steps_per_epoch if config.schedule == "plateau" else None,
-        )
-        return optimizer, schedule
-
-    def at_sigma(self, sigma: Any) -> Corruption:
-        return make_corruption(self.config, sigma)
-
     def train(self, state: TrainState, stage: Stage) -> TrainState:
         """Trains the epochs of a stage that the history does not hold yet."""
-        config = self.config
-        optimizer, schedule = self.optimizer(stage)
-        begin = stage.epochs.start * self.steps_per_epoch
-        epochs = range(max(len(self.history), stage.epochs.start), stage.epochs.stop)
-        if not epochs:
+        done, taken = len(self.history), len(self.part.losses)
+        if done >= stage.epochs.stop:
             return state
-        taken = len(self.part.losses)
-        if epochs == stage.epochs and not taken:
-            state = state.replace(opt_state=optimizer.init(state.params))
-        make_step = partial(
-            training.make_train_step,
-            self.model,
-            stage.corruption,
-            LOSSES[config.loss],
-            optimizer,
-            teacher=self.teacher,
-            ema_decay=config.ema_decay,
-            microbatches=config.microbatches,
-        )
-
-        def rate(step: int) -> float:
-            return float(schedule(step - begin))
-
-        with self.guard.holding(), self.bar(epochs) as show:
+        with self.guard.holding(), self.bar(range(done, stage.epochs.stop)) as show:
             if taken == self.steps_per_epoch:  # stopped between its last step and its test
-                self.end_epoch(state, stage, rate)
-                epochs, taken = epochs[1:], 0
-            for progress in training.train(
-                make_step(axis_name=AXIS),
-                state,
-                self.dataset.train.images,
-                seed=config.seed,
-                epochs=epochs,
-                batch_size=config.batch_size,
-                taken=taken,
-                fixed_noise=config.noise == "fixed",
-                devices=self.devices,
-                learning_rate=rate,
-                debug=make_step() if self.arguments.debug else None,
-            ):
+                self.end_epoch(state, stage)
+                done, taken = done + 1, 0
+            for progress in self.chunks(state, stage, done, taken, self.arguments.debug):
                 if self.start_seconds is None:
                     self.start_seconds = cli.running_seconds() - progress.seconds
                 state = progress.state
@@ -347,34 +206,17 @@ class Experiment:
                     self.settle()
                     self.guard.stop()
                 if progress.ended:
-                    self.end_epoch(state, stage, rate)
+                    self.end_epoch(state, stage)
         return state
 
-    def end_epoch(self, state: TrainState, stage: Stage, rate: Callable[[int], float]) -> None:
+    def end_epoch(self, state: TrainState, stage: Stage) -> None:
         """Tests, and saves with the epoch's row in the history."""
-        config, part = self.config, self.part
+        part, history = self.part, self.history
         if not self.leads:
-            self.history, self.part = [*self.history, {}], Part()
+            self.history, self.part = [*history, {}], Part()
             return
-        metrics = stage.test(state.eval_params)
-        step = int(state.step)
-        scale = float(optax.tree_utils.tree_get(state.opt_state, "scale", 1.0))
-        row = {
-            "epoch": len(self.history) + 1,
-            "step": step,
-            "train_loss": float(np.mean(part.losses)),
-            "test_loss": metrics[config.loss],
-            **{f"test_{name}": value for name, value in metrics.items()},
-            "learning_rate": rate(step - 1) * scale,
-            "train_seconds": part.seconds
-            + (self.history[-1]["train_seconds"] if self.history else 0.0),
-            "images_per_second": part.images / part.seconds,
-        }
-        if not np.isfinite(row["test_loss"]):
-            raise DivergenceError(
-                f"the test loss is {row['test_loss']} after step {step} at learning rate "
-                f"{row['learning_rate']:.3g}: lower the learning rate"
-            )
+        seconds = history[-1]["train_seconds"] if history else 0.0
+        row = self.row(state, stage, part, len(history) + 1, seconds)
         self.csv += _csv(row, header=not self.history)
         self.history, self.part = [*self.history, row], Part()
         # Losses compare within a stage: the best is sought in the last.
@@ -498,7 +340,7 @@ class Experiment:
             sigmas = self.config.eval_sigmas
             if len(self.config.sigma) == 1:
                 sigmas = tuple(sorted({*sigmas, self.config.sigma[0]}))
-            evaluate = self.by_sigma
+            evaluate: Evaluator = self.by_sigma
             # The classifier that reads them has seen the images that are held out.
             if self.config.dataset == "mnist" and not self.config.validation_images:
                 evaluate = self.evaluator(self.at_sigma, labels=self.dataset.test.labels)
@@ -525,7 +367,7 @@ def draw(experiment: Experiment, params: Any, test: Results, folder: Path) -> No
     config, dataset = experiment.config, experiment.dataset
     images = dataset.test.images
     noise, tested = str(experiment.corruption), experiment.tested
-    given = "noisy" if config.corruption in (*NOISE_LEVELS, "poisson") else "input"
+    given = "noisy" if config.corruption in (*NOISE_LEVELS, "poisson", "paired") else "input"
     shown = reconstruct(experiment.model, params, experiment.corruption, images[:27])
     rows = [
         dict(zip(("original", given, "output"), part, strict=True))
@@ -555,125 +397,6 @@ def draw(experiment: Experiment, params: Any, test: Results, folder: Path) -> No
         None if labels is None else labels[:LATENT_POINTS],
         f"Latent vectors of {tested.lower()} images, {noise}",
     )
-
-
-def make_corruption(config: Config, sigma: Any = None) -> Corruption:
-    """The configuration's corruption, at another sigma if given."""
-
-    def one_or_range(values: tuple[float, ...], flag: str) -> Any:
-        if len(values) not in (1, 2):
-            raise InputError(f"--{flag} takes one number or two, and got {len(values)}")
-        return values[0] if len(values) == 1 else values
-
-    if config.corruption == "gaussian":
-        sigma = one_or_range(config.sigma, "sigma") if sigma is None else sigma
-        return corruptions.gaussian(sigma, config.mean)
-    if config.corruption == "speckle":
-        sigma = one_or_range(config.sigma, "sigma") if sigma is None else sigma
-        return corruptions.speckle(sigma)
-    if config.corruption in ("masking", "salt_and_pepper", "poisson"):
-        strength = one_or_range(config.strength, "strength")
-        return getattr(corruptions, config.corruption)(strength)
-    return getattr(corruptions, config.corruption)()
-
-
-def make_model(config: Config, shape: tuple[int, int, int], corruption: Corruption) -> Denoiser:
-    """The configuration's network, for images of a shape."""
-    height, width, channels = shape
-    if config.corruption == "grayscale" and channels != 3:
-        raise InputError(
-            f"the grayscale corruption needs images in colour, and {config.dataset} has "
-            f"{channels} channel{'s' * (channels != 1)}: choose another --dataset"
-        )
-    fields_: dict[str, Any] = {
-        "image_shape": (height, width, corruption.out_channels or channels),
-        "out_channels": channels,
-        "features": config.features,
-        "dtype": jnp.dtype(config.dtype),
-    }
-    if config.architecture == "maxpool":
-        fields_["upsampling"] = config.upsampling
-    elif config.architecture != "unet":
-        fields_["latent_dim"] = config.latent_dim
-    return build(config.architecture, **fields_)
-
-
-def make_teacher(
-    config: Config, shape: tuple[int, int, int]
-) -> tuple[Callable[[Array], Array] | None, str | None]:
-    """The pretrained network to learn from, and the SHA-256 of its parameters.
-
-    Raises:
-      InputError: there is none of that name, or it does not suit the images or their noise.
-    """
-    if config.teacher is None:
-        return None, None
-    model, params = pretrained.load(config.teacher)
-    if not isinstance(model, Denoiser):
-        raise InputError(f"--teacher {config.teacher} restores no images: choose another, as unet")
-    if model.image_shape != shape:
-        raise InputError(
-            f"--teacher {config.teacher} restores images of shape {model.image_shape}, and those "
-            f"of {config.dataset} have {shape}: leave it out"
-        )
-    if config.corruption != "gaussian" or config.mean != 0.5 or config.clean_epochs:
-        raise InputError(
-            f"--teacher {config.teacher} knows gaussian noise of mean 0.5 only: leave out "
-            "--corruption, --mean and --clean-epochs, or the teacher"
-        )
-
-    def teacher(images: Array) -> Array:
-        return cast(Array, model.apply({"params": params}, images))
-
-    return teacher, tree_sha256(params)
-
-
-def _check(config: Config) -> None:
-    """The rules that no later constructor knows."""
-    for name, low in [("epochs", 1), ("clean_epochs", 0), ("batch_size", 1), ("seed", 0)]:
-        value = getattr(config, name)
-        if value < low:
-            raise InputError(f"--{name.replace('_', '-')} {value} must be at least {low}")
-    if config.seed >= 2**32:
-        raise InputError(f"--seed {config.seed} must be less than 2**32")
-    for name in ("b1", "b2", "ema_decay"):
-        value = getattr(config, name)
-        if value is not None and not 0 <= value < 1:
-            raise InputError(f"--{name.replace('_', '-')} {value} must be at least 0, less than 1")
-    if not 0 <= config.weight_decay < float("inf"):
-        raise InputError(f"--weight-decay {config.weight_decay} must be a number of at least 0")
-    if not config.eval_sigmas:
-        raise InputError("--eval-sigmas takes at least one number, such as 0.5")
-    for sigma in config.eval_sigmas:
-        if not 0 <= sigma < float("inf"):
-            raise InputError(f"--eval-sigmas {sigma} must be a finite number of at least 0")
-    make_schedule(config.schedule, config.learning_rate, 10)
-
-
-def _hold_out(dataset: data.Dataset, count: int) -> data.Dataset:
-    """The data set with the last of its training images in the place of the test images."""
-    train = dataset.train
-    if not 0 < count < len(train):
-        raise InputError(
-            f"--validation-images {count} must be between 0 and {len(train) - 1}: some of the "
-            f"{len(train)} training images must be left"
-        )
-
-    def part(which: slice) -> data.Split:
-        return data.Split(
-            train.images[which], None if train.labels is None else train.labels[which]
-        )
-
-    return data.Dataset(dataset.name, part(slice(-count)), part(slice(-count, None)))
-
-
-def _first(split: data.Split, count: int | None, flag: str) -> data.Split:
-    if count is None:
-        return split
-    if not 1 <= count <= len(split):
-        raise InputError(f"--{flag} {count} must be between 1 and the {len(split)} there are")
-    labels = None if split.labels is None else split.labels[:count]
-    return data.Split(split.images[:count], labels)
 
 
 def _choose(out: Path | None, config: Config) -> Path:

@@ -91,6 +91,9 @@ def parse(argv: Sequence[str], *, strict: bool = True) -> Arguments:
         description=f"{(__doc__ or '').strip()}\n\nRecipes:\n{listing}",
     )
     if arguments.resume is None:
+        config = arguments.config
+        if config.dataset.startswith("pairs:") and "--corruption" not in _flags(argv):
+            arguments = replace(arguments, config=replace(config, corruption="paired"))
         if strict:
             check_meant([arguments.config], argv)
         return arguments

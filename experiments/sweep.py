@@ -242,7 +242,7 @@ def _number(text: str) -> float | None:
 
 def plan(options: Options, recipes: Sequence[Arguments]) -> tuple[dict[Path, Arguments], list[str]]:
     """The runs by folder, and what to say of recipes that --sigmas is not for."""
-    from .experiment import NOISE_LEVELS
+    from jaxdae.trainer import NOISE_LEVELS
 
     runs: dict[Path, Arguments] = {}
     notes = []

@@ -54,6 +54,8 @@ class Corruption:
     corrupt: Callable[[Key[Array, ""], Image], Image]
     # The channels it gives, for a corruption that changes their number.
     out_channels: int | None = None
+    # The clean part of an image, where it is not the whole: see `paired`.
+    clean: Callable[[Image], Image] | None = None
 
     def __call__(
         self,
@@ -74,6 +76,16 @@ class Corruption:
         positions = jnp.arange(len(images)) if positions is None else positions
         return jax.vmap(self.corrupt)(example_keys(key, positions), images)
 
+    def pair(
+        self,
+        key: Key[Array, ""],
+        images: Images,
+        positions: Int[Array, " batch"] | None = None,
+    ) -> tuple[Images, Images]:
+        """The input images, and the clean ones to restore from them; arguments as of a call."""
+        clean = images if self.clean is None else self.clean(images)
+        return self(key, images, positions), clean
+
     def __repr__(self) -> str:
         return self.name
 
@@ -81,6 +93,21 @@ class Corruption:
 def identity() -> Corruption:
     """No corruption: a plain autoencoder."""
     return Corruption("identity()", lambda key, image: image)
+
+
+def paired(channels: int, noisy_channels: int) -> Corruption:
+    """No synthetic corruption: images that hold their noisy version behind the clean one.
+
+    Args:
+      channels: of the clean image, the first of each image.
+      noisy_channels: of the noisy image, the rest.
+    """
+    return Corruption(
+        "paired()",
+        lambda key, image: image[..., channels:],
+        out_channels=noisy_channels,
+        clean=lambda image: image[..., :channels],
+    )
 
 
 def gaussian(sigma: Strength, mean: float = 0.5) -> Corruption:
@@ -173,7 +200,8 @@ def compose(*corruptions: Corruption) -> Corruption:
 
     channels = [c.out_channels for c in corruptions if c.out_channels]
     name = f"compose({', '.join(c.name for c in corruptions)})"
-    return Corruption(name, corrupt, channels[-1] if channels else None)
+    clean = corruptions[0].clean if corruptions else None
+    return Corruption(name, corrupt, channels[-1] if channels else None, clean)
 
 
 def _strength(key: Key[Array, ""], strength: Strength, dtype) -> tuple[Key[Array, ""], Array]:

@@ -10,18 +10,19 @@
 | `idx:DIR`    | four files in MNIST's own format, plain or gzipped; the labels are optional   |
 | `npz:FILE`   | NumPy arrays: `x_train` and `x_test` (as Keras's `mnist.npz`), or `images`    |
 | `folder:DIR` | image files, in `train/` and `test/` or split here; sub-folders are classes   |
+| `pairs:A,B`  | two such folders with files of the same names: noisy images, and clean ones   |
 | `tfds:NAME`  | any TensorFlow Datasets data set of images of one size: `tfds:cifar10`        |
 
-All images of a data set have one shape. They are read whole into memory, so no array may exceed
-`MAX_BYTES`, and no file is believed about its size before its bytes are there. Everything that
-can be wrong with a source is an `InputError`.
+All images of a data set have one shape; of image files of any sizes, `crop` makes patches. An array
+that is read whole into memory may not exceed `MAX_BYTES`, and no file is believed about its size
+before its bytes are there; image files that would take more than a gigabyte, decoded, lie in the
+cache and are mapped into memory. Everything that can be wrong with a source is an `InputError`.
 """
 
 import contextlib
 import difflib
 import gzip
 import hashlib
-import importlib.util
 import os
 import struct
 import unicodedata
@@ -55,14 +56,17 @@ NPZ_IMAGES = (("x_train", "x_test"), ("train", "test"), ("train_images", "test_i
 NPZ_LABELS = (("y_train", "train_labels"), ("y_test", "test_labels"))
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
-FORMS = "mnist, idx:DIR, npz:FILE, folder:DIR or tfds:NAME"
+FORMS = "mnist, idx:DIR, npz:FILE, folder:DIR, pairs:NOISY_DIR,CLEAN_DIR or tfds:NAME"
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images, channels last and in [0, 255], with their labels if there are any."""
+    """Images, channels last and in [0, 255], with their labels if there are any.
 
-    images: UInt8[np.ndarray, "n h w c"]
+    Training images may be other than an array: `jaxdae.datasets.folders.Crops`.
+    """
+
+    images: Any
     labels: Int32[np.ndarray, " n"] | None = None
 
     def __len__(self) -> int:
@@ -73,6 +77,12 @@ class Split:
 class Dataset:
     """A training and a test split whose images have one shape.
 
+    Fields:
+      name: where it comes from.
+      train, test: the splits.
+      noisy_channels: of pairs, the last so many of the images' channels are the noisy image.
+      sha256: what tells it from others, if that is known without reading it.
+
     Raises `InputError` if a split is empty, if the splits' image shapes differ, if images are not
     uint8 [n h w c], or if a label is missing.
     """
@@ -80,12 +90,14 @@ class Dataset:
     name: str
     train: Split
     test: Split
+    noisy_channels: int = 0
+    sha256: str | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels)."""
+        """(height, width, channels) of the clean images."""
         _, h, w, c = self.train.images.shape
-        return h, w, c
+        return h, w, c - self.noisy_channels
 
     def __post_init__(self) -> None:
         for part, x, y in (
@@ -104,21 +116,34 @@ class Dataset:
                 raise InputError(f"{what}, but training images {was}: resize one of them")
 
 
-def load(name: str, *, cache_dir: Path | None = None) -> Dataset:
+def load(name: str, *, crop: int | None = None, cache_dir: Path | None = None) -> Dataset:
     """The data set called `name`: one of the forms in this module's table.
 
-    The order of the images is the source's, and the same everywhere. `cache_dir` is where
-    `tfds:` keeps decoded images: by default `$XDG_CACHE_HOME/jaxdae`, or `~/.cache/jaxdae`.
+    The order of the images is the source's, and the same everywhere.
+
+    Args:
+      crop: of `folder:` and `pairs:`, make patches of so many pixels' sides of images of any size.
+      cache_dir: where decoded images are kept, of `tfds:` and of large folders: by default
+        `$XDG_CACHE_HOME/jaxdae`, or `~/.cache/jaxdae`.
 
     Raises `InputError`, in one line, for whatever keeps the data from being loaded.
     """
+    kind, colon, place = name.partition(":")
+    if crop is not None and kind not in ("folder", "pairs"):
+        raise InputError(
+            f"--crop {crop} makes patches of image files, and {name!r} has none: leave it out, or "
+            "give folder:DIR"
+        )
     if name == "mnist":
         return _load_mnist()
-    kind, colon, place = name.partition(":")
+    if kind == "pairs" and place.strip():
+        from jaxdae.datasets.folders import load_pairs
+
+        return load_pairs(name, place, crop, cache_dir)
     readers: dict[str, Callable[[str, Path], Dataset]] = {
         "idx": _load_idx,
         "npz": _load_npz,
-        "folder": _load_folder,
+        "folder": partial(_load_folder, crop=crop, cache_dir=cache_dir),
         "tfds": partial(_load_tfds, cache_dir=cache_dir),
     }
     if kind in readers and place.strip():
@@ -128,7 +153,8 @@ def load(name: str, *, cache_dir: Path | None = None) -> Dataset:
     elif os.path.isfile(name) and name.endswith(".npz"):
         meant = f"npz:{name}"
     else:
-        known = {kind + ":": f"{kind}:{place.strip() or '...'}" for kind in readers} | {
+        kinds = (*readers, "pairs")
+        known = {kind + ":": f"{kind}:{place.strip() or '...'}" for kind in kinds} | {
             "mnist": "mnist"
         }
         known |= {name: f"tfds:{name}" for name in ("fashion_mnist", "cifar10", "cifar100")}
@@ -252,7 +278,8 @@ def _load_npz(name: str, path: Path) -> Dataset:
 
         for pair in NPZ_IMAGES:
             if keys >= {*pair}:
-                return Dataset(name, *map(split, pair, NPZ_LABELS))
+                train, test = map(split, pair, NPZ_LABELS)
+                return Dataset(name, train, test)
         if "images" not in keys:
             raise InputError(
                 f"{what} holds {', '.join(sorted(keys))[:200]!r}, but must hold x_train and "
@@ -314,48 +341,7 @@ def _npz_labels(what: str, y: np.ndarray) -> np.ndarray:
     return y.astype(np.int32)
 
 
-# Folders of image files
-
-
-def _load_folder(name: str, root: Path) -> Dataset:
-    """`train/` and `test/` if both are there; else a file is for the test if the SHA-256 of its
-    path below `root` says so, one in six, whatever other files there are.
-
-    Sub-folders, of `root` or of the two, are classes, labelled 0, 1, ... in sorted order. Images
-    are gray if every one is, else RGB; alpha is dropped.
-    """
-    if not os.path.isdir(root):
-        raise InputError(f"{name!r}: {show(root)} is no folder: name the one that holds the images")
-    if importlib.util.find_spec("PIL") is None:
-        raise InputError(f"{name!r} needs Pillow to read images: pip install pillow")
-    divided = os.path.isdir(root / "train") and os.path.isdir(root / "test")
-    paths, kinds, tests = [], [], []
-    for relative, path in _image_files(root):
-        top, *below = relative.split("/")
-        if divided and top not in ("train", "test"):
-            continue
-        digest = hashlib.sha256(relative.encode("utf-8", "surrogateescape")).digest()
-        tests.append(top == "test" if divided else int.from_bytes(digest[:8], "big") % 6 == 0)
-        folders = below[:-1] if divided else [top, *below][:-1]
-        kinds.append(folders[0] if folders else "")
-        paths.append(path)
-    if not paths:
-        raise InputError(f"{name!r}: no image in {show(root)}: add {', '.join(SUFFIXES)} files")
-    classes = sorted(set(kinds))
-    if len(classes) > 1 and "" in classes:
-        loose = f"{show(paths[kinds.index('')])} lies beside class folder {classes[1]!r}"
-        raise InputError(f"{name!r}: {loose}, but all images or none must lie in one: move them")
-    if not 0 < sum(tests) < len(tests):
-        rule = f"{sum(tests)} of {len(tests)} images fall to the test, but both splits need one"
-        raise InputError(f"{name!r}: {rule}: make sub-folders train/ and test/, or add images")
-    images = _same_size(name, paths)
-    labels = None if classes == [""] else np.array([*map(classes.index, kinds)], np.int32)
-
-    def split(test: bool) -> Split:
-        rows = [i for i, chosen in enumerate(tests) if chosen == test]
-        return Split(np.stack([images[i] for i in rows]), None if labels is None else labels[rows])
-
-    return Dataset(name, split(False), split(True))
+# Image files: see jaxdae.datasets.folders
 
 
 def _image_files(root: Path) -> list[tuple[str, Path]]:
@@ -380,22 +366,6 @@ def _image_files(root: Path) -> list[tuple[str, Path]]:
         for path in (Path(parent, file) for file in files):
             found.append((unicodedata.normalize("NFC", path.relative_to(root).as_posix()), path))
     return sorted(found)
-
-
-def _same_size(name: str, paths: Sequence[Path]) -> list[np.ndarray]:
-    """Image files as uint8 [h w 1] if all are gray, else [h w 3]."""
-    images = [_read_image(paths[0])]
-    h, w = images[0].shape[:2]
-    if 3 * h * w * len(paths) > MAX_BYTES:
-        rule = f"{len(paths)} images of {w}x{h} exceed the {MAX_BYTES} bytes that are read"
-        raise InputError(f"{name!r}: {rule}: use fewer or smaller ones")
-    for path in paths[1:]:
-        images.append(image := _read_image(path))
-        if image.shape[:2] != (h, w):
-            sizes = f"{show(paths[0])} is {w}x{h}, {show(path)} {image.shape[1]}x{image.shape[0]}"
-            raise InputError(f"{name!r}: {sizes}, but all must have one size: resize them")
-    channels = max(image.shape[2] for image in images)
-    return [np.broadcast_to(image, (h, w, channels)) for image in images]
 
 
 def _read_image(path: Path) -> UInt8[np.ndarray, "h w c"]:
@@ -425,6 +395,12 @@ def _read_image(path: Path) -> UInt8[np.ndarray, "h w c"]:
         mode = "L" if gray else "RGB"
         pixels = np.asarray(image if image.mode == mode else image.convert(mode))
         return pixels[..., None] if gray else pixels
+
+
+def _load_folder(name: str, root: Path, crop: int | None, cache_dir: Path | None) -> Dataset:
+    from jaxdae.datasets.folders import load_folder  # which reads images by what is above
+
+    return load_folder(name, root, crop, cache_dir)
 
 
 def _load_tfds(name: str, place: Path, cache_dir: Path | None) -> Dataset:

@@ -1,6 +1,7 @@
 """A model over a data set at given corruptions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import jax
@@ -13,11 +14,12 @@ from jaxtyping import Array, Float, Int, UInt8
 from jaxdae import metrics
 from jaxdae.corruption import Corruption
 from jaxdae.inference import denoise
-from jaxdae.losses import binary_cross_entropy
+from jaxdae.losses import Loss, binary_cross_entropy
 from jaxdae.model import Autoencoder, Denoiser
 from jaxdae.recognition import shipped
-from jaxdae.training import AXIS, Params, replicate, to_float
+from jaxdae.training import AXIS, Params, fits, replicate, to_float
 
+PIECE_BYTES = 1 << 26  # of images that the devices do not hold all: so many are sent at a time
 # Every model, whatever its seed, is shown the same noisy test images.
 KEY = 20_080_705  # any number would do; another one changes every published figure a little
 METRICS: dict[str, Callable[[Array, Array], Array]] = {
@@ -33,13 +35,14 @@ class Evaluator:
 
     Every image is corrupted by `fold_in(key(KEY), its index)`, so all models see the same noise
     and the figures do not depend on the batch or on the devices. One compilation serves all
-    strengths; images are sent to the devices once.
+    strengths; images are sent to the devices once, or piece by piece where they are too many.
 
     Args:
       model: the architecture.
       corruption: makes the corruption at a strength, which is traced: `gaussian`, say.
-      images: clean test images, uint8.
+      images: clean test images, uint8, in memory or a file that is mapped into it.
       labels: the digit that each image shows; if given, what is restored is read, too.
+      losses: more to report, by name: (logits, clean images) to a number for each image.
       batch_size: images that each device takes at a time.
       devices: all of them if not given.
     """
@@ -51,28 +54,35 @@ class Evaluator:
         images: UInt8[np.ndarray, "n height width channels"],
         *,
         labels: Int[np.ndarray, " n"] | None = None,
+        losses: Mapping[str, Loss] | None = None,
         batch_size: int = 100,
         devices: Sequence[jax.Device] | None = None,
     ) -> None:
         devices = jax.devices() if devices is None else list(devices)
         self.devices, self.count = devices, len(images)
         batch_size = min(batch_size, -(-self.count // len(devices)))
-        steps = -(-self.count // (batch_size * len(devices)))
-        # What fills the last batch is evaluated and then left out.
-        indices = np.arange(steps * batch_size * len(devices)) % self.count
-        self.indices = indices.astype(np.int32).reshape(len(devices), steps, batch_size)
-        reads = labels is not None
-        judge, weights = shipped() if reads else (None, None)
-        self.data = replicate((np.asarray(images), labels, weights), devices)
+        together = batch_size * len(devices)
+        steps = -(-self.count // together)
+        if not fits(images, devices):
+            size = prod(images.shape[1:]) * images.dtype.itemsize
+            steps = min(steps, max(1, PIECE_BYTES // (size * together)))
+        self.piece = steps * together  # images at a time: all, if the devices hold them
+        self.images, self.labels = images, labels
+        indices = np.arange(self.piece, dtype=np.int32)
+        self.indices = indices.reshape(len(devices), steps, batch_size)
+        read_by: tuple[Any, Any] = (None, None) if labels is None else shipped()
+        judge, self.weights = read_by
+        self.held = self._send(0) if self.piece >= self.count else None
+        reported = {**METRICS, **(losses or {})}
 
         def evaluate(params, data, indices, strength):
-            images, labels, weights = data
+            images, labels, weights, first = data
 
             def body(_, index):
-                clean = to_float(images[index])
-                inputs = corruption(strength)(jax.random.key(KEY), clean, index)
+                given, place = to_float(images[index]), first + index
+                inputs, clean = corruption(strength).pair(jax.random.key(KEY), given, place)
                 logits: Any = model.apply({"params": params}, inputs, method="logits")
-                values = {name: metric(logits, clean) for name, metric in METRICS.items()}
+                values = {name: metric(logits, clean) for name, metric in reported.items()}
                 if judge is not None:
                     read = judge.apply({"params": weights}, nn.sigmoid(logits)).argmax(-1)
                     values["recovery"] = read == labels[index]
@@ -84,12 +94,24 @@ class Evaluator:
             evaluate, axis_name=AXIS, in_axes=(None, None, 0, None), devices=devices
         )
 
+    def _send(self, first: int) -> Any:
+        """The images of a piece on the devices. Those that fill the last are later left out."""
+        rows = np.arange(first, first + self.piece) % self.count
+        labels = None if self.labels is None else self.labels[rows]
+        data = (self.images[rows], labels, self.weights, np.int32(first))
+        return replicate(data, self.devices)
+
     def per_image(self, params: Params, strength: float = 0.0) -> dict[str, np.ndarray]:
         """Each metric of each image, float64, in the order of the images."""
         params, strength = replicate((params, jnp.float32(strength)), self.devices)
-        values = self._evaluate(params, self.data, self.indices, strength)
-        order = [*METRICS, *(name for name in values if name not in METRICS)]
-        return {name: np.asarray(values[name], float).reshape(-1)[: self.count] for name in order}
+        pieces = []
+        for first in range(0, self.count, self.piece):
+            held = self.held or self._send(first)
+            values = self._evaluate(params, held, self.indices, strength)
+            pieces.append({name: np.asarray(x, float).reshape(-1) for name, x in values.items()})
+        order = [*METRICS, *(name for name in pieces[0] if name not in METRICS)]
+        whole = {name: np.concatenate([piece[name] for piece in pieces]) for name in order}
+        return {name: x[: self.count] for name, x in whole.items()}
 
     def __call__(self, params: Params, strength: float = 0.0) -> dict[str, float]:
         """The mean of each metric: "mse", "psnr" (dB), "ssim", "bce" (nats), and with labels
@@ -105,10 +127,9 @@ def corrupted(
 
     @jax.jit
     def run(images):
-        clean = to_float(images)
-        return clean, corruption(jax.random.key(KEY), clean)
+        return corruption.pair(jax.random.key(KEY), to_float(images))
 
-    clean, inputs = run(jnp.asarray(images))
+    inputs, clean = run(jnp.asarray(images))
     return np.asarray(clean), np.asarray(inputs)
 
 

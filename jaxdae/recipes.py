@@ -3,6 +3,7 @@
 This module imports nothing heavy, so that `--help` answers at once.
 """
 
+import difflib
 import json
 import types
 import typing
@@ -22,7 +23,10 @@ class Config:
     recipe: str = "default"
     """Where the values below come from: see the list of recipes."""
     dataset: str = "mnist"
-    """mnist, idx:DIR, npz:FILE, folder:DIR or tfds:NAME."""
+    """mnist, idx:DIR, npz:FILE, folder:DIR, pairs:NOISY_DIR,CLEAN_DIR or tfds:NAME."""
+    crop: int | None = None
+    """Train on random square patches, so many pixels a side, of the image files of folder: or
+    pairs:, which may be of any size."""
     sigma: Range = (0.5,)
     """Standard deviation of the noise, on images in [0, 1]; two numbers: drawn between them for
     each image."""
@@ -41,8 +45,9 @@ class Config:
         "salt_and_pepper",
         "speckle",
         "poisson",
+        "paired",
     ] = "gaussian"
-    """What is done to the clean images."""
+    """What is done to the clean images; paired: nothing, for pairs: have noisy ones."""
     mean: float = 0.5
     """Mean of the gaussian noise."""
     strength: Range = (0.3,)
@@ -203,6 +208,29 @@ RECIPES: dict[str, tuple[Config, str]] = {
         ),
     ]
 }
+
+
+def recipe(name: str = "default", **values: Any) -> Config:
+    """A recipe's configuration, with other values where given: `recipe("unet", epochs=2)`.
+
+    Raises:
+      InputError: there is no such recipe, or a name or a value that is not a configuration's.
+    """
+    if name not in RECIPES:
+        raise InputError(f"unknown recipe {name!r}: it is one of {', '.join(RECIPES)}")
+    hints = typing.get_type_hints(Config)
+    for field, value in values.items():
+        if field not in hints or field == "recipe":
+            close = difflib.get_close_matches(field, hints, n=1)
+            meant = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(hints)}"
+            raise InputError(f"a configuration has no value {field!r}: {meant}")
+        if typing.get_origin(hints[field]) is tuple:  # one number, or several
+            several = value if isinstance(value, (list, tuple)) else (value,)
+            values[field] = value = tuple(several)
+        if not _fits(value, hints[field]):
+            kind = str(hints[field]).replace("typing.", "")
+            raise InputError(f"{field}={value!r} is of the wrong type: it must be {kind}")
+    return replace(RECIPES[name][0], **values)
 
 
 def read_config(folder: Path) -> Config:

@@ -178,8 +178,7 @@ def make_train_step(
         return jax.tree.map(lambda x: x[:-1], lax.fori_loop(0, count, turn, out))
 
     def step(state, images, key, positions=None):
-        clean = to_float(images)
-        inputs = corruption(key, clean, positions)
+        inputs, clean = corruption.pair(key, to_float(images), positions)
         target = clean if teacher is None else lax.stop_gradient(teacher(inputs))
 
         if microbatches is None:
@@ -363,7 +362,8 @@ def train(
       train_step: from `make_train_step`, with `axis_name=AXIS`.
       state: where to begin; it stays usable.
       images: clean training images. Where they are not `resident`, only their `shape` and what
-        indexing gives are used, so they may be a file that is mapped into memory.
+        indexing gives are used, so they may be a file that is mapped into memory. Where they have
+        a method `patches`, each epoch is given other images: `patches(seed, epoch, indices)`.
       epochs: which epochs to run; their numbers decide the order of the examples, so a run that
         is resumed passes the rest of its range.
       batch_size: over all devices.
@@ -388,7 +388,9 @@ def train(
     # Of several processes each places, and gathers for, its own devices.
     mine = [i for i, device in enumerate(devices) if device.process_index == jax.process_index()]
     local = [devices[i] for i in mine]
-    resident = fits(images, local) if resident is None else resident
+    patches = getattr(images, "patches", None)
+    if resident is None or patches is not None:
+        resident = patches is None and fits(images, local)
     key = stream(seed, "corruption")
     chunk = jax.pmap(
         make_chunk(train_step, fixed_noise=fixed_noise, resident=resident),
@@ -418,8 +420,11 @@ def train(
                 done += count
                 yield epoch, done == len(order), count, indices
 
-    def gather(indices: np.ndarray) -> Any:
-        return images[indices.reshape(-1)].reshape(*indices.shape, *images.shape[1:])
+    def take(epoch: int, rows: np.ndarray) -> Any:
+        return images[rows] if patches is None else patches(seed, epoch, rows)
+
+    def gather(epoch: int, indices: np.ndarray) -> Any:
+        return take(epoch, indices.reshape(-1)).reshape(*indices.shape, *images.shape[1:])
 
     compiled = False
     for epoch, ended, count, indices, batches in _ahead(chunks(), None if resident else gather):
@@ -444,7 +449,8 @@ def train(
                 before, _ = chunk(before, given, indices, np.int32(first), key)
                 index = indices[:, first].reshape(-1)
                 noise = (key, index) if fixed_noise else (jax.random.fold_in(key, step), None)
-                where = _culprit(debug, jax.device_get(before), images[index], *noise)
+                batch = take(epoch, index)
+                where = _culprit(debug, jax.device_get(before), batch, *noise)
             raise DivergenceError(
                 f"the loss is {losses[first]} at step {step}{rate}{where}: lower the learning rate"
             )
@@ -485,8 +491,10 @@ def fits(images: UInt8[np.ndarray, "n height width channels"], devices: Sequence
     return bool(size <= min(memory) // 4)
 
 
-def _ahead(chunks: Iterator[tuple], gather: Callable[[np.ndarray], Any] | None) -> Iterator[tuple]:
-    """Each chunk, the last of it being indices, with their images if they are to be gathered.
+def _ahead(
+    chunks: Iterator[tuple], gather: Callable[[int, np.ndarray], Any] | None
+) -> Iterator[tuple]:
+    """Each chunk, from its epoch to its indices, with their images if they are to be gathered.
 
     Those of the next are gathered meanwhile.
     """
@@ -496,7 +504,7 @@ def _ahead(chunks: Iterator[tuple], gather: Callable[[np.ndarray], Any] | None) 
     with ThreadPoolExecutor(1) as pool:
         waiting: Any = None
         for chunk in chunks:
-            following = (chunk, pool.submit(gather, chunk[-1]))
+            following = (chunk, pool.submit(gather, chunk[0], chunk[-1]))
             if waiting:
                 yield *waiting[0], waiting[1].result()
             waiting = following

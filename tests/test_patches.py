@@ -15,13 +15,13 @@ from skimage.color import rgb2ycbcr
 from skimage.metrics import structural_similarity
 
 from experiments import colorize, patches
-from experiments.experiment import make_corruption
 from experiments.run import main as train
 from experiments.runs import load_run
 from jaxdae.data import load
 from jaxdae.digest import tree_sha256
 from jaxdae.errors import InputError
 from jaxdae.recipes import RECIPES
+from jaxdae.trainer import make_corruption
 
 SMALL = ["--features", "4", "8", "--epochs", "2", "--devices", "1"]
 QUIET = ["--no-figures", "--no-cache", "--no-progress"]
