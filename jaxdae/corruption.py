@@ -76,18 +76,19 @@ class Corruption:
         positions = jnp.arange(len(images)) if positions is None else positions
         return jax.vmap(self.corrupt)(example_keys(key, positions), images)
 
-    def pair(
-        self,
-        key: Key[Array, ""],
-        images: Images,
-        positions: Int[Array, " batch"] | None = None,
-    ) -> tuple[Images, Images]:
-        """The input images, and the clean ones to restore from them; arguments as of a call."""
-        clean = images if self.clean is None else self.clean(images)
-        return self(key, images, positions), clean
-
     def __repr__(self) -> str:
         return self.name
+
+
+def pair(
+    corruption: Callable[..., Images],
+    key: Key[Array, ""],
+    images: Images,
+    positions: Int[Array, " batch"] | None = None,
+) -> tuple[Images, Images]:
+    """The input images, and the clean ones to restore from them; the rest as in a call."""
+    part = getattr(corruption, "clean", None)
+    return corruption(key, images, positions), images if part is None else part(images)
 
 
 def identity() -> Corruption:

@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, UInt8
 
 from jaxdae import metrics
-from jaxdae.corruption import Corruption
+from jaxdae.corruption import Corruption, pair
 from jaxdae.inference import denoise
 from jaxdae.losses import Loss, binary_cross_entropy
 from jaxdae.model import Autoencoder, Denoiser
@@ -80,7 +80,7 @@ class Evaluator:
 
             def body(_, index):
                 given, place = to_float(images[index]), first + index
-                inputs, clean = corruption(strength).pair(jax.random.key(KEY), given, place)
+                inputs, clean = pair(corruption(strength), jax.random.key(KEY), given, place)
                 logits: Any = model.apply({"params": params}, inputs, method="logits")
                 values = {name: metric(logits, clean) for name, metric in reported.items()}
                 if judge is not None:
@@ -127,7 +127,7 @@ def corrupted(
 
     @jax.jit
     def run(images):
-        return corruption.pair(jax.random.key(KEY), to_float(images))
+        return pair(corruption, jax.random.key(KEY), to_float(images))
 
     inputs, clean = run(jnp.asarray(images))
     return np.asarray(clean), np.asarray(inputs)

@@ -33,7 +33,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from jaxdae.corruption import Corruption
+from jaxdae.corruption import Corruption, pair
 from jaxdae.errors import DivergenceError, InputError
 from jaxdae.losses import Loss
 from jaxdae.model import Denoiser
@@ -178,7 +178,7 @@ def make_train_step(
         return jax.tree.map(lambda x: x[:-1], lax.fori_loop(0, count, turn, out))
 
     def step(state, images, key, positions=None):
-        inputs, clean = corruption.pair(key, to_float(images), positions)
+        inputs, clean = pair(corruption, key, to_float(images), positions)
         target = clean if teacher is None else lax.stop_gradient(teacher(inputs))
 
         if microbatches is None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from experiments.run import main
 from jaxdae import data, training
-from jaxdae.corruption import gaussian, identity, paired
+from jaxdae.corruption import gaussian, identity, pair, paired
 from jaxdae.datasets import folders
 from jaxdae.datasets.folders import Crops
 from jaxdae.errors import InputError
@@ -223,7 +223,7 @@ def test_pairs_hold_the_clean_image_and_the_noisy_one(tmp_path):
     assert len(dataset.train) + len(dataset.test) == 30
     alone = data.load(f"folder:{tmp_path}/clean")  # split by the clean files' names
     np.testing.assert_array_equal(dataset.test.images[..., :1], alone.test.images)
-    inputs, clean = paired(3, 3).pair(jax.random.key(0), dataset.train.images)
+    inputs, clean = pair(paired(3, 3), jax.random.key(0), dataset.train.images)
     np.testing.assert_array_equal(inputs, dataset.train.images[..., 3:])
     np.testing.assert_array_equal(clean, dataset.train.images[..., :3])
 
@@ -299,6 +299,6 @@ def test_mistakes_are_answered_in_a_line(tmp_path, capsys, words, complaint):
 
 def test_no_pair_is_the_whole_image():
     images = RNG.random((3, 4, 4, 2), np.float32)
-    inputs, clean = identity().pair(jax.random.key(0), images)
+    inputs, clean = pair(identity(), jax.random.key(0), images)
     assert clean is images
     np.testing.assert_array_equal(inputs, images)

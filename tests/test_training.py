@@ -280,7 +280,8 @@ def test_a_large_batch_in_pieces_has_the_gradient_of_the_whole():
 def test_images_are_gathered_ahead_and_no_further():
     gathered = []
 
-    def gather(indices):
+    def gather(epoch, indices):
+        assert indices[0] == epoch
         gathered.append(int(indices[0]))
         return indices * 10
 
@@ -379,7 +380,8 @@ def test_debugging_names_the_operation_that_began_it(devices):
     with pytest.raises(DivergenceError, match=r"nan at step 7: lower"):
         fit(range(9), step=make(), **options)
     where = (
-        r"nan at step 7 \(invalid value \((nan|inf)\) encountered in div, training.py:\d+\): low"
+        r"nan at step 7 \(invalid value \((nan|inf)\) encountered in div, "
+        r"training.py:\d+ > corruption.py:\d+\): low"
     )
     with pytest.raises(DivergenceError, match=where):
         fit(range(9), step=make(), debug=make(axis_name=None), **options)
