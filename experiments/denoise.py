@@ -38,6 +38,7 @@ import hashlib
 import itertools
 import math
 import os
+import re
 import sys
 import time
 import unicodedata
@@ -184,8 +185,9 @@ def sources(arguments: Arguments) -> list[Source]:
     roots = tuple(os.path.realpath(path) + os.sep for path in ours)
     folder = functools.cache(os.path.realpath)
     for place in arguments.inputs:
-        count = 0
+        count = seen = 0
         for name, path in _places(place):
+            seen += 1
             if not (folder(path.parent) + os.sep).startswith(roots):
                 count += 1
                 other = found.setdefault(name, path)
@@ -194,6 +196,11 @@ def sources(arguments: Arguments) -> list[Source]:
                         f"{show(other)} and {show(path)} would both be {show(name)} in --out: "
                         "restore them into two folders"
                     )
+        if seen and not count:
+            raise InputError(
+                f"{show(place)} lies in --out or --side-by-side, and what lies there is no input: "
+                "choose another folder for the results"
+            )
         if not count:
             raise InputError(
                 f"nothing to restore in {show(place)}: it must hold files that end in "
@@ -828,10 +835,10 @@ def conclude(arguments: Arguments, item: Item, work: Work) -> list[dict[str, Any
     rows = []
     for i, (before, after) in enumerate(zip(work.images, work.result, strict=True)):
         clean = None if item.reference is None else item.reference[i]
-        place = "" if item.picture is not None else f"[{item.first + i}]"
+        number = item.first + i
         row: dict[str, Any] = {}
         if clean is not None:
-            row["image"] = f"{item.name}{place}"
+            row["image"] = item.name if item.picture is not None else f"{item.name}[{number}]"
             given = np.broadcast_to(before, clean.shape)  # gray to RGB
             for when, image in (("before", given), ("after", after)):
                 values = metrics.of_image(image, clean)
@@ -839,7 +846,10 @@ def conclude(arguments: Arguments, item: Item, work: Work) -> list[dict[str, Any
         rows.append(row)
         if arguments.side_by_side is not None:
             shown = [before, after] if clean is None else [before, after, clean]
-            name = f"{item.name}{place}.png".replace(":", "/")
+            name = f"{item.source.name}.png"
+            if item.array is not None:  # whose name may be any, even a path
+                key = re.sub(r"\W", "-", item.array.key.removesuffix(".npy"))
+                name = f"{item.source.name}/{key}{'-' if key else ''}{number:05}.png"
             picture = Picture(beside([from_float(to_float(image), BYTES) for image in shown]))
             write_whole(arguments.side_by_side / name, encode(picture))
     return rows
@@ -929,9 +939,11 @@ def run(arguments: Arguments) -> int:
         raise InputError(
             f"--out {show(out)} cannot be written to ({error}): choose another"
         ) from None
-    about = str(loaded.card.get("about", ""))
+    # What it was trained for, and beyond that, what is known to go wrong.
+    told = ["about"] + ["limits"] * (arguments.tile or arguments.fit)
+    about = " ".join(" ".join(str(loaded.card.get(key, "")).split()) for key in told).strip()
     if about:
-        print(f"{arguments.model}: {' '.join(about.split())}", flush=True)
+        print(f"{arguments.model}: {about}", flush=True)
     with Guard(lambda: f": every file in {out} is whole; --skip-existing goes on with the others"):
         job = Job(arguments, todo, loaded, mean)
         job.run()
@@ -939,16 +951,18 @@ def run(arguments: Arguments) -> int:
     if job.failed:
         more = f", the first {SAID} named above" if job.failed > SAID else ""
         print(
-            f"error: {job.failed:,} of {len(todo):,} files could not be restored{more}: mend them, "
-            "and go on with --skip-existing",
+            f"error: {job.failed:,} of {len(todo):,} files could not be restored{more}: mend or "
+            "remove them, and run this again",
             file=sys.stderr,
         )
     return 2 if job.failed else 0
 
 
 def report(job: Job, files: int, seconds: float) -> None:
-    """Prints what was done."""
-    if job.rows and job.images:
+    """Prints what was done, if anything was."""
+    if not job.images:
+        return
+    if job.rows:
         means = {name: total / job.images for name, total in job.sums.items()}
         changes = [
             f"{name} {style.format(means[f'{name}_before'])} -> "
@@ -956,11 +970,14 @@ def report(job: Job, files: int, seconds: float) -> None:
             for name, style in (("mse", "{:.5f}"), ("psnr", "{:.2f}"), ("ssim", "{:.4f}"))
         ]
         print(f"{', '.join(changes)}: means; each image's in {job.arguments.out / METRICS}")
-    done = files - job.failed
-    print(
-        f"{job.images:,} images of {done:,} files restored in {seconds:.1f} s; all in "
-        f"{job.arguments.out}/"
-    )
+    done = counted(files - job.failed, "file")
+    images = "" if done == counted(job.images, "file") else f"{counted(job.images, 'image')} of "
+    print(f"{images}{done} restored in {seconds:.1f} s; all in {job.arguments.out}/")
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things, in words."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

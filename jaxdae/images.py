@@ -154,7 +154,7 @@ def read(path: Path) -> Picture:
 
     with _opened(path) as image:
         what, form = show(path), image.format or ""
-        deep = _bits(image) > 8
+        deep = _bits(image) > 8 and image.mode not in ("I", "F")
         options = _options(image)
         if form == "MPO":  # a JPEG with more behind it, such as a gain map
             form = "JPEG"
@@ -236,9 +236,7 @@ def encode(picture: Picture) -> bytes:
     channels = pixels.shape[-1]
     if form == "GIF" and (channels > 1 or alpha is not None):
         raise InputError("a GIF holds 256 colours, and no alpha beside gray: save it as .png first")
-    if (form == "PPM" and alpha is not None) or (
-        form == "BMP" and alpha is not None and channels == 1
-    ):
+    if form in ("PPM", "BMP") and alpha is not None:
         raise InputError(f"a {form} holds no alpha: save it as .png first")
     if pixels.dtype == np.uint16 and channels > 1:
         raise InputError("16 bits in colour cannot be written: save it with 8 bits first")
