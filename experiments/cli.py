@@ -48,6 +48,7 @@ def as_typed(text: str) -> str:
 
 def one_line(box: str) -> str:
     """The complaint in tyro's box, as one line."""
+    box = re.sub(r"\x1b\[[\d;]*m", "", box)  # colours, if this is a terminal
     lines = [line.strip("│╭╮╰╯─ \n") for line in box.splitlines()]
     paragraphs = re.split(r"\n\n+", "\n".join(lines[1:]).strip())
     text = " ".join(paragraphs[0].split()).removeprefix("Error parsing ")

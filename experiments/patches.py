@@ -26,8 +26,9 @@ import numpy as np
 import tyro
 from jaxtyping import UInt8
 
-from jaxdae.data import MAX_BYTES, SUFFIXES, _read_image, show
-from jaxdae.errors import InputError
+from jaxdae.data import MAX_BYTES
+from jaxdae.errors import InputError, show
+from jaxdae.images import SUFFIXES, read_uint8
 
 from . import cli, program
 
@@ -182,7 +183,7 @@ def _cut(path: Path, arguments: Arguments, seen: set[str]) -> Photo:
     if not path.name.lower().endswith(SUFFIXES):
         raise _Skipped("not images")
     try:
-        pixels = _read_image(path)
+        pixels = read_uint8(path)
         data = path.read_bytes()
     except (InputError, OSError):
         raise _Skipped("unreadable") from None

@@ -19,16 +19,13 @@ before its bytes are there; image files that would take more than a gigabyte, de
 cache and are mapped into memory. Everything that can be wrong with a source is an `InputError`.
 """
 
-import contextlib
 import difflib
 import gzip
 import hashlib
 import os
 import struct
-import unicodedata
-import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -36,13 +33,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Int32
 
-from jaxdae.errors import InputError
-
-MAX_BYTES = 1 << 32  # 4 GiB: what is larger does not belong in memory, nor on one device
-MAX_PIXELS = 1 << 25  # of an image file, whatever its size on disk promises
-DEFLATE_RATIO = 1032  # no deflated byte can stand for more bytes than this
+from jaxdae.errors import InputError, explained, show
+from jaxdae.stacks import DEFLATE_RATIO, MAX_BYTES, read_header
 
 MNIST = Path(__file__).parent / "datasets" / "mnist"
 MNIST_SHA256 = {  # of the unpacked files
@@ -54,8 +48,6 @@ MNIST_SHA256 = {  # of the unpacked files
 IDX_MAGIC = {"images": 0x0803, "labels": 0x0801}  # unsigned bytes (08) in three dimensions, or one
 NPZ_IMAGES = (("x_train", "x_test"), ("train", "test"), ("train_images", "test_images"))
 NPZ_LABELS = (("y_train", "train_labels"), ("y_test", "test_labels"))
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 FORMS = "mnist, idx:DIR, npz:FILE, folder:DIR, pairs:NOISY_DIR,CLEAN_DIR or tfds:NAME"
 
 
@@ -162,23 +154,6 @@ def load(name: str, *, crop: int | None = None, cache_dir: Path | None = None) -
         meant = known[close[0]] if close else ""
     hint = f" (did you mean {meant!r}?)" if meant else ""
     raise InputError(f"{name!r} is no data set; give {FORMS}{hint}")
-
-
-def show(path: object) -> str:
-    """A path as one line, whatever it holds."""
-    return repr(str(path))
-
-
-@contextlib.contextmanager
-def explained(what: str, mend: str) -> Iterator[None]:
-    """Whatever other libraries raise, and for damaged bytes it is a dozen types, as InputError."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(f"{what} ({reason[:200]}): {mend}") from None
 
 
 def _take(split: Split, rows: slice | np.ndarray) -> Split:
@@ -298,9 +273,7 @@ def _npz_array(archive: zipfile.ZipFile, path: Path, key: str) -> np.ndarray:
     if info.file_size > limit:
         raise InputError(f"{what} promises {info.file_size} bytes, but may hold {limit}: shrink it")
     with archive.open(info) as stream:
-        first = np.lib.format.read_magic(stream) == (1, 0)
-        read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(stream)
+        _, shape, dtype, _ = read_header(stream)
         if dtype.kind not in "uif":  # objects would be unpickled, which runs code
             raise InputError(
                 f"{what} holds {dtype.name[:50]}, but must hold numbers: save it as uint8"
@@ -339,62 +312,6 @@ def _npz_labels(what: str, y: np.ndarray) -> np.ndarray:
         rule = "labels must be [n] integers of 32 bits"
         raise InputError(f"{what} is {y.dtype} {list(y.shape)}, but {rule}: convert or remove them")
     return y.astype(np.int32)
-
-
-# Image files: see jaxdae.datasets.folders
-
-
-def _image_files(root: Path) -> list[tuple[str, Path]]:
-    """Every image file below `root`, with its path from there, sorted by that path.
-
-    Hidden files and folders are skipped; links to folders inside `root` are not followed.
-    """
-    home, found = os.path.realpath(root), []
-
-    def fail(error: OSError) -> None:
-        raise InputError(f"{show(error.filename)} cannot be read: make it readable, or move it")
-
-    for parent, folders, files in os.walk(root, onerror=fail):
-        folders[:] = [entry for entry in folders if not entry.startswith(".")]
-        files = [file for file in files if file.lower().endswith(SUFFIXES) and file[0] != "."]
-        for path in (Path(parent, entry) for entry in folders + files):
-            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(home):
-                rule = f"{show(path)} is a link that leads out of {show(root)}"
-                raise InputError(
-                    f"{rule}, and such are not followed: put the files themselves there"
-                )
-        for path in (Path(parent, file) for file in files):
-            found.append((unicodedata.normalize("NFC", path.relative_to(root).as_posix()), path))
-    return sorted(found)
-
-
-def _read_image(path: Path) -> UInt8[np.ndarray, "h w c"]:
-    """An image file, upright, in 8 bits, gray or RGB; the first frame if there are several."""
-    from PIL import Image, ImageOps
-
-    what = show(path)
-    if not os.path.isfile(path):
-        raise InputError(f"{what} is no regular file: remove it")
-    reading = explained(f"{what} is no readable image", "replace or remove it")
-    with reading, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with Image.open(path, formats=FORMATS) as image:
-            form, (width, height) = image.format, image.size
-            if width * height > MAX_PIXELS:
-                limit = f"{width}x{height}, and {MAX_PIXELS} pixels are the most that are read"
-                raise InputError(f"{what} is {limit}: cut or shrink it")
-            ImageOps.exif_transpose(image, in_place=True)
-            image.load()
-        if image.mode.startswith("I;16") or (image.mode == "I" and form in ("PNG", "PPM")):
-            wide = np.asarray(image).astype(np.uint32)
-            return ((wide * 255 + 32767) // 65535).astype(np.uint8)[..., None]
-        if image.mode in ("I", "F"):
-            rule = "32-bit pixels, of no known range"
-            raise InputError(f"{what} has {rule}: save it with 8 or 16 bits")
-        gray = image.mode in ("1", "L", "LA", "La")
-        mode = "L" if gray else "RGB"
-        pixels = np.asarray(image if image.mode == mode else image.convert(mode))
-        return pixels[..., None] if gray else pixels
 
 
 def _load_folder(name: str, root: Path, crop: int | None, cache_dir: Path | None) -> Dataset:

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jaxdae import data
+from jaxdae import data, images
 from jaxdae.datasets import tfds as reader
 from jaxdae.errors import InputError
 
@@ -617,9 +617,9 @@ def test_folder_png_that_promises_too_much(pictures, side, said):
 
 def test_folder_of_as_many_pixels_as_may_be(pictures, monkeypatch):
     width, height = data.load(f"folder:{pictures}").train.images.shape[2:0:-1]
-    monkeypatch.setattr(data, "MAX_PIXELS", width * height)
+    monkeypatch.setattr(images, "MAX_PIXELS", width * height)
     data.load(f"folder:{pictures}")
-    monkeypatch.setattr(data, "MAX_PIXELS", width * height - 1)
+    monkeypatch.setattr(images, "MAX_PIXELS", width * height - 1)
     refused(f"folder:{pictures}", "00.png", f"{width}x{height}", "cut or shrink")
 
 
@@ -629,7 +629,7 @@ def test_mutated_images(pictures):
         for mutation in mutations(path.read_bytes(), 2, 30):
             path.write_bytes(mutation)
             try:
-                data._read_image(path)
+                images.read_uint8(path)
             except InputError as error:
                 assert "\n" not in str(error)
         path.unlink()

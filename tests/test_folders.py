@@ -142,7 +142,7 @@ def test_a_mapped_file_holds_what_memory_does(tmp_path, monkeypatch, crop):
         raise AssertionError("decoded again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(folders, "_read_image", fail)
+        patch.setattr(folders, "read_uint8", fail)
         again = data.load(name, crop=crop, cache_dir=cache)
     np.testing.assert_array_equal(np.asarray(again.train.images), np.asarray(held.train.images))
     assert again.sha256 == mapped.sha256 is not None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdae.errors import InputError
-from jaxdae.inference import denoise
+from jaxdae.inference import denoise, stream
 from jaxdae.model import DenoisingAutoencoder
 
 
@@ -42,3 +42,44 @@ def test_images_of_another_shape_and_empty_pieces_are_refused(network):
         denoise(model, params, jnp.zeros((70, 8, 9, 1)))
     with pytest.raises(InputError, match="piece=0 must be at least 1"):
         denoise(model, params, jnp.zeros((70, 8, 8, 1)), piece=0)
+
+
+@pytest.mark.parametrize("lengths", [[], [1], [4], [3, 1, 9, 4, 1], [1] * 11])
+def test_a_stream_gives_every_group_its_own(lengths):
+    """In its order, whatever the batches are, each of one size."""
+    images = iter(np.arange(1, 2 * sum(lengths) + 1, dtype=np.float32).reshape(-1, 2))
+    groups = [(i, np.stack([next(images) for _ in range(n)])) for i, n in enumerate(lengths)]
+    seen, asked = [], []
+
+    def apply(batch):
+        seen.append(batch.copy())
+        return jnp.asarray(batch) * 10
+
+    def given():
+        for group in groups:
+            asked.append(group[0])
+            yield group
+
+    results = list(stream(apply, given(), 4))
+    assert [tag for tag, _ in results] == [tag for tag, _ in groups] == asked
+    for (_, result), (_, group) in zip(results, groups, strict=True):
+        np.testing.assert_array_equal(result, 10 * group)
+    assert len(seen) == -(-sum(lengths) // 4)
+    assert all(batch.shape == (4, 2) for batch in seen)
+    if seen:
+        np.testing.assert_array_equal(np.concatenate(seen)[sum(lengths) :], 0)
+
+
+def test_a_stream_asks_for_no_more_than_it_needs():
+    asked = 0
+
+    def given():
+        nonlocal asked
+        for i in range(1_000):
+            asked += 1
+            yield i, np.zeros((1, 2), np.float32)
+
+    results = stream(lambda batch: batch, given(), 4)
+    for _ in range(5):
+        next(results)
+    assert asked <= 12  # the batches of these, and one that is computed meanwhile

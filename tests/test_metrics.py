@@ -9,7 +9,7 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from jaxdae.losses import LOSSES, binary_cross_entropy, mean_squared_error
-from jaxdae.metrics import mse, psnr, ssim
+from jaxdae.metrics import mse, of_image, psnr, ssim
 
 # The last ones are smaller than the window of 7.
 SHAPES = [(28, 28, 1), (17, 12, 3), (7, 9, 2), (6, 5, 3), (3, 20, 1)]
@@ -150,3 +150,28 @@ def test_a_batch_means_what_it_means_in_keras():
     squares = np.square(p - clean).mean(axis=-1).mean()
     got = jax.jit(lambda z: (binary_cross_entropy(z, clean), mean_squared_error(z, clean)))(logits)
     np.testing.assert_allclose([value.mean() for value in got], [entropy, squares], rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (9, 600, 3), (600, 9, 3), (5, 4, 1), (1, 1, 1)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_of_one_image_they_are_the_same(shape, dtype):
+    rng = np.random.default_rng(sum(shape))
+    clean = rng.random(shape, np.float32)
+    output = np.clip(clean + 0.1 * rng.standard_normal(shape, np.float32), 0, 1)
+    if dtype != np.float32:
+        clean, output = (np.rint(x * np.iinfo(dtype).max).astype(dtype) for x in (clean, output))
+    found = of_image(output, clean)
+    top = 1 if dtype == np.float32 else np.iinfo(dtype).max
+    a, b = (x[None].astype(np.float64) / top for x in (output, clean))
+    expected = [float(value[0]) for value in ours(jnp.float32(a), jnp.float32(b))]
+    assert list(found) == ["mse", "psnr", "ssim"]
+    assert list(found.values()) == pytest.approx(expected, rel=1e-4)
+    if min(shape[:2]) >= 7:
+        window = structural_similarity(a[0], b[0], data_range=1, channel_axis=-1)
+        assert found["ssim"] == pytest.approx(window, abs=1e-9)
+
+
+def test_of_an_equal_image():
+    image = np.random.default_rng(0).random((300, 20, 3))
+    found = of_image(image, image)
+    assert found == {"mse": 0, "psnr": np.inf, "ssim": pytest.approx(1, abs=1e-12)}

@@ -21,7 +21,7 @@ def test_damage_is_noticed_or_harmless(tmp_path):
 
 
 def test_no_file_brings_a_reader_down(tmp_path):
-    outcomes = fuzz.trial(2_000, 0, tmp_path / "files", tmp_path / "kept")
+    outcomes = fuzz.trial(3_200, 0, tmp_path / "files", tmp_path / "kept")
     assert not list(tmp_path.glob("kept/*"))
     for name, counts in outcomes.items():
         assert counts["WRONG"] == 0

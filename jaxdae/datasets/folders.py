@@ -25,17 +25,10 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxdae.data import (
-    SUFFIXES,
-    Dataset,
-    Split,
-    _image_files,
-    _read_image,
-    explained,
-    show,
-)
+from jaxdae.data import Dataset, Split
 from jaxdae.digest import tree_sha256
-from jaxdae.errors import InputError
+from jaxdae.errors import InputError, explained, show
+from jaxdae.images import SUFFIXES, find, read_uint8
 
 MEMORY = 1 << 30  # bytes of decoded images that are held in memory; more lie in a mapped file
 MAX_TEST_PATCHES = 10_000
@@ -135,7 +128,7 @@ class Files:
             raise InputError(f"{name!r} needs Pillow to read images: pip install pillow")
         divided = os.path.isdir(root / "train") and os.path.isdir(root / "test")
         found: list[tuple[bool, str, str, Path]] = []  # for the test, its path, class, file
-        for relative, path in _image_files(root):
+        for relative, path in find(root):
             top, *below = relative.split("/")
             if divided and top not in ("train", "test"):
                 continue
@@ -178,7 +171,7 @@ def load_folder(
       cache_dir: as of `jaxdae.data.load`.
     """
     files = Files(name, root)
-    return _dataset(files, files.paths, _read_image, 1, crop, cache_dir)
+    return _dataset(files, files.paths, read_uint8, 1, crop, cache_dir)
 
 
 def load_pairs(
@@ -206,7 +199,7 @@ def load_pairs(
             f"{name!r}: {show(noisy_root)} is no folder: name the one of the noisy images"
         )
     files = Files(name, clean_root)
-    noisy = {_stem(relative): path for relative, path in _image_files(noisy_root)}
+    noisy = {_stem(relative): path for relative, path in find(noisy_root)}
     stems = [_stem(relative) for relative in files.names]
     if len(set(stems)) < len(stems):
         twice = next(stem for stem in stems if stems.count(stem) > 1)
@@ -225,7 +218,7 @@ def load_pairs(
     partner = {path: noisy[stem] for path, stem in zip(files.paths, stems, strict=True)}
 
     def read(path: Path) -> Pixels:
-        both = [_read_image(path), _read_image(partner[path])]
+        both = [read_uint8(path), read_uint8(partner[path])]
         if both[0].shape[:2] != both[1].shape[:2]:
             raise InputError(
                 f"{name!r}: {show(path)} is {_sides(both[0])}, its noisy partner "

@@ -27,7 +27,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from jaxdae import data, pretrained
+from jaxdae import data, images, pretrained, stacks
 from jaxdae.checkpoint import Checkpoints
 from jaxdae.errors import InputError
 from jaxdae.model import build
@@ -123,6 +123,58 @@ def pictures(form: str) -> list[bytes]:
     return files
 
 
+def kept(form: str) -> list[bytes]:
+    """Pictures of all that a format holds and `jaxdae.images.read` keeps."""
+    rgb = Image.fromarray(IMAGES[:3, ..., 0].transpose(1, 2, 0))
+    gray, alpha, exif = rgb.getchannel(0), rgb.getchannel(1), Image.Exif()
+    exif[0x0112] = 6
+    clear = [Image.merge("LA", (gray, alpha)), Image.merge("RGBA", (*rgb.split(), alpha))]
+    wide = Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
+    plain: list[tuple[Image.Image, dict]] = [(gray, {}), (gray.convert("1"), {})]
+    kinds = {
+        "PNG": [*((x, {}) for x in clear), (wide, {}), (rgb.quantize(9), {"transparency": 2})],
+        "JPEG": [(rgb, {"quality": 60, "progressive": True, "dpi": (90, 90)})],
+        "BMP": [(rgb.quantize(9), {})],
+        "GIF": [],
+        "TIFF": [
+            *((x, {"compression": "tiff_adobe_deflate"}) for x in (*clear, wide)),
+            (rgb, {"compression": "packbits", "dpi": (90, 90)}),
+        ],
+        "WEBP": [(clear[1], {"lossless": True})],
+        "PPM": [(wide, {})],
+    }
+    if form in ("PNG", "JPEG", "WEBP"):
+        plain.append((rgb, {"exif": exif, "icc_profile": b"a profile"}))
+    files = []
+    for image, options in plain + kinds[form]:
+        file = io.BytesIO()
+        image.save(file, form, **options)
+        files.append(file.getvalue())
+    return files
+
+
+def stacked() -> tuple[list[bytes], list[bytes]]:
+    """Files of `jaxdae.stacks`: .npy, and .npz."""
+    plain, packed = [], []
+    for x in (IMAGES[..., 0], IMAGES / np.float32(255), np.asfortranarray(IMAGES)):
+        file = io.BytesIO()
+        np.save(file, x)
+        plain.append(file.getvalue())
+    for save in (np.savez, np.savez_compressed):
+        file = io.BytesIO()
+        save(file, x=IMAGES[..., 0], y=np.arange(12), z=IMAGES / np.float32(255))
+        packed.append(file.getvalue())
+    return plain, packed
+
+
+def restored(path: Path) -> None:
+    """Reads a stack as the command that restores images does, and writes it as another."""
+    with stacks.Stack(path) as stack, stacks.Writer(stack, path.with_name("new")) as writer:
+        for array in stack.images:
+            for some in stack.read(array, 5):
+                writer.add(array, some)
+
+
 def targets(place: Path) -> dict[str, Target]:
     """Everything that reads a file, in folders of `place`."""
     found = {}
@@ -145,6 +197,17 @@ def targets(place: Path) -> dict[str, Target]:
         image = split / "train" / f"image.{suffix}"
         read = lambda split=split: data.load(f"folder:{split}")  # noqa: E731
         found[form] = Target(pictures(form), image, read)
+
+    # Read, and written again, as experiments.denoise does.
+    again = place / "again"
+    again.mkdir()
+    for form in images.FORMATS:
+        image = again / f"image.{form.lower()}"
+        write = lambda image=image: images.encode(images.read(image))  # noqa: E731
+        found[f"denoise {form}"] = Target(kept(form), image, write)
+    for suffix, files in zip(("npy", "npz"), stacked(), strict=True):
+        file = again / f"stack.{suffix}"
+        found[f"denoise {suffix}"] = Target(files, file, lambda file=file: restored(file))
 
     run = place / "run"
     run.mkdir()

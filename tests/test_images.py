@@ -1,0 +1,384 @@
+"""Image files and stacks: what they hold comes back, or they are refused."""
+
+import io
+import struct
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from jaxdae import images, stacks
+from jaxdae.errors import InputError
+from jaxdae.images import encode, read, read_uint8
+from jaxdae.stacks import Stack, Writer
+
+RGB = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+GRAY = RGB[..., 0]
+WIDE = np.random.default_rng(1).integers(0, 65536, (9, 7), np.uint16)
+ALPHA = RGB[..., 2]
+
+
+def saved(folder, name, pixels, **options):
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(folder / name, **options)
+    return folder / name
+
+
+def again(path):
+    """The file that is written with the pixels that were read."""
+    data = encode(read(path))
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        return image, data
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.webp", "a.ppm"])
+def test_colours_come_back(tmp_path, name):
+    options = {"lossless": True} if name == "a.webp" else {}
+    path = saved(tmp_path, name, RGB, **options)
+    picture = read(path)
+    np.testing.assert_array_equal(picture.pixels, RGB)
+    assert picture.alpha is None
+    image, _ = again(path)
+    assert image.format == picture.format and image.mode == "RGB"
+    np.testing.assert_array_equal(image, RGB)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.pgm", "a.gif"])
+def test_gray_comes_back(tmp_path, name):
+    path = saved(tmp_path, name, GRAY)
+    np.testing.assert_array_equal(read(path).pixels[..., 0], GRAY)
+    image, _ = again(path)
+    np.testing.assert_array_equal(image.convert("L"), GRAY)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
+def test_sixteen_bits_come_back(tmp_path, name):
+    path = saved(tmp_path, name, WIDE)
+    picture = read(path)
+    assert picture.pixels.dtype == np.uint16
+    np.testing.assert_array_equal(picture.pixels[..., 0], WIDE)
+    (tmp_path / "again").write_bytes(encode(picture))
+    np.testing.assert_array_equal(read(tmp_path / "again").pixels[..., 0], WIDE)
+    bits = tifffile.imread(tmp_path / "again") if name == "a.tif" else WIDE
+    np.testing.assert_array_equal(bits, WIDE)
+
+
+@pytest.mark.parametrize(
+    ("order", "photometric"), [("<", "minisblack"), (">", "minisblack"), ("<", "miniswhite")]
+)
+def test_sixteen_bits_of_other_tiffs_look_the_same(tmp_path, order, photometric):
+    path = tmp_path / "a.tif"
+    stored = 65535 - WIDE if photometric == "miniswhite" else WIDE
+    tifffile.imwrite(path, stored, byteorder=order, photometric=photometric)
+    np.testing.assert_array_equal(read(path).pixels[..., 0], WIDE)
+    rounded = np.rint(WIDE / 257).astype(np.uint8)
+    np.testing.assert_array_equal(read_uint8(path)[..., 0], rounded)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.webp"])
+@pytest.mark.parametrize("colour", [GRAY, RGB], ids=["gray", "rgb"])
+def test_alpha_stays_as_it_is(tmp_path, name, colour):
+    pixels = np.dstack([colour, ALPHA])
+    path = saved(
+        tmp_path, name, pixels, **({"lossless": True, "exact": True} if "w" in name else {})
+    )
+    picture = read(path)
+    np.testing.assert_array_equal(picture.alpha, ALPHA)
+    other = picture._replace(pixels=255 - picture.pixels)
+    with Image.open(io.BytesIO(encode(other))) as image:
+        np.testing.assert_array_equal(np.asarray(image)[..., -1], ALPHA)
+        np.testing.assert_array_equal(np.asarray(image)[..., 0], 255 - RGB[..., 0])
+
+
+def test_palettes_are_looked_up(tmp_path):
+    palette = Image.fromarray(RGB).quantize(16)
+    path = saved(tmp_path, "a.png", palette)
+    np.testing.assert_array_equal(read(path).pixels, palette.convert("RGB"))
+    path = saved(tmp_path, "clear.png", palette, transparency=3)
+    picture = read(path)
+    np.testing.assert_array_equal(picture.alpha, np.where(np.asarray(palette) == 3, 0, 255))
+    np.testing.assert_array_equal(picture.pixels, palette.convert("RGB"))
+    gray = Image.fromarray(GRAY // 64).convert("P")
+    gray.putpalette([v for level in (200, 10, 90, 30) for v in [level] * 3])
+    levels = np.array([200, 10, 90, 30])[GRAY // 64]
+    path = saved(tmp_path, "gray.png", gray)
+    np.testing.assert_array_equal(read(path).pixels[..., 0], levels)
+    picture = read(saved(tmp_path, "gray-clear.png", gray, transparency=0))
+    np.testing.assert_array_equal(picture.pixels[..., 0], levels)
+    np.testing.assert_array_equal(picture.alpha, np.where(levels == 200, 0, 255))
+
+
+@pytest.mark.parametrize("colour", [GRAY, RGB], ids=["gray", "rgb"])
+def test_a_colour_that_is_clear_becomes_alpha(tmp_path, colour):
+    key = int(GRAY[2, 3]) if colour.ndim == 2 else tuple(map(int, RGB[2, 3]))
+    picture = read(saved(tmp_path, "a.png", colour, transparency=key))
+    assert picture.alpha[2, 3] == 0 and picture.alpha.mean() > 200
+    np.testing.assert_array_equal(picture.pixels.squeeze(), colour)
+
+
+def test_one_bit_becomes_eight(tmp_path):
+    bits = Image.fromarray(GRAY > 99)
+    for name, options in (("a.png", {}), ("a.tif", {"compression": "group4"})):
+        path = saved(tmp_path, name, bits, **options)
+        np.testing.assert_array_equal(read(path).pixels[..., 0], np.where(GRAY > 99, 255, 0))
+        assert again(path)[0].mode == "L"
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tif"])
+@pytest.mark.parametrize("turned", [1, 3, 5, 6])
+def test_upright_and_never_turned_twice(tmp_path, name, turned):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = turned, "a maker"
+    smooth = np.add.outer(np.arange(32), 3 * np.arange(24)).astype(np.uint8)
+    path = saved(tmp_path, name, np.dstack([smooth] * 3), exif=exif, lossless=True)
+    turn = {1: lambda x: x, 3: lambda x: x[::-1, ::-1], 5: np.transpose, 6: lambda x: x.T[:, ::-1]}
+    upright = turn[turned](smooth).astype(int)
+    np.testing.assert_allclose(read(path).pixels[..., 0], upright, atol=3)
+    image, _ = again(path)
+    assert image.getexif().get(0x0112, 1) == 1
+    np.testing.assert_allclose(np.asarray(image, int)[..., 0], upright, atol=6)
+    if name != "a.tif":
+        assert image.getexif()[0x010F] == "a maker"
+
+
+def test_what_else_a_file_holds(tmp_path):
+    for name in ("a.png", "a.jpg", "a.tif", "a.webp"):
+        path = saved(tmp_path, name, RGB, icc_profile=b"a profile", dpi=(200, 100))
+        image, _ = again(path)
+        assert image.info["icc_profile"] == b"a profile"
+        if name != "a.webp":
+            assert image.info["dpi"] == pytest.approx((200, 100), abs=0.1)
+    path = saved(tmp_path, "b.tif", WIDE, compression="tiff_adobe_deflate")
+    assert again(path)[0].info["compression"] == "tiff_adobe_deflate"
+    path = saved(tmp_path, "c.tif", RGB, compression="jpeg")
+    assert again(path)[0].info["compression"] == "tiff_lzw"
+
+
+@pytest.mark.parametrize("quality", [30, 95])
+@pytest.mark.parametrize("colour", [GRAY, RGB], ids=["gray", "rgb"])
+def test_a_jpeg_is_compressed_as_it_was(tmp_path, quality, colour):
+    path = saved(tmp_path, "a.jpg", colour, quality=quality, subsampling="4:2:0", progressive=True)
+    with Image.open(path) as before:
+        after, data = again(path)
+        assert after.quantization == before.quantization and after.info["progressive"]
+        assert len(data) == pytest.approx(path.stat().st_size, rel=0.1)
+    # Coloured, a gray one is compressed with a table for colours.
+    picture = read(path)
+    coloured = encode(picture._replace(pixels=RGB))
+    with Image.open(io.BytesIO(coloured)) as image:
+        assert image.mode == "RGB" and len(image.quantization) == 2
+
+
+def chunk(kind, body):
+    size, check = struct.pack(">I", len(body)), struct.pack(">I", zlib.crc32(kind + body))
+    return size + kind + body + check
+
+
+def deep_png(channels):
+    kind = {2: 4, 3: 2, 4: 6}[channels]
+    rows = np.random.default_rng(0).integers(0, 65536, (4, 5 * channels)).astype(">u2")
+    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    header = struct.pack(">2I5B", 5, 4, 16, kind, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", body), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+def test_what_would_lose_depth_is_refused(tmp_path):
+    deep = np.random.default_rng(0).integers(0, 65536, (9, 7, 3), np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", deep, photometric="rgb")
+    tifffile.imwrite(tmp_path / "b.tif", np.dstack([deep, WIDE]), photometric="rgb")
+    planes = np.moveaxis(deep, 2, 0)
+    tifffile.imwrite(tmp_path / "c.tif", planes, photometric="rgb", planarconfig="separate")
+    (tmp_path / "a.ppm").write_bytes(b"P6 7 9 65535\n" + deep.astype(">u2").tobytes())
+    (tmp_path / "b.ppm").write_bytes(b"P6 7 9 1023\n" + (deep // 64).astype(">u2").tobytes())
+    words = " ".join(map(str, deep.ravel()))
+    (tmp_path / "c.ppm").write_text(f"P3 7 9 65535\n{words}\n")
+    for channels in (2, 3, 4):
+        (tmp_path / f"{channels}.png").write_bytes(deep_png(channels))
+    saved(tmp_path, "clear.png", WIDE, transparency=7)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 10
+    for file in files:
+        with pytest.raises(InputError, match="16 bits in colour or beside alpha") as raised:
+            read(file)
+        assert file.name in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_other_kinds_are_refused_by_name(tmp_path):
+    frames = [Image.fromarray(GRAY), Image.fromarray(255 - GRAY)]
+    for name in ("a.gif", "a.tif", "a.png", "a.webp"):
+        saved(tmp_path, name, frames[0], save_all=True, append_images=frames[1:])
+    saved(tmp_path, "cmyk.jpg", Image.fromarray(RGB).convert("CMYK"))
+    saved(tmp_path, "float.tif", GRAY / np.float32(255))
+    tifffile.imwrite(tmp_path / "signed.tif", WIDE.astype(np.int16))
+    said = {"a": "several frames", "cmyk": "CMYK colours", "float": "32-bit", "signed": "32-bit"}
+    for file in sorted(tmp_path.iterdir()):
+        with pytest.raises(InputError, match=said[file.stem]):
+            read(file)
+    assert len(list(tmp_path.iterdir())) == 7
+
+
+def test_what_a_format_cannot_hold_is_not_written(tmp_path):
+    gif = read(saved(tmp_path, "a.gif", GRAY))
+    pgm = read(saved(tmp_path, "a.pgm", WIDE))
+    bmp = read(saved(tmp_path, "a.bmp", RGB))
+    for picture, said in (
+        (gif._replace(pixels=RGB), "256 colours"),
+        (gif._replace(alpha=ALPHA), "no alpha"),
+        (pgm._replace(alpha=ALPHA), "no alpha"),
+        (bmp._replace(alpha=ALPHA), "no alpha"),
+        (pgm._replace(pixels=np.dstack([WIDE] * 3)), "16 bits in colour"),
+    ):
+        with pytest.raises(InputError, match=said):
+            encode(picture)
+
+
+def test_a_phones_jpeg_with_more_behind_it(tmp_path):
+    """Two pictures in one file (MPO): the first is what is seen."""
+    first, second = (Image.new("RGB", (9, 7), colour) for colour in ((200, 90, 30), (0, 0, 0)))
+    first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second], quality=95)
+    picture = read(tmp_path / "a.jpg")
+    assert picture.format == "JPEG"
+    np.testing.assert_allclose(picture.pixels.mean((0, 1)), (200, 90, 30), atol=3)
+    assert again(tmp_path / "a.jpg")[0].format == "JPEG"
+
+
+def test_only_so_many_pixels_are_read(tmp_path, monkeypatch):
+    path = saved(tmp_path, "a.png", GRAY)
+    monkeypatch.setattr(images, "MAX_PIXELS", 62)
+    with pytest.raises(InputError, match="7x9, and 62 pixels are the most"):
+        read(path)
+
+
+# Stacks
+
+
+def copied(path, new, change=lambda images: images):
+    with Stack(path) as stack, Writer(stack, new) as writer:
+        for array in stack.images:
+            for some in stack.read(array):
+                writer.add(array, change(some))
+
+
+@given(
+    st.sampled_from(["u1", "u2", ">u2", "f2", "f4", ">f8"]),
+    st.sampled_from([(5, 4, 3), (1, 4, 3, 1), (6, 2, 2, 3)]),
+    st.booleans(),
+    st.integers(1, 4),
+)
+def test_a_stack_comes_back_to_the_byte(tmp_path_factory, dtype, shape, fortran, step):
+    folder = tmp_path_factory.mktemp("stack")
+    x = np.random.default_rng(0).random(shape)
+    dtype = np.dtype(dtype)
+    x = (x * np.iinfo(dtype).max if dtype.kind == "u" else x).astype(dtype)
+    x = np.asfortranarray(x) if fortran else x
+    np.save(folder / "a.npy", x)
+    np.savez(folder / "a.npz", x=x, y=x[:1], label=np.arange(len(x)))
+    with Stack(folder / "a.npy") as stack:
+        seen = list(stack.read(stack.images[0], step))
+    assert [len(some) for some in seen[:-1]] == [step] * (len(seen) - 1)
+    np.testing.assert_array_equal(np.concatenate(seen).reshape(shape), x)
+    for name in ("a.npy", "a.npz"):
+        copied(folder / name, folder / f"new-{name}")
+    again = np.load(folder / "new-a.npy")
+    assert again.dtype == dtype
+    np.testing.assert_array_equal(again, x)
+    with np.load(folder / "new-a.npz") as file:
+        assert set(file.files) == {"x", "y", "label"} and file["x"].dtype == dtype
+        np.testing.assert_array_equal(file["x"], x)
+        np.testing.assert_array_equal(file["label"], np.arange(len(x)))
+
+
+def test_what_is_no_image_is_copied_unread(tmp_path):
+    """Labels, names, and even objects, which are not unpickled; the same bytes every time."""
+    objects = np.array([{}, None], object)
+    x = np.zeros((300, 2, 2), np.uint8)
+    np.savez_compressed(tmp_path / "a.npz", names=np.array(["ä", "b"]), x=x, objects=objects)
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+        archive.writestr("README", "of the data")
+    for new in ("b.npz", "c.npz"):
+        copied(tmp_path / "a.npz", tmp_path / new, lambda images: images + 1)
+    assert (tmp_path / "b.npz").read_bytes() == (tmp_path / "c.npz").read_bytes()
+    with zipfile.ZipFile(tmp_path / "b.npz") as new, zipfile.ZipFile(tmp_path / "a.npz") as old:
+        for name in ("names.npy", "objects.npy", "README"):
+            assert new.read(name) == old.read(name)
+        assert new.getinfo("x.npy").compress_type == zipfile.ZIP_DEFLATED
+    assert (np.load(tmp_path / "b.npz")["x"] == 1).all()
+
+
+def test_colours_change_the_shape(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((3, 4, 5), np.uint8))
+    copied(tmp_path / "a.npy", tmp_path / "b.npy", lambda images: images.repeat(3, 3))
+    assert np.load(tmp_path / "b.npy").shape == (3, 4, 5, 3)
+
+
+def refused(path, *said):
+    def read_all():
+        with Stack(path) as stack:
+            return [some for array in stack.images for some in stack.read(array)]
+
+    with pytest.raises(InputError) as raised:
+        read_all()
+    for part in (path.name, *said):
+        assert part in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("x", "said"),
+    [
+        (np.zeros((4, 4)), "holds no images"),
+        (np.zeros((2, 4, 4), np.int64), "uint8, uint16 or floating point"),
+        (np.zeros((2, 4, 4), bool), "uint8, uint16 or floating point"),
+        (np.zeros((2, 4, 4), [("a", "u1")]), "uint8, uint16 or floating point"),
+        (np.zeros((2, 0, 4)), "holds no pixels"),
+        (np.zeros((2, 3, 9, 9)), "channels come last"),
+        (np.full((2, 4, 4), 1.5), "in [1.5, 1.5]"),
+        (np.full((2, 4, 4), np.nan), "in [nan, nan]"),
+        (np.array([[[None]]]), "uint8, uint16 or floating point"),
+        (np.array("a"), "holds no images"),
+    ],
+)
+def test_other_arrays_are_refused(tmp_path, x, said):
+    np.save(tmp_path / "a.npy", x)
+    refused(tmp_path / "a.npy", said)
+    np.savez(tmp_path / "a.npz", key=x)
+    refused(tmp_path / "a.npz", said, "key")
+
+
+def test_damaged_stacks_are_refused(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((9, 4, 4), np.uint8))
+    whole = (tmp_path / "a.npy").read_bytes()
+    for broken in (b"", b"no array", whole[:-1], whole + b"!", whole[:50]):
+        (tmp_path / "a.npy").write_bytes(broken)
+        refused(tmp_path / "a.npy", "write it again")
+    np.savez(tmp_path / "a.npz", x=np.zeros((9, 4, 4), np.uint8))
+    whole = bytearray((tmp_path / "a.npz").read_bytes())
+    at = whole.index(b"NUMPY") + 150  # a pixel, which only the checksum knows
+    whole[at] ^= 1
+    (tmp_path / "a.npz").write_bytes(whole)
+    refused(tmp_path / "a.npz", "CRC-32")
+    np.savez(tmp_path / "b.npz")
+    refused(tmp_path / "b.npz", "nothing")
+    refused(tmp_path / "absent.npy", "no regular file")
+
+
+def test_large_promises_are_not_believed(tmp_path, monkeypatch):
+    header = io.BytesIO()
+    shape = {"descr": "|u1", "fortran_order": False, "shape": (1 << 40, 28, 28)}
+    np.lib.format.write_array_header_1_0(header, shape)
+    (tmp_path / "a.npy").write_bytes(header.getvalue() + bytes(100))
+    refused(tmp_path / "a.npy", "but holds 100 bytes")
+    np.save(tmp_path / "b.npy", np.zeros((2, 4, 4), np.uint8))
+    monkeypatch.setattr(stacks, "MAX_PIXELS", 3)
+    refused(tmp_path / "b.npy", "12 values an image")
+    monkeypatch.undo()
+    np.save(tmp_path / "c.npy", np.asfortranarray(np.zeros((2, 4, 4), np.uint8)))
+    monkeypatch.setattr(stacks, "MAX_BYTES", 31)
+    refused(tmp_path / "c.npy", "ascontiguousarray")
