@@ -105,7 +105,13 @@ def to_stablehlo(
     call = jax.jit(function(model, params, part))
     (batch,) = export.symbolic_shape("batch")
     argument = jax.ShapeDtypeStruct((batch, *input_shape(model, params, part)), jnp.float32)
-    return bytes(export.export(call, platforms=platforms)(argument).serialize())
+    option = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, option)
+    try:
+        jax.config.update(option, 0)  # a file says nothing of where it was made
+        return bytes(export.export(call, platforms=platforms)(argument).serialize())
+    finally:
+        jax.config.update(option, before)
 
 
 def to_safetensors(params: Any, card: Mapping[str, Any]) -> bytes:
