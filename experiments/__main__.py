@@ -14,6 +14,7 @@ COMMANDS = {
     "denoise": "restore images of your own: files, folders and stacks",
     "patches": "cut photographs into patches, as a data set to train on",
     "colorize": "how well a run of the colorize recipe colours its test images",
+    "export": "write a trained network for other programs: StableHLO, ONNX, safetensors",
     "classifier": "train a classifier that tells whether a digit is still the same",
 }
 

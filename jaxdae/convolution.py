@@ -306,17 +306,17 @@ def _conv_matmul(x: Array, kernel: Array, *, stride: int, padding: Padding) -> A
 def _conv_transpose_matmul(x: Array, kernel: Array, *, stride: int) -> Array:
     image = (x.shape[1] * stride, x.shape[2] * stride)
     if stride == 1 and kernel.shape[2] <= kernel.shape[3]:
-        return _conv_matmul(x, kernel, stride=1, padding=_transpose_padding(kernel, 1))
+        return _conv_matmul(x, kernel, stride=1, padding=transpose_padding(kernel, 1))
     # lax pads the dilated input by `low` in front; scattered, that crops k - 1 - low pixels.
     crops = tuple(
         (k - 1 - low, k - 1 - high)
-        for k, (low, high) in zip(kernel.shape[:2], _transpose_padding(kernel, stride), strict=True)
+        for k, (low, high) in zip(kernel.shape[:2], transpose_padding(kernel, stride), strict=True)
     )
     geometry = Geometry(image, kernel.shape[:2], stride, crops)
     return _matmul_fold(x, kernel[::-1, ::-1], geometry)
 
 
-def _transpose_padding(kernel: Array, stride: int) -> list[tuple[int, int]]:
+def transpose_padding(kernel: Any, stride: int) -> list[tuple[int, int]]:
     """What `lax.conv_transpose` calls "SAME": (low, high) padding of the dilated input."""
     totals = [k + stride - 2 for k in kernel.shape[:2]]
     lows = [

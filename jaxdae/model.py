@@ -98,7 +98,9 @@ class ConvTranspose(Conv):
         The layer is applied to the rows of the dense kernel and to its bias, `inputs + 1` images
         however large the batch; the result is the kernel and the bias of the joint map.
         """
-        if len(latent) <= 2 * (dense.inputs + 1):  # what little it saves, the odd size costs
+        batch, small = latent.shape[0], 2 * (dense.inputs + 1)
+        # What little it saves of a small one, the odd size costs; a symbolic one has any size.
+        if not isinstance(batch, int) or batch <= small:
             return self(dense(latent).reshape(-1, *shape))
         latent = self.cast(latent)
         rows = jnp.concatenate([dense.kernel, dense.bias[None]]).astype(latent.dtype)
@@ -139,14 +141,10 @@ class Denoiser(nn.Module):
                 f"images of shape {images.shape} do not fit this model, which takes (batch, "
                 f"{', '.join(map(str, shape))}): build one with image_shape={images.shape[1:]}"
             )
-        edges = [_split(total - size) for total, size in zip(self.padded, shape, strict=False)]
-        return jnp.pad(images, ((0, 0), *edges, (0, 0)))
+        return jnp.pad(images, ((0, 0), *self.edges, (0, 0)))
 
     def _crop(self, images: Images) -> Images:
-        top, left = (
-            _split(total - size)[0]
-            for total, size in zip(self.padded, self.image_shape, strict=False)
-        )
+        (top, _), (left, _) = self.edges
         height, width, _ = self.image_shape
         images = images[:, top : top + height, left : left + width]
         return images.astype(jnp.promote_types(images.dtype, jnp.float32))
@@ -155,6 +153,12 @@ class Denoiser(nn.Module):
     def padded(self) -> tuple[int, int]:
         """The height and width that the layers see."""
         return self.image_shape[:2]
+
+    @property
+    def edges(self) -> list[tuple[int, int]]:
+        """The zeros before and after that make an image's height and width those."""
+        spare = [total - size for total, size in zip(self.padded, self.image_shape, strict=False)]
+        return [(total // 2, total - total // 2) for total in spare]
 
     @property
     def _outputs(self) -> int:
@@ -180,7 +184,7 @@ class Autoencoder(Denoiser):
         return nn.sigmoid(self._crop(self._decode(latent)))
 
     def _decode(self, latent: Latent) -> Images:
-        return self.decoder(latent).reshape(len(latent), *self.padded, self._outputs)
+        return self.decoder(latent).reshape(latent.shape[0], *self.padded, self._outputs)
 
 
 class StridedEncoder(nn.Module):
@@ -199,7 +203,7 @@ class StridedEncoder(nn.Module):
             name = f"conv_{i}"
             x = Conv(inputs, outputs, self.dtype, self.kernel_size, stride=2, name=name)(x)
             x, inputs = relu(x), outputs
-        x = x.reshape(len(x), prod(x.shape[1:]))
+        x = x.reshape(x.shape[0], prod(x.shape[1:]))
         return Dense(x.shape[1], self.latent_dim, self.dtype, name="latent")(x)
 
 
@@ -331,7 +335,7 @@ class DenseStack(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch *inputs"]) -> Float[Array, "batch outputs"]:
-        x = x.reshape(len(x), self.widths[0])
+        x = x.reshape(x.shape[0], self.widths[0])
         for i, (inputs, outputs) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
             x = nn.relu(x) if i else x
             x = Dense(inputs, outputs, self.dtype, name=f"dense_{i}")(x)
@@ -411,7 +415,7 @@ class UNet(Denoiser):
         """What the whole of a small image says about each of its pixels."""
         channels, thin, one = x.shape[-1], self.bridge_channels, (1, 1)
         narrow = relu(Conv(channels, thin, self.dtype, one, name="bridge_in")(x))
-        flat = narrow.reshape(len(x), prod(narrow.shape[1:]))
+        flat = narrow.reshape(x.shape[0], prod(narrow.shape[1:]))
         hidden = nn.relu(Dense(flat.shape[1], self.bridge, self.dtype, name="bridge_hidden")(flat))
         wide = Dense(self.bridge, flat.shape[1], self.dtype, name="bridge_wide")(hidden)
         return Conv(thin, channels, self.dtype, one, name="bridge_out")(wide.reshape(narrow.shape))
@@ -470,11 +474,6 @@ def upsample(x: Images) -> Images:
         return x.reshape(first, 2 * height, 2 * width, last)
 
     return across(repeat, x)
-
-
-def _split(total: int) -> tuple[int, int]:
-    """Half before, the rest after."""
-    return total // 2, total - total // 2
 
 
 ARCHITECTURES: dict[str, type[Denoiser]] = {

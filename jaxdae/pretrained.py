@@ -62,27 +62,40 @@ def load(name: str, folder: Path = FOLDER) -> tuple[nn.Module, Any]:
     try:
         with np.load(folder / f"{name}.npz", allow_pickle=False) as file:
             params = unflatten_dict({path: file[path] for path in file.files}, sep="/")
-        if tree_sha256(params) != described["params_sha256"]:
-            raise ValueError("the SHA-256 of its parameters is not the one in its card")
-        fields = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in described["fields"].items()
-        }
-        return MODELS[described["architecture"]](**fields), params
+        return build(described, params), params
     except Exception as error:  # a damaged zip raises all sorts
         raise InputError(f"{folder / name}.npz is damaged ({error}): {_mend(folder)}") from None
+
+
+def build(described: Mapping[str, Any], params: Any) -> nn.Module:
+    """The network that a card describes.
+
+    Raises:
+      ValueError: the parameters are others than the card's.
+      KeyError, TypeError: the card does not say what was built.
+    """
+    if tree_sha256(params) != described["params_sha256"]:
+        raise ValueError("the SHA-256 of its parameters is not the one in its card")
+    fields = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in described["fields"].items()
+    }
+    return MODELS[described["architecture"]](**fields)
 
 
 def _mend(folder: Path) -> str:
     return "install jaxdae again" if folder == FOLDER else "restore it from a copy"
 
 
-def save(
-    name: str, model: nn.Module, params: Any, about: Mapping[str, Any], folder: Path = FOLDER
-) -> None:
-    """Writes the two files of a network; `about` is what its card says beside the model itself.
+def flat(params: Any) -> dict[str, Any]:
+    """A numpy array for each path in the tree, such as encoder/conv_0/kernel."""
+    return {path: np.asarray(leaf) for path, leaf in flatten_dict(params, sep="/").items()}
 
-    A network is saved without the type that it computes in: loaded, it computes in float32.
+
+def describe(name: str, model: nn.Module, params: Any, about: Mapping[str, Any]) -> dict[str, Any]:
+    """The model card of a network: `about`, and what `build` needs.
+
+    A network is described without the type that it computes in: built, it computes in float32.
     """
     kinds = {kind: key for key, kind in MODELS.items()}
     fields = {
@@ -90,18 +103,24 @@ def save(
         for key, field in type(model).__dataclass_fields__.items()
         if key not in ("parent", "name", "dtype") and getattr(model, key) != field.default
     }
-    params = {path: np.asarray(leaf) for path, leaf in flatten_dict(params, sep="/").items()}
-    written = {
+    arrays = flat(params)
+    return {
         "name": name,
         **about,
         "architecture": kinds[type(model)],
         "fields": fields,
-        "parameters": sum(leaf.size for leaf in params.values()),
-        "params_sha256": tree_sha256(unflatten_dict(params, sep="/")),
+        "parameters": sum(leaf.size for leaf in arrays.values()),
+        "params_sha256": tree_sha256(unflatten_dict(arrays, sep="/")),
     }
-    text = json.dumps(written, indent=2, allow_nan=False) + "\n"
+
+
+def save(
+    name: str, model: nn.Module, params: Any, about: Mapping[str, Any], folder: Path = FOLDER
+) -> None:
+    """Writes the two files of a network; `about` is what its card says beside the model itself."""
+    text = json.dumps(describe(name, model, params, about), indent=2, allow_nan=False) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / f".{name}.npz", "wb") as file:
-        np.savez_compressed(file, **params)
+        np.savez_compressed(file, **flat(params))
     os.replace(folder / f".{name}.npz", folder / f"{name}.npz")
     (folder / f"{name}.json").write_text(text)
