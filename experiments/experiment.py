@@ -30,9 +30,9 @@ from jaxdae.checkpoint import Checkpoints
 from jaxdae.corruption import Corruption
 from jaxdae.digest import tree_sha256
 from jaxdae.errors import DivergenceError, InputError
-from jaxdae.evaluation import Evaluator, encode, reconstruct
+from jaxdae.evaluation import Evaluator
 from jaxdae.losses import LOSSES
-from jaxdae.model import Autoencoder, Denoiser, build, parameter_count
+from jaxdae.model import Denoiser, build, parameter_count
 from jaxdae.optimizers import make_optimizer, make_schedule
 from jaxdae.recipes import Config
 from jaxdae.training import AXIS, TrainState
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from .run import Arguments
 
 NOISE_LEVELS = ("gaussian", "speckle")  # corruptions that have a sigma
-LATENT_POINTS = 2000
 # What a checkpoint must agree with to go on from it, as it is called when it does not.
 IDENTITY = {"config": "configuration", "data_sha256": "data set", "teacher_sha256": "teacher"}
 Results = dict[str, dict[str, Any]]  # the metrics at each noise level
@@ -264,10 +263,7 @@ class Experiment:
         if meta is None:
             return state
         self.csv = meta["history"]
-        self.history = [
-            {name: int(x) if name in ("epoch", "step") else float(x) for name, x in row.items()}
-            for row in csv.DictReader(self.csv.splitlines())
-        ]
+        self.history = history_of(self.csv)
         self.part = Part(**meta["part"])
         self.compile_seconds = meta["compile_seconds"]
         steps = f" and {len(self.part.losses)} steps" if self.part.losses else ""
@@ -444,8 +440,6 @@ class Experiment:
         """The closing evaluation, the figures, and last of all the summary."""
         config = self.config
         test = self.closing_table(params)
-        if self.arguments.figures:
-            draw(self, params, test, out / "figures")
         last = self.history[-1]
         images = len(self.history) * self.steps_per_epoch * config.batch_size
         device = self.devices[0]
@@ -476,6 +470,10 @@ class Experiment:
         }
         for row in test.values():  # an image restored exactly has an infinite PSNR; JSON has none
             row.update({name: None for name, value in row.items() if not np.isfinite(value)})
+        if self.arguments.figures:
+            from . import report
+
+            report.finish(self, params, summary, out)
         began = f", begun after {self.start_seconds:.1f} s" if self.start_seconds else ""
         about = {
             "about": f"Removes {self.corruption} from images of {config.dataset}.",
@@ -515,46 +513,6 @@ class Experiment:
             table.add_row(label, *(style.format(row[name]) for name, style in styles.items()))
         self.console.print(table)
         return rows
-
-
-def draw(experiment: Experiment, params: Any, test: Results, folder: Path) -> None:
-    """Draws the figures of a run."""
-    from jaxdae import figures
-
-    folder.mkdir(exist_ok=True)
-    config, dataset = experiment.config, experiment.dataset
-    images = dataset.test.images
-    noise, tested = str(experiment.corruption), experiment.tested
-    given = "noisy" if config.corruption in (*NOISE_LEVELS, "poisson") else "input"
-    shown = reconstruct(experiment.model, params, experiment.corruption, images[:27])
-    rows = [
-        dict(zip(("original", given, "output"), part, strict=True))
-        for part in zip(
-            *(np.array_split(each, max(1, len(each) // 9)) for each in shown), strict=True
-        )
-    ]
-    figures.image_rows(folder / "digits.png", rows, f"{tested} images, {noise}")
-    ten = (each[:10] for each in shown)
-    title = f"The first ten {tested.lower()} images, {noise}"
-    row = dict(zip(("original", given, "denoised"), ten, strict=True))
-    figures.image_rows(folder / "first_ten.png", [row], title)
-    loss = {"mse": "mean squared error", "bce": "binary cross-entropy (nats)"}[config.loss]
-    figures.learning_curves(folder / "curves.png", experiment.history, loss, config.clean_epochs)
-    if experiment.by_sigma is not None:
-        points = {float(sigma): row["mse"] for sigma, row in test.items()}
-        figures.error_against_sigma(
-            folder / "error_against_sigma.png", {config.recipe: points}, config.sigma
-        )
-    if not isinstance(experiment.model, Autoencoder):
-        return  # there is no latent to draw
-    labels = dataset.test.labels
-    latent = encode(experiment.model, params, experiment.corruption, images[:LATENT_POINTS])
-    figures.latent_space(
-        folder / "latent_space.png",
-        latent,
-        None if labels is None else labels[:LATENT_POINTS],
-        f"Latent vectors of {tested.lower()} images, {noise}",
-    )
 
 
 def make_corruption(config: Config, sigma: Any = None) -> Corruption:
@@ -730,6 +688,14 @@ def write_text(path: Path, text: str) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def history_of(text: str) -> list[dict[str, float]]:
+    """The rows of metrics.csv, from its text."""
+    return [
+        {name: int(x) if name in ("epoch", "step") else float(x) for name, x in row.items()}
+        for row in csv.DictReader(text.splitlines())
+    ]
 
 
 def _csv(row: dict[str, float], header: bool) -> str:

@@ -8,10 +8,11 @@ OUT holds, after a run: config.json (what was run), metrics.csv (a row for each 
 summary.json (the result), model.npz and model.json (the network), checkpoints/ and figures/.
 """
 
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import tyro
@@ -104,6 +105,23 @@ def parse(argv: Sequence[str], *, strict: bool = True) -> Arguments:
     saved = read_config(arguments.resume)
     devices = arguments.config.devices or saved.devices
     return replace(arguments, config=replace(saved, devices=devices))
+
+
+def typed(config: Config) -> str:
+    """The command that a run of this configuration is started with."""
+    default, _ = RECIPES.get(config.recipe, RECIPES["default"])
+    words = ["--recipe", config.recipe]
+    for part in fields(Config):
+        value = getattr(config, part.name)
+        if part.name in ("recipe", "devices") or value == getattr(default, part.name):
+            continue
+        flag = part.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--{flag}", *map(str, values)]
+    return f"{program('run')} {shlex.join(words)}"
 
 
 def check_meant(configs: Sequence[Config], argv: Sequence[str]) -> None:
