@@ -147,7 +147,7 @@ def run(arguments: Arguments) -> None:
     if arguments.embedding != "pca":
         check_embedding(arguments.embedding)
     for folder in arguments.folders:
-        material = read(folder)
+        material = measured(read(folder))
         write(material, latent_vectors(material), folder, arguments.embedding)
         print(f"{folder / FILE}: written")
 
@@ -164,26 +164,26 @@ def check_embedding(name: str) -> None:
 
 
 def read(folder: Path) -> Material:
-    """What there is of a finished run.
+    """What there is of a finished run, without the error of each image.
 
     Raises:
       InputError: there is none, or what there is of it is damaged.
     """
-    from jaxdae.evaluation import Evaluator
-
     from .runs import load_run, read_history, read_summary
 
     loaded = load_run(folder)
-    history, summary = read_history(folder), read_summary(folder)
-    material = Material(loaded, history, summary, np.empty(0))
+    return Material(loaded, read_history(folder), read_summary(folder), np.empty(0))
+
+
+def measured(material: Material) -> Material:
+    """With the error of each image."""
+    from jaxdae.evaluation import Evaluator
+
+    run = material.run
     ranged = material.by_sigma and material.strength is None
-    evaluator = Evaluator(
-        loaded.model,
-        (lambda _: loaded.corruption) if ranged else material.at,
-        loaded.dataset.test.images,
-        devices=None,
-    )
-    errors = evaluator.per_image(loaded.params, material.strength or 0.0)["mse"]
+    at = (lambda _: run.corruption) if ranged else material.at
+    evaluator = Evaluator(run.model, at, run.dataset.test.images)
+    errors = evaluator.per_image(run.params, material.strength or 0.0)["mse"]
     return material._replace(errors=errors)
 
 
@@ -386,7 +386,8 @@ def about(material: Material) -> str:
     return (
         f"{config.recipe}: {config.architecture}, {summary['parameters']:,} parameters; "
         f"{material.run.corruption}; {len(material.run.dataset.train):,} images of "
-        f"{config.dataset}, {config.epochs + config.clean_epochs} epochs, seed {config.seed}"
+        f"{config.dataset}, {summary['epochs']} epoch{'s' * (summary['epochs'] != 1)}, seed "
+        f"{config.seed}"
     )
 
 
@@ -435,21 +436,25 @@ def table(material: Material) -> dict[str, Any]:
         ],
         "read": "recovery" in names,
         "own": str(material.strength),
+        "keys": False,  # no colour of its own for each row
     }
+
+
+def spread(values: Sequence[Any] | np.ndarray, most: int) -> np.ndarray:
+    """Of a row of values so many at the most, evenly from all."""
+    count = min(most, len(values))
+    return np.asarray(values)[np.linspace(0, len(values) - 1, count).round().astype(int)]
 
 
 def samples(material: Material, restore: Restore) -> list[list[Picture]]:
     """Rows of test images: clean, then given and restored at each noise level."""
     from jaxdae import figures
 
-    count = len(material.run.dataset.test)
-    chosen = np.unique(np.linspace(0, count - 1, min(SAMPLES, count)).round().astype(int))
-    levels: list[float | None] = [None]
+    chosen = spread(np.arange(len(material.run.dataset.test)), SAMPLES)
     test = material.summary["test"]
+    levels: list[float | None] = [None]
     if material.by_sigma:
-        sigmas = [float(sigma) for sigma in test]
-        kept = np.linspace(0, len(sigmas) - 1, min(LEVELS, len(sigmas))).round().astype(int)
-        levels = [sigmas[i] for i in np.unique(kept)]
+        levels = spread([float(sigma) for sigma in test], LEVELS).tolist()
     groups: list[list[Picture]] = []
     for level in levels:
         clean, given, restored = restore(chosen, level)
@@ -494,6 +499,8 @@ def curves(material: Material) -> list[tuple[str, str]]:
         config.clean_epochs,
     )
     drawn = [("Loss", loss)]
+    if len(history) == 1:
+        return drawn
     for title, name, unit in (
         ("Signal to noise", "test_psnr", "psnr, dB"),
         ("Structural similarity", "test_ssim", "ssim"),
@@ -553,7 +560,7 @@ def ranked(material: Material, restore: Restore) -> list[tuple[str, list[Picture
         pictures = []
         for i, parts in zip(chosen, zip(*restore(chosen), strict=True), strict=True):
             error = f"{material.errors[i]:.4f}"
-            label = "" if labels is None else f" · label {labels[i]}"
+            label = "" if labels is None else f", label {labels[i]}"
             alt = f"Image {i}{label}: clean, {material.given}, restored with an error of {error}"
             png = figures.strip([part[None] for part in parts])
             pictures.append(Picture(png, alt, error, f"#{i}{label}"))
@@ -735,7 +742,7 @@ def timings(material: Material) -> list[tuple[str, str]]:
         *rows,
         ("images a second", f"{summary['images_per_second']:,.0f}"),
         ("steps", f"{material.history[-1]['step']:,}"),
-        ("devices", f"{device['count']} × {device['kind']} ({device['platform']})"),
+        ("devices", f"{device['count']} × {device['kind']}"),
     ]
 
 

@@ -64,7 +64,7 @@ def inline(label: str, draw: Callable[..., None], *args: Any, **options: Any) ->
     view = re.search(r'viewBox="([^"]*)"', svg)
     svg = svg[svg.index(">", svg.index("<svg")) + 1 :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"(-?\d+\.\d\d)\d+", r"\1", svg)
+    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), svg)
     svg = re.sub(r" font-family: [^;\"]*;", "", svg)
     svg = re.sub(r'(<use xlink:href="#(\w+)" [^>]*?(style="[^"]*")/>\s*){50,}', _dots, svg)
     svg = svg.replace("#000000", "currentColor")
@@ -187,7 +187,7 @@ def filters(
         tiles = np.concatenate([ends[(signed > 0).astype(int)], np.abs(signed)[..., None]], -1)
     scale = max(1, side // max(height, width))
     columns = min(columns, count)
-    gap = max(4, scale * max(height, width) // 8)
+    gap = max(4, scale * max(height, width) // 4)
     across, down = width * scale + gap, height * scale + gap
     canvas = np.zeros((-(-count // columns) * down - gap, columns * across - gap, 4), np.uint8)
     for i, tile in enumerate(tiles):
@@ -252,6 +252,8 @@ def learning_curves(
             border + 0.5, axes.get_ylim()[1], " with noise from here", va="top", fontsize="small"
         )
     axes.set(xlabel="epoch", ylabel=loss, title="Learning curves", yscale="log")
+    if len(epochs) == 1:
+        axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     _plain(axes)
     _save(figure, axes, path)
@@ -328,7 +330,8 @@ def overlaid(
       lines: label to the values along x and along y.
       log: a logarithmic scale along y.
     """
-    figure, axes = _single()
+    many = len(lines) > 6  # their legend has no room among them
+    figure, axes = _single(6 + 2 * many, max(3.8, 0.8 + 0.18 * len(lines)))
     for i, (label, (x, y)) in enumerate(lines.items()):
         axes.plot(
             x,
@@ -339,7 +342,9 @@ def overlaid(
             ms=3,
             label=label,
         )
-    if len(lines) > 1:
+    if many:
+        figure.legend(loc="outside right upper", frameon=False, fontsize="small", handlelength=3)
+    elif len(lines) > 1:
         axes.legend(frameon=False, fontsize="small")
     axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
     if all(float(value).is_integer() for x, _ in lines.values() for value in x):
