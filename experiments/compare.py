@@ -148,7 +148,7 @@ def results(runs: dict[str, Material]) -> dict[str, Any]:
             cells.append(report.shown("mse", row["mse"]) if row else "–")
         rows.append((name, cells))
     heads += [f"mse at {sigma:g}" for sigma in levels]
-    return {"heads": heads, "rows": rows, "own": None, "keys": True}
+    return {"heads": heads, "rows": rows, "own": None, "colored": True}
 
 
 def show(table: dict[str, Any]) -> None:
@@ -184,7 +184,9 @@ def curves(runs: dict[str, Material]) -> list[tuple[str, str]]:
     """The learning curves over each other: what each is of, and its SVG."""
     from jaxdae import figures
 
-    drawn = []
+    drawn: list[tuple[str, str]] = []
+    if all(len(material.history) == 1 for material in runs.values()):
+        return drawn
     for title, x, y, xlabel, ylabel in (
         ("Error", "epoch", "test_mse", "epoch", "mean squared error"),
         ("Error against time", "train_seconds", "test_mse", "training, s", "mean squared error"),

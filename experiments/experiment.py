@@ -38,7 +38,7 @@ from jaxdae.recipes import Config
 from jaxdae.training import AXIS, TrainState
 from jaxdae.training import Progress as TrainingProgress
 
-from . import cli, cluster, program
+from . import cli, cluster, program, report, trackers
 from .guard import Guard, locked
 from .models import NAME
 
@@ -114,6 +114,8 @@ class Experiment:
         _check(config)
         if arguments.keep < 1:
             raise InputError(f"keep={arguments.keep} checkpoints must be at least 1")
+        if self.leads:
+            trackers.check(arguments.tensorboard, arguments.wandb)
         self.corruption = make_corruption(config)
         self.devices = jax.devices()[: config.devices]
         self.config = config = replace(config, devices=config.devices or len(self.devices))
@@ -183,6 +185,7 @@ class Experiment:
             Guard(self.last_words) as self.guard,
             cluster.together(self.last_words),
             self.opened(out) as self.checkpoints,
+            self.followed(out) as self.trackers,
         ):
             state = training.create_state(
                 self.model,
@@ -193,6 +196,7 @@ class Experiment:
             self.count = parameter_count(state.params)
             self.console.print(self.headline(out))
             state = self.take_up(state)
+            self.trackers.begin(config, self.history)
             try:
                 for stage in self.stages:
                     state = self.train(state, stage)
@@ -214,6 +218,12 @@ class Experiment:
         if not self.leads:
             return nullcontext()
         return Checkpoints(out / "checkpoints", keep=self.arguments.keep)
+
+    def followed(self, out: Path) -> trackers.Trackers:
+        flags = self.arguments
+        return trackers.Trackers(
+            flags.tensorboard, flags.wandb, out if self.leads else None, self.console
+        )
 
     def settle(self) -> str | None:
         """Waits for the last save, and returns why it failed, if it did."""
@@ -375,6 +385,7 @@ class Experiment:
         self.history, self.part = [*self.history, row], Part()
         # Losses compare within a stage: the best is sought in the last.
         self.save(state, row["test_loss"] if stage is self.stages[-1] else float("inf"))
+        self.trackers.epoch(row)
         self.report(row, stage.epochs.stop)
 
     def save(self, state: TrainState, loss: float = float("inf")) -> None:
@@ -470,10 +481,7 @@ class Experiment:
         }
         for row in test.values():  # an image restored exactly has an infinite PSNR; JSON has none
             row.update({name: None for name, value in row.items() if not np.isfinite(value)})
-        if self.arguments.figures:
-            from . import report
-
-            report.finish(self, params, summary, out)
+        report.finish(self, params, summary, out)
         began = f", begun after {self.start_seconds:.1f} s" if self.start_seconds else ""
         about = {
             "about": f"Removes {self.corruption} from images of {config.dataset}.",

@@ -8,7 +8,7 @@ another view of the latent space.
 """
 
 import base64
-import struct
+import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import tyro
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from jaxdae.errors import InputError
 from jaxdae.recipes import RECIPES, Config
@@ -188,20 +188,23 @@ def measured(material: Material) -> Material:
 
 
 def finish(experiment: "Experiment", params: Any, summary: Mapping[str, Any], out: Path) -> None:
-    """Draws the figures of a run that has come to its end, and writes its page."""
+    """Draws the figures of a run that has come to its end and writes its page, if they are wanted,
+    and shows its samples to what follows it.
+    """
     from .runs import Run
 
-    test = experiment.stages[-1].test  # compiled already: an evaluator, or one at a strength
-    evaluator: Any = test.func if isinstance(test, partial) else test
-    options = test.keywords if isinstance(test, partial) else {}
-    errors = evaluator.per_image(params, **options)["mse"]
-    whole = Run(
-        experiment.config, experiment.dataset, experiment.corruption, experiment.model, params
-    )
-    material = Material(whole, experiment.history, summary, errors)
-    latent = latent_vectors(material)
-    draw(material, latent, out / "figures")
-    write(material, latent, out)
+    parts = (experiment.config, experiment.dataset, experiment.corruption, experiment.model)
+    material = Material(Run(*parts, params), experiment.history, summary, np.empty(0))
+    if experiment.arguments.figures:
+        test = experiment.stages[-1].test  # compiled already: an evaluator, or one at a strength
+        evaluator: Any = test.func if isinstance(test, partial) else test
+        options = test.keywords if isinstance(test, partial) else {}
+        material = material._replace(errors=evaluator.per_image(params, **options)["mse"])
+        latent = latent_vectors(material)
+        draw(material, latent, out / "figures")
+        write(material, latent, out)
+    step = int(experiment.history[-1]["step"])
+    experiment.trackers.finish(step, partial(sample_grid, material))
 
 
 def latent_vectors(material: Material) -> Float[np.ndarray, "n latent"] | None:
@@ -333,12 +336,12 @@ class Picture(NamedTuple):
     """An image of a page.
 
     Fields:
-      png: the file.
+      file: PNG or WebP.
       alt: what it shows, for whoever does not see it.
       label, note: what stands beside it.
     """
 
-    png: bytes
+    file: bytes
     alt: str
     label: str = ""
     note: str = ""
@@ -346,13 +349,15 @@ class Picture(NamedTuple):
     @property
     def src(self) -> str:
         """The file as an address that holds it."""
-        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+        kind = "png" if self.file.startswith(b"\x89PNG") else "webp"
+        return f"data:image/{kind};base64,{base64.b64encode(self.file).decode()}"
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height), as the file's head has it."""
-        width, height = struct.unpack(">II", self.png[16:24])
-        return width, height
+        """(width, height) in pixels."""
+        from PIL import Image
+
+        return Image.open(io.BytesIO(self.file)).size
 
 
 Restore = Callable[..., list[Images]]
@@ -436,7 +441,7 @@ def table(material: Material) -> dict[str, Any]:
         ],
         "read": "recovery" in names,
         "own": str(material.strength),
-        "keys": False,  # no colour of its own for each row
+        "colored": False,  # no colour of its own for each row
     }
 
 
@@ -483,6 +488,23 @@ def samples(material: Material, restore: Restore) -> list[list[Picture]]:
     return groups
 
 
+def sample_grid(material: Material) -> UInt8[np.ndarray, "height width 3"]:
+    """The samples of the page as one picture, on white."""
+    from PIL import Image
+
+    from jaxdae import figures
+
+    chosen = spread(np.arange(len(material.run.dataset.test)), SAMPLES)
+    restore = restorer(material)
+    levels = [float(sigma) for sigma in material.summary["test"]] if material.by_sigma else [None]
+    rows = [part for level in levels for part in restore(chosen, level)[1:]]
+    clean = restore(chosen, levels[0])[0]
+    picture = Image.open(io.BytesIO(figures.strip([clean, *rows]))).convert("RGBA")
+    canvas = Image.new("RGBA", picture.size, "white")
+    canvas.alpha_composite(picture)
+    return np.asarray(canvas.convert("RGB"))
+
+
 def curves(material: Material) -> list[tuple[str, str]]:
     """The learning curves: what each is of, and its SVG."""
     from jaxdae import figures
@@ -504,7 +526,7 @@ def curves(material: Material) -> list[tuple[str, str]]:
     for title, name, unit in (
         ("Signal to noise", "test_psnr", "psnr, dB"),
         ("Structural similarity", "test_ssim", "ssim"),
-        ("Learning rate", "learning_rate", "learning rate, end of the epoch"),
+        ("Learning rate", "learning_rate", "learning rate"),
     ):
         values = [row[name] for row in history]
         if np.isfinite(values).all():
@@ -535,7 +557,7 @@ def error_figure(material: Material) -> str | None:
     from jaxdae import figures
 
     errors = material.errors
-    if len(errors) < 20:
+    if len(errors) < 50:
         return None
     label = (
         f"Distribution of the mean squared error over {len(errors):,} images: median "
@@ -642,7 +664,7 @@ def sweeps(
             figures.strip([row], side=64),
             f"Dimension {i} from {low[i]:.2f} to {high[i]:.2f}",
             f"z{i}",
-            f"{low[i]:.1f} … {high[i]:.1f}".replace("-", "−"),
+            f"{low[i]:.2g} … {high[i]:.2g}".replace("-", "−"),
         )
         for i, row in zip(widest, images, strict=True)
     ]

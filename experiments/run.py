@@ -5,7 +5,8 @@
     python -m experiments.run --resume runs/default-sigma0.5
 
 OUT holds, after a run: config.json (what was run), metrics.csv (a row for each epoch),
-summary.json (the result), model.npz and model.json (the network), checkpoints/ and figures/.
+summary.json (the result), report.html (all there is to see of it), model.npz and model.json (the
+network), checkpoints/ and figures/.
 """
 
 import shlex
@@ -25,6 +26,7 @@ from .cluster import Cluster, leave
 
 # What may go with --resume: nothing that the run's own configuration decides.
 FREE = {"--resume", "--devices", "--keep", "--progress", "--figures", "--cache", "--debug"}
+FREE |= {"--tensorboard", "--wandb"}
 FREE |= {"--coordinator", "--num-processes", "--process-id", "--distributed"}
 # Flags that mean something to some choices only: what is chosen, and which choices those are.
 MEANT_FOR = {
@@ -55,7 +57,11 @@ class Arguments:
     progress: bool = True
     """Show a progress bar, if the terminal can."""
     figures: bool = True
-    """Draw the figures."""
+    """Draw the figures, and write the page of the run, report.html."""
+    tensorboard: bool = False
+    """Write each epoch for TensorBoard too, to OUT/tensorboard/."""
+    wandb: str | None = None
+    """Log each epoch to this project of Weights & Biases too."""
     cache: bool = True
     """Keep compiled programs in the user's cache folder, so that the next run starts sooner."""
     debug: bool = False

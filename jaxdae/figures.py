@@ -11,6 +11,7 @@ variables in `VARIABLES`, and has no title of its own; pictures are PNG, clear w
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import IO, Any
@@ -66,7 +67,9 @@ def inline(label: str, draw: Callable[..., None], *args: Any, **options: Any) ->
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), svg)
     svg = re.sub(r" font-family: [^;\"]*;", "", svg)
-    svg = re.sub(r'(<use xlink:href="#(\w+)" [^>]*?(style="[^"]*")/>\s*){50,}', _dots, svg)
+    svg = re.sub(
+        r'(<use xlink:href="#(\w+)" [^>]*?(style="[^"]*")/>\s*){50,}', partial(_dots, svg), svg
+    )
     svg = svg.replace("#000000", "currentColor")
     for color, variable in VARIABLES.items():
         svg = svg.replace(color, f"var({variable}, {color})")
@@ -82,12 +85,16 @@ def inline(label: str, draw: Callable[..., None], *args: Any, **options: Any) ->
     return f'{head} fill="currentColor" xmlns:xlink="http://www.w3.org/1999/xlink">{svg.strip()}'
 
 
-def _dots(uses: re.Match[str]) -> str:
-    """Markers of one kind as the round ends of lines of no length: a fifth of the text."""
+def _dots(svg: str, uses: re.Match[str]) -> str:
+    """Round markers of one kind as the ends of lines of no length: a fifth of the text."""
+    radius = re.search(rf'id="{uses[2]}" d="M 0 ([\d.]+)', svg)
+    width = 2 * float(radius[1]) if radius else 2.0
     points = re.findall(r'x="([^"]*)" y="([^"]*)"', uses[0])
     style = uses[3].replace("fill", "stroke").replace("stroke-opacity", "opacity")
     path = "".join(f"M{x} {y}h0" for x, y in points)
-    return f'<path d="{path}" fill="none" stroke-width="2.3" stroke-linecap="round" {style}/>'
+    return (
+        f'<path d="{path}" fill="none" stroke-width="{width:.2f}" stroke-linecap="round" {style}/>'
+    )
 
 
 def image_rows(path: Path, groups: Sequence[Mapping[str, Images]], title: str) -> None:
@@ -132,19 +139,19 @@ def image_rows(path: Path, groups: Sequence[Mapping[str, Images]], title: str) -
 
 
 def strip(rows: Sequence[Images], side: int = 96) -> bytes:
-    """Rows of images as a PNG file, clear between the images.
+    """Rows of images as a file, clear between the images: PNG, or, of photographs, WebP.
 
     Args:
       rows: images in [0, 1], all of one size, the rows of one length; channels as `image_rows` has
         them.
       side: how large an image is to be at least (each pixel becomes a square of a whole number of
-        pixels) if it is smaller, and at most if it is larger.
+        pixels) if it is smaller, and at most if it is larger. Enlarged, it is kept to the bit.
     """
     shown = [[_seen(image) for image in row] for row in rows]
     height, width = shown[0][0].shape[:2]
     colored = any(image.shape[-1] == 3 for row in shown for image in row)
     scale = max(1, -(-side // max(height, width)))
-    if max(height, width) > 2 * side:
+    if max(height, width) > side:
         factor = side / max(height, width)
         size = max(1, round(width * factor)), max(1, round(height * factor))
     else:
@@ -164,7 +171,7 @@ def strip(rows: Sequence[Images], side: int = 96) -> bytes:
             pixels = _resized(np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8), size)
             canvas[top : top + size[1], left : left + size[0], :-1] = pixels
             canvas[top : top + size[1], left : left + size[0], -1] = 255
-    return _png(canvas)
+    return _file(canvas, "PNG" if scale > 1 else "WEBP")
 
 
 def filters(
@@ -194,7 +201,7 @@ def filters(
         top, left = i // columns * down, i % columns * across
         pixels = _resized(np.rint(255 * tile).astype(np.uint8), (width * scale, height * scale))
         canvas[top : top + height * scale, left : left + width * scale] = pixels
-    return _png(canvas)
+    return _file(canvas, "PNG")
 
 
 def _seen(image: Float[np.ndarray, "height width channels"]) -> np.ndarray:
@@ -213,11 +220,14 @@ def _resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(image.resize(size, Image.Resampling.LANCZOS)).reshape(*size[::-1], channels)
 
 
-def _png(canvas: np.ndarray) -> bytes:
+def _file(canvas: np.ndarray, kind: str) -> bytes:
     from PIL import Image
 
-    file = io.BytesIO()
-    Image.fromarray(canvas).save(file, "PNG")
+    image, file = Image.fromarray(canvas), io.BytesIO()
+    if kind == "WEBP":
+        image.convert("RGBA").save(file, kind, quality=85)
+    else:
+        image.save(file, kind)
     return file.getvalue()
 
 
@@ -233,13 +243,14 @@ def learning_curves(
     """
     figure, axes = _single()
     epochs = [row["epoch"] for row in history]
+    higher = max(("train_loss", "test_loss"), key=lambda key: history[-1][key])
     for key, label, color in [("train_loss", "train", COLORS[0]), ("test_loss", "test", COLORS[1])]:
         values = [row[key] for row in history]
         axes.plot(epochs, values, color=color, marker="o" if len(epochs) <= 40 else "", ms=3)
         axes.annotate(
             f"{label} {values[-1]:.4f}",
             (epochs[-1], values[-1]),
-            xytext=(6, 5 if key == "train_loss" else -5),
+            xytext=(6, 5 if key == higher else -5),
             textcoords="offset points",
             color=color,
             va="center",
@@ -394,13 +405,14 @@ def labelled_points(
 ) -> None:
     """Draws points, coloured by label where there are labels and no more of them than colours."""
     figure, axes = _single(height=5)
+    size = min(30, max(5, 5000 / len(points)))
     classes = np.unique(labels) if labels is not None else np.empty(0, int)
     if labels is None or len(classes) > len(COLORS):
-        axes.scatter(points[:, 0], points[:, 1], s=4, color=COLORS[0], alpha=0.5, lw=0)
+        axes.scatter(points[:, 0], points[:, 1], s=size, color=COLORS[0], alpha=0.5, lw=0)
     else:
         for color, label in zip(COLORS, classes, strict=False):
             x, y = points[labels == label].T
-            axes.scatter(x, y, s=5, color=color, alpha=0.55, lw=0)
+            axes.scatter(x, y, s=size, color=color, alpha=0.55, lw=0)
         for color, label in zip(COLORS, classes, strict=False):
             x, y = np.median(points[labels == label], axis=0)
             box = {"boxstyle": "circle,pad=0.25", "fc": "white", "ec": color, "lw": 1.5}
