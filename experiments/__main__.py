@@ -12,6 +12,8 @@ COMMANDS = {
     "run": "train a denoising autoencoder, and write what came of it",
     "sweep": "train recipes at several noise levels and seeds, and compare them",
     "denoise": "restore images of your own: files, folders and stacks",
+    "report": "write the page of a finished run again: all there is to see of it",
+    "compare": "put finished runs beside each other: their errors, curves and images",
     "patches": "cut photographs into patches, as a data set to train on",
     "colorize": "how well a run of the colorize recipe colours its test images",
     "export": "write a trained network for other programs: StableHLO, ONNX, safetensors",

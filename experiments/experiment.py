@@ -24,21 +24,20 @@ from jaxdae import pretrained
 from jaxdae.checkpoint import Checkpoints
 from jaxdae.digest import tree_sha256
 from jaxdae.errors import DivergenceError, InputError
-from jaxdae.evaluation import Evaluator, encode, reconstruct
-from jaxdae.model import Autoencoder, parameter_count
+from jaxdae.evaluation import Evaluator
+from jaxdae.model import parameter_count
 from jaxdae.recipes import Config
 from jaxdae.trainer import NOISE_LEVELS, Part, Stage, Trainer
 from jaxdae.training import Progress as TrainingProgress
 from jaxdae.training import TrainState
 
-from . import cli, cluster, program
+from . import cli, cluster, program, report, trackers
 from .guard import Guard, locked
 from .models import NAME
 
 if TYPE_CHECKING:
     from .run import Arguments
 
-LATENT_POINTS = 2000
 # What a checkpoint must agree with to go on from it, as it is called when it does not.
 IDENTITY = {"config": "configuration", "data_sha256": "data set", "teacher_sha256": "teacher"}
 Results = dict[str, dict[str, Any]]  # the metrics at each noise level
@@ -76,6 +75,8 @@ class Experiment(Trainer):
         console.quiet = console.quiet or not self.leads
         if arguments.keep < 1:
             raise InputError(f"keep={arguments.keep} checkpoints must be at least 1")
+        if self.leads:
+            trackers.check(arguments.tensorboard, arguments.wandb)
         super().__init__(arguments.config)
         config, dataset = self.config, self.dataset
         # The devices may be others than a checkpoint's: the result is the same, to rounding.
@@ -99,11 +100,13 @@ class Experiment(Trainer):
             Guard(self.last_words) as self.guard,
             cluster.together(self.last_words),
             self.opened(out) as self.checkpoints,
+            self.followed(out) as self.trackers,
         ):
             state = self.create_state()
             self.count = parameter_count(state.params)
             self.console.print(self.headline(out))
             state = self.take_up(state)
+            self.trackers.begin(self.config, self.history)
             try:
                 for stage in self.stages:
                     state = self.train(state, stage)
@@ -125,6 +128,12 @@ class Experiment(Trainer):
         if not self.leads:
             return nullcontext()
         return Checkpoints(out / "checkpoints", keep=self.arguments.keep)
+
+    def followed(self, out: Path) -> trackers.Trackers:
+        flags = self.arguments
+        return trackers.Trackers(
+            flags.tensorboard, flags.wandb, out if self.leads else None, self.console
+        )
 
     def settle(self) -> str | None:
         """Waits for the last save, and returns why it failed, if it did."""
@@ -174,10 +183,7 @@ class Experiment(Trainer):
         if meta is None:
             return state
         self.csv = meta["history"]
-        self.history = [
-            {name: int(x) if name in ("epoch", "step") else float(x) for name, x in row.items()}
-            for row in csv.DictReader(self.csv.splitlines())
-        ]
+        self.history = history_of(self.csv)
         self.part = Part(**meta["part"])
         self.compile_seconds = meta["compile_seconds"]
         steps = f" and {len(self.part.losses)} steps" if self.part.losses else ""
@@ -221,6 +227,7 @@ class Experiment(Trainer):
         self.history, self.part = [*self.history, row], Part()
         # Losses compare within a stage: the best is sought in the last.
         self.save(state, row["test_loss"] if stage is self.stages[-1] else float("inf"))
+        self.trackers.epoch(row)
         self.report(row, stage.epochs.stop)
 
     def save(self, state: TrainState, loss: float = float("inf")) -> None:
@@ -286,8 +293,6 @@ class Experiment(Trainer):
         """The closing evaluation, the figures, and last of all the summary."""
         config = self.config
         test = self.closing_table(params)
-        if self.arguments.figures:
-            draw(self, params, test, out / "figures")
         last = self.history[-1]
         images = len(self.history) * self.steps_per_epoch * config.batch_size
         device = self.devices[0]
@@ -318,6 +323,7 @@ class Experiment(Trainer):
         }
         for row in test.values():  # an image restored exactly has an infinite PSNR; JSON has none
             row.update({name: None for name, value in row.items() if not np.isfinite(value)})
+        report.finish(self, params, summary, out)
         began = f", begun after {self.start_seconds:.1f} s" if self.start_seconds else ""
         about = {
             "about": f"Removes {self.corruption} from images of {config.dataset}.",
@@ -357,46 +363,6 @@ class Experiment(Trainer):
             table.add_row(label, *(style.format(row[name]) for name, style in styles.items()))
         self.console.print(table)
         return rows
-
-
-def draw(experiment: Experiment, params: Any, test: Results, folder: Path) -> None:
-    """Draws the figures of a run."""
-    from jaxdae import figures
-
-    folder.mkdir(exist_ok=True)
-    config, dataset = experiment.config, experiment.dataset
-    images = dataset.test.images
-    noise, tested = str(experiment.corruption), experiment.tested
-    given = "noisy" if config.corruption in (*NOISE_LEVELS, "poisson", "paired") else "input"
-    shown = reconstruct(experiment.model, params, experiment.corruption, images[:27])
-    rows = [
-        dict(zip(("original", given, "output"), part, strict=True))
-        for part in zip(
-            *(np.array_split(each, max(1, len(each) // 9)) for each in shown), strict=True
-        )
-    ]
-    figures.image_rows(folder / "digits.png", rows, f"{tested} images, {noise}")
-    ten = (each[:10] for each in shown)
-    title = f"The first ten {tested.lower()} images, {noise}"
-    row = dict(zip(("original", given, "denoised"), ten, strict=True))
-    figures.image_rows(folder / "first_ten.png", [row], title)
-    loss = {"mse": "mean squared error", "bce": "binary cross-entropy (nats)"}[config.loss]
-    figures.learning_curves(folder / "curves.png", experiment.history, loss, config.clean_epochs)
-    if experiment.by_sigma is not None:
-        points = {float(sigma): row["mse"] for sigma, row in test.items()}
-        figures.error_against_sigma(
-            folder / "error_against_sigma.png", {config.recipe: points}, config.sigma
-        )
-    if not isinstance(experiment.model, Autoencoder):
-        return  # there is no latent to draw
-    labels = dataset.test.labels
-    latent = encode(experiment.model, params, experiment.corruption, images[:LATENT_POINTS])
-    figures.latent_space(
-        folder / "latent_space.png",
-        latent,
-        None if labels is None else labels[:LATENT_POINTS],
-        f"Latent vectors of {tested.lower()} images, {noise}",
-    )
 
 
 def _choose(out: Path | None, config: Config) -> Path:
@@ -453,6 +419,14 @@ def write_text(path: Path, text: str) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def history_of(text: str) -> list[dict[str, float]]:
+    """The rows of metrics.csv, from its text."""
+    return [
+        {name: int(x) if name in ("epoch", "step") else float(x) for name, x in row.items()}
+        for row in csv.DictReader(text.splitlines())
+    ]
 
 
 def _csv(row: dict[str, float], header: bool) -> str:

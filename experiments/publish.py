@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxdae.errors import InputError
-from jaxdae.recipes import RECIPES, Config
+from jaxdae.recipes import Config
 
-from . import cli, program
+from . import cli
+from .run import typed
 
 # What the card says elsewhere, or that does not change the result.
 NOT_RECIPE = {
@@ -32,18 +33,6 @@ def describe(config: Config, summary: dict[str, Any]) -> dict[str, Any]:
     """The model card of a run."""
     from .classifier import machine
 
-    default, _ = RECIPES[config.recipe]
-    words = ["--recipe", config.recipe]
-    for field in fields(Config):
-        value = getattr(config, field.name)
-        if field.name in ("recipe", "devices") or value == getattr(default, field.name):
-            continue
-        flag = field.name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            values = value if isinstance(value, tuple) else (value,)
-            words += [f"--{flag}", *map(str, values)]
     level = " to ".join(map(str, config.sigma))
     return {
         "about": f"Removes noise N({config.mean}, sigma^2), sigma {level}, added to images in "
@@ -55,7 +44,7 @@ def describe(config: Config, summary: dict[str, Any]) -> dict[str, Any]:
             if field.name not in NOT_RECIPE and getattr(config, field.name) is not None
         },
         "seed": config.seed,
-        "command": f"{program('run')} {' '.join(words)}",
+        "command": typed(config),
         "results": {"tested_on": "the 10,000 test images, by sigma", **summary["test"]},
         "machine": machine(),
         "versions": summary["versions"],

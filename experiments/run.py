@@ -5,13 +5,15 @@
     python -m experiments.run --resume runs/default-sigma0.5
 
 OUT holds, after a run: config.json (what was run), metrics.csv (a row for each epoch),
-summary.json (the result), model.npz and model.json (the network), checkpoints/ and figures/.
+summary.json (the result), report.html (all there is to see of it), model.npz and model.json (the
+network), checkpoints/ and figures/.
 """
 
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import tyro
@@ -24,6 +26,7 @@ from .cluster import Cluster, leave
 
 # What may go with --resume: nothing that the run's own configuration decides.
 FREE = {"--resume", "--devices", "--keep", "--progress", "--figures", "--cache", "--debug"}
+FREE |= {"--tensorboard", "--wandb"}
 FREE |= {"--coordinator", "--num-processes", "--process-id", "--distributed"}
 # Flags that mean something to some choices only: what is chosen, and which choices those are.
 MEANT_FOR = {
@@ -54,7 +57,11 @@ class Arguments:
     progress: bool = True
     """Show a progress bar, if the terminal can."""
     figures: bool = True
-    """Draw the figures."""
+    """Draw the figures, and write the page of the run, report.html."""
+    tensorboard: bool = False
+    """Write each epoch for TensorBoard too, to OUT/tensorboard/."""
+    wandb: str | None = None
+    """Log each epoch to this project of Weights & Biases too."""
     cache: bool = True
     """Keep compiled programs in the user's cache folder, so that the next run starts sooner."""
     debug: bool = False
@@ -107,6 +114,23 @@ def parse(argv: Sequence[str], *, strict: bool = True) -> Arguments:
     saved = read_config(arguments.resume)
     devices = arguments.config.devices or saved.devices
     return replace(arguments, config=replace(saved, devices=devices))
+
+
+def typed(config: Config) -> str:
+    """The command that a run of this configuration is started with."""
+    default, _ = RECIPES.get(config.recipe, RECIPES["default"])
+    words = ["--recipe", config.recipe]
+    for part in fields(Config):
+        value = getattr(config, part.name)
+        if part.name in ("recipe", "devices") or value == getattr(default, part.name):
+            continue
+        flag = part.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--{flag}", *map(str, values)]
+    return f"{program('run')} {shlex.join(words)}"
 
 
 def check_meant(configs: Sequence[Config], argv: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ from jaxdae.model import Denoiser
 from jaxdae.recipes import Config, read_config
 
 from . import program
-from .experiment import Experiment
+from .experiment import Experiment, history_of
 from .run import Arguments
 
 
@@ -69,13 +69,41 @@ def load_run(folder: Path) -> Run:
     with Checkpoints(folder / "checkpoints") as checkpoints:
         restored = checkpoints.restore(state, experiment.same_run)
     params = restored and restored.state.eval_params
-    try:
-        expected = json.loads(summary.read_text())["params_sha256"]
-    except (ValueError, KeyError, TypeError, OSError, RecursionError):
-        raise InputError(f"{summary} is damaged: restore it from a copy") from None
-    if tree_sha256(params) != expected:
+    if tree_sha256(params) != read_summary(folder)["params_sha256"]:
         raise InputError(
             f"the checkpoint of the end of the run in {folder} is lost or damaged: restore the "
             "folder from a copy"
         )
     return Run(config, experiment.dataset, experiment.corruption, experiment.model, params)
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """What summary.json of a finished run holds.
+
+    Raises:
+      InputError: it is damaged.
+    """
+    path = folder / "summary.json"
+    try:
+        summary = json.loads(path.read_text())
+        if not isinstance(summary["params_sha256"], str) or not isinstance(summary["test"], dict):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, OSError, RecursionError):
+        raise InputError(f"{path} is damaged: restore it from a copy") from None
+    return summary
+
+
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """The rows of metrics.csv of a run, one for each epoch.
+
+    Raises:
+      InputError: it is lost or damaged, or has none.
+    """
+    path = folder / "metrics.csv"
+    try:
+        history = history_of(path.read_text())
+        if not history or not {"epoch", "train_loss", "test_loss"} <= set(history[0]):
+            raise ValueError
+    except (ValueError, TypeError, OSError):
+        raise InputError(f"{path} is lost or damaged: restore it from a copy") from None
+    return history

@@ -1,6 +1,7 @@
 """A model over a data set at given corruptions."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -150,6 +151,28 @@ def reconstruct(
 _denoise = jax.jit(denoise, static_argnums=0)
 
 
+def make_reconstruct(
+    model: Denoiser, corruption: Callable[[Float[Array, ""]], Corruption]
+) -> Callable[..., tuple[Array, Array, Array]]:
+    """`reconstruct` for any strength and any images, with one compilation for each number of them.
+
+    Args:
+      corruption: makes the corruption at a strength, which is traced, as for `Evaluator`.
+
+    Returns:
+      A function of (params, images, positions, strength), whose images are uint8 and stood at
+      `positions` (n,) of what `Evaluator` was given; it returns what `reconstruct` does.
+    """
+
+    @jax.jit
+    def run(params, images, positions, strength):
+        given = to_float(images)
+        inputs, clean = pair(corruption(strength), jax.random.key(KEY), given, positions)
+        return clean, inputs, denoise(model, params, inputs)
+
+    return run
+
+
 def encode(
     model: Autoencoder,
     params: Params,
@@ -172,3 +195,21 @@ def encode(
     indices = jnp.arange(batches * batch_size).reshape(batches, batch_size) % len(images)
     latent = np.asarray(run(params, jnp.asarray(images), indices))
     return latent.reshape(batches * batch_size, -1)[: len(images)]
+
+
+def decode(
+    model: Autoencoder, params: Params, latent: Float[np.ndarray, "n latent"]
+) -> Float[np.ndarray, "n height width channels"]:
+    """The images in [0, 1] that latent representations, as `encode` returns them, stand for."""
+
+    @jax.jit
+    def run(params, latent):
+        def one(vector):
+            return model.apply({"params": params}, vector[None], method="decode")[0]
+
+        return lax.map(one, latent, batch_size=32)
+
+    image = jax.ShapeDtypeStruct((1, *model.image_shape), jnp.float32)
+    encoder = partial(model.apply, method="encode")
+    shape = jax.eval_shape(encoder, {"params": params}, image).shape[1:]
+    return np.asarray(run(params, jnp.asarray(latent).reshape(len(latent), *shape)))
