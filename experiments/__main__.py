@@ -13,6 +13,7 @@ COMMANDS = {
     "sweep": "train recipes at several noise levels and seeds, and compare them",
     "patches": "cut photographs into patches, as a data set to train on",
     "colorize": "how well a run of the colorize recipe colours its test images",
+    "demo": "a page to play with: noise, what becomes of it, and the latent vector by hand",
     "classifier": "train a classifier that tells whether a digit is still the same",
 }
 
