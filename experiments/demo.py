@@ -12,6 +12,7 @@ import base64
 import html
 import importlib.util
 import io
+import itertools
 import os
 import signal
 import socket
@@ -140,15 +141,15 @@ def thumbnails(test: Any) -> str:
     return f'<div class="thumbs">{buttons}</div>'
 
 
-def sliders(latent: "Latent", ranges: "Ranges") -> str:
-    """A slider for each value."""
+def sliders(latent: "Latent", ranges: "Ranges", turn: int) -> str:
+    """A slider for each value; each `turn` sets them anew, wherever the user has moved them."""
     rows = "".join(
         f"<label>{i}<output>{value:.2f}</output>"
-        f'<input type="range" min="{low:.6g}" max="{high:.6g}" step="any" value="{value:.6g}">'
+        f'<input type="range" min="{low:.9g}" max="{high:.9g}" step="any" value="{value:.9g}">'
         "</label>"
         for i, (value, (low, high)) in enumerate(zip(latent, ranges, strict=True), 1)
     )
-    return f'<div class="sliders">{rows}</div>'
+    return f'<div class="sliders" data-turn="{turn}">{rows}</div>'
 
 
 def complaint(error: InputError) -> str:
@@ -175,6 +176,7 @@ def rule(play: "Playground") -> str:
 
 CSS = """
 .gradio-container { max-width: 1120px !important; margin: auto; }
+.gradio-container .html-container { padding: 0; }
 h1 { margin: 0 0 .15em; }
 .pictures { display: grid; grid-template-columns: repeat(3, 1fr); gap: 14px; }
 figure { margin: 0; }
@@ -183,11 +185,11 @@ figure img { width: 100%; image-rendering: pixelated;
 figcaption { display: flex; flex-wrap: wrap; gap: 0 .7em; padding-top: .3em; line-height: 1.35;
   color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
 figcaption b { color: var(--body-text-color); width: 100%; }
-#thumbs .thumbs { display: grid; grid-template-columns: repeat(5, 1fr); gap: 8px; }
-#thumbs button { padding: 0; border: 2px solid transparent; border-radius: 8px; cursor: pointer;
+.thumbs { display: grid; grid-template-columns: repeat(5, 1fr); gap: 8px; }
+.thumbs button { padding: 0; border: 2px solid transparent; border-radius: 8px; cursor: pointer;
   overflow: hidden; background: #000; }
-#thumbs button:hover, #thumbs button:focus-visible { border-color: var(--color-accent); }
-#thumbs img { width: 100%; image-rendering: pixelated; display: block; margin: 0; }
+.thumbs button:hover, .thumbs button:focus-visible { border-color: var(--color-accent); }
+.thumbs img { width: 100%; image-rendering: pixelated; display: block; margin: 0; }
 #sheet canvas { width: 100%; max-width: 320px; aspect-ratio: 1; background: #000; display: block;
   margin: 0 auto; border-radius: 8px; touch-action: none; cursor: crosshair; }
 #sheet button { margin: 8px auto 0; display: block; padding: .35em 1.2em; border-radius: 8px;
@@ -204,6 +206,7 @@ figcaption b { color: var(--body-text-color); width: 100%; }
 #redrawn-box { max-width: 260px; }
 #again { align-self: center; }
 @media (max-width: 640px) {
+  .gradio-container .main { padding: 12px 16px; }
   .pictures { gap: 8px; }
   figcaption { font-size: .82em; }
   #redrawn-box { position: sticky; top: 0; z-index: 5; max-width: none; padding: 6px 0;
@@ -260,7 +263,9 @@ element.addEventListener('click', event => {
 SLIDE = """
 const sliders = () => [...element.querySelectorAll('input')];
 element.addEventListener('input', event => {
-    event.target.previousElementSibling.value = Number(event.target.value).toFixed(2);
+    const {target} = event;
+    target.previousElementSibling.value = Number(target.value).toFixed(2);
+    target.setAttribute('value', target.value);  // what gradio compares with, to set it anew
     trigger('input', {values: sliders().map(slider => Number(slider.value))});
 });
 """
@@ -275,6 +280,7 @@ def build(play: "Playground") -> Any:
 
     noise = play.noise
     test: Any = play.test
+    turns = itertools.count()
     start = np.full(play.shape, 128, np.uint8) if test is None else test.images[0]
     first = play.restore(start, 0, noise.start)
     # Nothing waits in a queue; while an answer is under way, only the latest change waits for it.
@@ -291,7 +297,7 @@ def build(play: "Playground") -> Any:
         return figure("redrawn", image, "from the sliders", said(read))
 
     def by_hand(latent: Any) -> list[str]:
-        return [redrawn(latent), sliders(latent, around(play.ranges, latent))]
+        return [redrawn(latent), sliders(latent, around(play.ranges, latent), next(turns))]
 
     def shown(state: dict[str, Any], strength: float, complaint: str = "", **changed: Any) -> Any:
         """All that follows from the image, the seed of its noise, and the strength."""
