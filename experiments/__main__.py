@@ -17,6 +17,7 @@ COMMANDS = {
     "patches": "cut photographs into patches, as a data set to train on",
     "colorize": "how well a run of the colorize recipe colours its test images",
     "export": "write a trained network for other programs: StableHLO, ONNX, safetensors",
+    "demo": "a page to play with: noise, what becomes of it, and the latent vector by hand",
     "classifier": "train a classifier that tells whether a digit is still the same",
 }
 
