@@ -1,4 +1,4 @@
-"""An extension of griffe, which reads the docstrings: a section Fields is one of attributes."""
+"""An extension of griffe, which reads the docstrings: what is a convention of this project's."""
 
 import re
 from typing import Any
@@ -13,4 +13,8 @@ class Fields(griffe.Extension):
         """Changes the text of a docstring before it is parsed."""
         if obj.docstring is not None:
             text = obj.docstring.value
-            obj.docstring.value = re.sub(r"^Fields:$", "Attributes:", text, flags=re.MULTILINE)
+            text = re.sub(r"^Fields:$", "Attributes:", text, flags=re.MULTILINE)
+            # Of two that share a line, each is one.
+            obj.docstring.value = re.sub(
+                r"^( +)(\w+), (\w+): (.*)$", r"\1\2: \4\n\1\3: \4", text, flags=re.MULTILINE
+            )

@@ -58,7 +58,7 @@ def test_the_python_runs_and_prints_what_stands_there(page, small, finished, tmp
     monkeypatch.chdir(tmp_path)
     shutil.copytree(finished, "runs/default-sigma0.5")
     text = page.read_text()
-    assert masked(written(text, page.name)) == masked(text)
+    assert masked(written(text, page.relative_to(ROOT).as_posix())) == masked(text)
     # What the tutorial draws, it shows; how-to pages write figures and images, and show none.
     if page.name == "tutorial.md":
         drawn = {f"images/tutorial-{path.name}" for path in tmp_path.glob("*.png")}
