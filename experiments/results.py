@@ -364,8 +364,9 @@ def page() -> str:
             "# Results",
             "",
             f"`{PROGRAM} --measure` trains and measures everything here, and `{PROGRAM}` writes",
-            "this page from the figures in [results/](results/). Test images are MNIST's 10,000;",
-            "noise is N(0.5, sigma²), added to images in [0, 1] and clipped, the same for all.",
+            "this page from the figures in [results/](results/runs.json). Test images are MNIST's",
+            "10,000; noise is N(0.5, sigma²), added to images in [0, 1] and clipped, the same for",
+            "all.",
             "An AMD EPYC (Zen 5) virtual machine of two cores, float32 unless it says otherwise, "
             f"{machine}, November 2026.",
             "± is the standard deviation over seeds 0, 1, 2; without it a figure is of seed 0.",

@@ -1,0 +1,140 @@
+"""What the documentation says can be typed, and works; README's Python is in test_readme.py."""
+
+import importlib
+import itertools
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import jaxdae
+from docs.pages import blocks, run_block, save_figure, written
+from experiments.run import main as train
+from jaxdae import data
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [DOCS / "index.md", DOCS / "tutorial.md", *sorted((DOCS / "how-to").glob("*.md"))]
+TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+TEXTS += sorted(DOCS.rglob("*.md"))
+
+
+def named(paths):
+    return pytest.mark.parametrize("page", paths, ids=lambda p: p.relative_to(ROOT).as_posix())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run, short, in the place of those that the pages speak of."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    words = ["--epochs", "5", "--train-images", "640", "--test-images", "100", "--devices", "1"]
+    quiet = ["--no-figures", "--no-cache", "--no-progress"]
+    assert train([*words, *quiet, "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """MNIST, but the first of its images: the pages use all of them."""
+    whole = data.load("mnist")
+
+    def first(split, count):
+        return data.Split(split.images[:count], split.labels[:count])
+
+    few = data.Dataset("mnist", first(whole.train, 1280), first(whole.test, 200))
+    monkeypatch.setattr(data, "_load_mnist", lambda: few)
+
+
+def masked(text):
+    """A text without its figures, to compare what is printed around them."""
+    return re.sub(r"\d[\d.,]*", "0", text)
+
+
+@named(PAGES)
+def test_the_python_runs_and_prints_what_stands_there(page, small, finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished, "runs/default-sigma0.5")
+    text = page.read_text()
+    assert masked(written(text, page.relative_to(ROOT).as_posix())) == masked(text)
+    # What the tutorial draws, it shows; how-to pages write figures and images, and show none.
+    if page.name == "tutorial.md":
+        drawn = {f"images/tutorial-{path.name}" for path in tmp_path.glob("*.png")}
+        assert drawn == set(re.findall(r"!\[.*?\]\((.*?)\)", text))
+
+
+@named(TEXTS)
+def test_every_command_parses(page, finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(page.read_text(), "sh"):
+        for line in re.split(r"\n|&&", block.replace("\\\n", " ")):
+            found = re.search(r"(?:python -m experiments\.|jaxdae )(\w+)(.*)", line)
+            if found is None:
+                continue
+            words = [w.replace("NAME", "blind") for w in shlex.split(found[2], comments=True)]
+            for before, word in itertools.pairwise(words):
+                if before == "--resume" and not Path(word).exists():
+                    shutil.copytree(finished, word)
+            if found[1] == "patches":
+                Path(words[0]).mkdir()
+            command = importlib.import_module(f"experiments.{found[1]}")
+            parse = getattr(command, "parse_options", command.parse)
+            if words == ["--help"]:
+                with pytest.raises(SystemExit, match="0"):
+                    parse(words)
+            else:
+                assert parse(words)
+
+
+def test_commands_are_among_the_blocks():
+    found = {path.name for path in TEXTS if "python -m experiments." in path.read_text()}
+    assert {"README.md", "scaling.md", "resume-and-scale.md", "your-own-images.md"} <= found
+
+
+@named(TEXTS)
+def test_links_lead_somewhere(page):
+    """On GitHub, where pages are files; the strict build of the site looks at its own."""
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if not target.startswith(("http", "reference/")):  # the site alone has a reference
+            assert (page.parent / target).exists(), target
+
+
+def test_figures_of_the_tutorial_are_small():
+    figures = sorted((DOCS / "images").glob("tutorial-*.png"))
+    assert len(figures) == 5
+    for path in figures:
+        assert path.stat().st_size < 60_000, path
+
+
+def test_a_page_is_written_anew(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (
+        "One\n\n```python\nx = 1\nprint(x)\n```\n\n```text\nan older output\n```\n\n"
+        "```python\nx += 1\n```\n\nTwo\n\n```python\nprint(x)\n```\n\n"
+        "Measured by `python -m docs.pages page.md`, long ago\n"
+    )
+    text = written(page, "page.md")
+    assert "```python\nx = 1\nprint(x)\n```\n\n```text\n1\n```\n\n```python" in text
+    assert "```python\nx += 1\n```\n\nTwo\n\n```python\nprint(x)\n```\n\n```text\n2\n```" in text
+    assert "older" not in text and "long ago" not in text
+    assert f"jax {importlib.import_module('jax').__version__}" in text
+    assert written(text, "page.md") == text
+    with pytest.raises(ZeroDivisionError):
+        run_block("1 / 0", {}, "page.md")
+
+
+def test_a_figure_keeps_its_colours(tmp_path):
+    image = Image.new("RGB", (60, 40), "white")
+    image.paste((31, 119, 180), (0, 0, 30, 40))
+    image.save(tmp_path / "drawn.png")
+    save_figure(tmp_path / "drawn.png", tmp_path / "saved.png")
+    with Image.open(tmp_path / "saved.png") as saved:
+        assert saved.convert("RGB").tobytes() == image.tobytes()
+
+
+def test_versions_agree():
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {jaxdae.__version__}\n" in citation
+    assert jaxdae.__version__ in (ROOT / "CHANGELOG.md").read_text()
