@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
-from jaxdae.data import FORMATS, MAX_PIXELS
 from jaxdae.errors import InputError
+from jaxdae.images import FORMATS, MAX_PIXELS
 
 SIDE, BOX = 28, 20  # of an image, and of the box that its digit just fills
 PEN = 3.0  # width of a drawn stroke in pixels of 28x28: the median of MNIST's ones
