@@ -70,7 +70,11 @@ def function(model: Denoiser, params: Any, part: Part = "whole") -> Callable[[An
     if part != "whole" and not isinstance(model, Autoencoder):
         raise InputError(f"a {type(model).__name__} has no latent, and so no {part}: take it whole")
     model = model.clone(dtype=None)
-    return partial(model.apply, {"params": params}, method=METHODS[part])
+    return partial(model.apply, {"params": _float32(params)}, method=METHODS[part])
+
+
+def _float32(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)
 
 
 def input_shape(model: Denoiser, params: Any, part: Part = "whole") -> tuple[int, ...]:
@@ -169,7 +173,7 @@ class Graph:
     """An ONNX graph in the making; a layer finds its parameters by their path."""
 
     def __init__(self, params: Any) -> None:
-        self.params = pretrained.flat(params)
+        self.params = pretrained.flat(_float32(params))
         self.nodes: list[Any] = []
         self.constants: dict[str, np.ndarray] = {}
 
