@@ -149,7 +149,13 @@ def run(arguments: Arguments) -> None:
         check_embedding(arguments.embedding)
     for folder in arguments.folders:
         material = measured(read(folder))
-        write(material, latent_vectors(material), folder, arguments.embedding)
+        write(
+            material,
+            latent_vectors(material),
+            restorer(material),
+            folder,
+            arguments.embedding,
+        )
         print(f"{folder / FILE}: written")
 
 
@@ -196,16 +202,17 @@ def finish(experiment: "Experiment", params: Any, summary: Mapping[str, Any], ou
 
     parts = (experiment.config, experiment.dataset, experiment.corruption, experiment.model)
     material = Material(Run(*parts, params), experiment.history, summary, np.empty(0))
+    restore = restorer(material)
     if experiment.arguments.figures:
         test = experiment.stages[-1].test  # compiled already: an evaluator, or one at a strength
         evaluator: Any = test.func if isinstance(test, partial) else test
         options = test.keywords if isinstance(test, partial) else {}
         material = material._replace(errors=evaluator.per_image(params, **options)["mse"])
         latent = latent_vectors(material)
-        draw(material, latent, out / "figures")
-        write(material, latent, out)
+        draw(material, latent, restore, out / "figures")
+        write(material, latent, restore, out)
     step = int(experiment.history[-1]["step"])
-    experiment.trackers.finish(step, partial(sample_grid, material))
+    experiment.trackers.finish(step, partial(sample_grid, material, restore))
 
 
 def latent_vectors(material: Material) -> Float[np.ndarray, "n latent"] | None:
@@ -219,16 +226,25 @@ def latent_vectors(material: Material) -> Float[np.ndarray, "n latent"] | None:
     return encode(run.model, run.params, run.corruption, run.dataset.test.images[:LATENT_POINTS])
 
 
-def draw(material: Material, latent: Float[np.ndarray, "n latent"] | None, folder: Path) -> None:
+def draw(
+    material: Material,
+    latent: Float[np.ndarray, "n latent"] | None,
+    restore: "Restore",
+    folder: Path,
+) -> None:
     """Draws the figures of a run as files."""
     from jaxdae import figures
-    from jaxdae.evaluation import reconstruct
 
     folder.mkdir(exist_ok=True)
     run = material.run
-    config, images = run.config, run.dataset.test.images
-    noise, tested = str(run.corruption), material.tested
-    shown = reconstruct(run.model, run.params, run.corruption, images[:27])
+    config, noise, tested = run.config, str(run.corruption), material.tested
+    first = np.arange(min(27, len(run.dataset.test)))
+    shown = [
+        np.concatenate(parts)
+        for parts in zip(
+            *(restore(first[i : i + BATCH]) for i in range(0, len(first), BATCH)), strict=True
+        )
+    ]
     rows = [
         dict(zip(("original", material.given, "output"), part, strict=True))
         for part in zip(
@@ -272,24 +288,26 @@ def labels_of(material: Material, count: int) -> Int[np.ndarray, " n"] | None:
 def write(
     material: Material,
     latent: Float[np.ndarray, "n latent"] | None,
+    restore: "Restore",
     folder: Path,
     embedding: Embedding = "pca",
 ) -> None:
     """Writes the page of a run to its folder, whole or not at all."""
     from .experiment import write_text
 
-    write_text(folder / FILE, page(material, latent, folder, embedding))
+    write_text(folder / FILE, page(material, latent, restore, folder, embedding))
 
 
 def page(
     material: Material,
     latent: Float[np.ndarray, "n latent"] | None,
+    restore: "Restore",
     folder: Path,
     embedding: Embedding = "pca",
 ) -> str:
     """The page of a run, HTML."""
-    restore = restorer(material)
     config = material.run.config
+    sweeps, ways = along(material, latent)
     values = {
         "kind": "report",
         "title": folder.resolve().name,
@@ -306,8 +324,8 @@ def page(
         "errors": error_figure(material),
         "ranked": ranked(material, restore),
         "latent": latent_figures(material, latent, embedding),
-        "sweeps": sweeps(material, latent),
-        "ways": ways(material, latent),
+        "sweeps": sweeps,
+        "ways": ways,
         "filters": first_layer(material),
         "command": typed(config),
         "settings": settings(config),
@@ -489,14 +507,13 @@ def samples(material: Material, restore: Restore) -> list[list[Picture]]:
     return groups
 
 
-def sample_grid(material: Material) -> UInt8[np.ndarray, "height width 3"]:
+def sample_grid(material: Material, restore: "Restore") -> UInt8[np.ndarray, "height width 3"]:
     """The samples of the page as one picture, on white."""
     from PIL import Image
 
     from jaxdae import figures
 
     chosen = spread(np.arange(len(material.run.dataset.test)), SAMPLES)
-    restore = restorer(material)
     levels = [float(sigma) for sigma in material.summary["test"]] if material.by_sigma else [None]
     rows = [part for level in levels for part in restore(chosen, level)[1:]]
     clean = restore(chosen, levels[0])[0]
@@ -645,53 +662,73 @@ def embedded(
     return np.asarray(view.fit_transform(latent))
 
 
-def sweeps(
+def along(
     material: Material, latent: Float[np.ndarray, "n latent"] | None
-) -> dict[str, Any] | None:
-    """Pictures of what each dimension of a latent decodes to over its spread, the rest kept."""
-    from jaxdae import figures
-
+) -> tuple[dict[str, Any] | None, list[Picture]]:
+    """What latents decode to along lines: each dimension over its spread around one latent, and
+    straight ways between the latents of pairs of images. All are decoded at once.
+    """
     if latent is None or len(latent) < 2:
-        return None
+        return None, []
     low, high = np.quantile(latent, [0.02, 0.98], axis=0)
     widest = np.sort(np.argsort(low - high, kind="stable")[:DIMENSIONS])
-    base = latent[0]
-    vectors = np.tile(base, (len(widest), STEPS, 1))
-    for row, i in zip(vectors, widest, strict=True):
+    swept = np.tile(latent[0], (len(widest), STEPS, 1))
+    for row, i in zip(swept, widest, strict=True):
         row[:, i] = np.linspace(low[i], high[i], STEPS)
-    images = decoded(material, vectors)
-    pictures = [
+    pairs = pairs_of(labels_of(material, len(latent)), len(latent))
+    share = np.linspace(0, 1, STEPS)[:, None]
+    ways = [latent[a] * (1 - share) + latent[b] * share for a, b in pairs]
+    images = decoded(material, np.concatenate([swept, ways]).astype(np.float32))
+    return (
+        {
+            "pictures": sweep_pictures(images[: len(widest)], widest, low, high),
+            "all": len(widest) == latent.shape[1],
+            "of": latent.shape[1],
+        },
+        way_pictures(images[len(widest) :], pairs, material.run.dataset.test.images),
+    )
+
+
+def pairs_of(labels: Int[np.ndarray, " n"] | None, count: int) -> list[tuple[int, int]]:
+    """Pairs of the first images; of different labels, where there are any."""
+    firsts = np.arange(min(2 * PAIRS, count))
+    if labels is not None and len(np.unique(labels)) > 1:
+        firsts = np.unique(labels, return_index=True)[1][: 2 * PAIRS]
+    return [(int(a), int(b)) for a, b in zip(firsts[::2], firsts[1::2], strict=False)]
+
+
+def sweep_pictures(
+    images: Float[np.ndarray, "rows steps height width channels"],
+    dimensions: Int[np.ndarray, " rows"],
+    low: Float[np.ndarray, " latent"],
+    high: Float[np.ndarray, " latent"],
+) -> list[Picture]:
+    from jaxdae import figures
+
+    return [
         Picture(
             figures.strip([row], side=64),
             f"Dimension {i} from {low[i]:.2f} to {high[i]:.2f}",
             f"z{i}",
             f"{low[i]:.2g} … {high[i]:.2g}".replace("-", "−"),
         )
-        for i, row in zip(widest, images, strict=True)
+        for i, row in zip(dimensions, images, strict=True)
     ]
-    return {"pictures": pictures, "all": len(pictures) == latent.shape[1], "of": latent.shape[1]}
 
 
-def ways(material: Material, latent: Float[np.ndarray, "n latent"] | None) -> list[Picture]:
-    """Pictures of straight ways between the latents of pairs of images."""
+def way_pictures(
+    images: Float[np.ndarray, "rows steps height width channels"],
+    pairs: Sequence[tuple[int, int]],
+    clean: UInt8[np.ndarray, "n height width channels"],
+) -> list[Picture]:
     from jaxdae import figures
 
-    if latent is None or len(latent) < 2:
-        return []
-    labels = labels_of(material, len(latent))
-    firsts = np.arange(min(2 * PAIRS, len(latent)))
-    if labels is not None and len(np.unique(labels)) > 1:  # of pairs that differ
-        firsts = np.unique(labels, return_index=True)[1][: 2 * PAIRS]
-    pairs = list(zip(firsts[::2], firsts[1::2], strict=False))
-    share = np.linspace(0, 1, STEPS)[:, None]
-    vectors = np.stack([latent[a] * (1 - share) + latent[b] * share for a, b in pairs])
-    clean = material.run.dataset.test.images
     pictures = []
-    for (a, b), images in zip(pairs, decoded(material, vectors), strict=True):
+    for (a, b), row in zip(pairs, images, strict=True):
         ends = clean[[a, b]] / np.float32(255)
-        row = np.concatenate([ends[:1], images, ends[1:]])
+        strip = figures.strip([np.concatenate([ends[:1], row, ends[1:]])], side=64)
         alt = f"From image {a} to image {b}, the clean images at the ends"
-        pictures.append(Picture(figures.strip([row], side=64), alt))
+        pictures.append(Picture(strip, alt))
     return pictures
 
 
