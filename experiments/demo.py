@@ -10,7 +10,7 @@ numbers that the encoder makes of the noisy image. Ctrl-C ends it.
 
 import base64
 import html
-import importlib.util
+import importlib.metadata
 import io
 import itertools
 import os
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 PROGRAM = program("demo")
 HOST, PORT, PORTS = "127.0.0.1", 7860, 100  # the first port tried, and how many
+GRADIO = (6, 31)  # the oldest that has all that is used here
 MAX_UPLOAD = "50mb"
 
 
@@ -63,6 +64,19 @@ def parse(argv: Sequence[str]) -> Arguments:
       InputError: what cannot be parsed, in one line.
     """
     return cli.parse(Arguments, argv, prog=PROGRAM, description=(__doc__ or "").strip())
+
+
+def check_gradio() -> None:
+    """Raises `InputError` if gradio is missing or too old."""
+    try:
+        found = importlib.metadata.version("gradio")
+    except importlib.metadata.PackageNotFoundError:
+        found = ""
+    if not found or tuple(map(int, found.split(".")[:2])) < GRADIO:
+        here = f", and {found} is here" if found else ""
+        raise InputError(
+            f"the page needs gradio {GRADIO[0]}.{GRADIO[1]} or newer{here}: pip install -U gradio"
+        )
 
 
 def free_port(wanted: int | None) -> int:
@@ -175,7 +189,8 @@ def rule(play: "Playground") -> str:
 # How it looks, and what it does in the browser.
 
 CSS = """
-.gradio-container { max-width: 1120px !important; margin: auto; }
+.gradio-container { max-width: 1120px !important; margin: auto;
+  --faint: color-mix(in srgb, var(--body-text-color) 75%, transparent); }
 .gradio-container .html-container { padding: 0; }
 h1 { margin: 0 0 .15em; }
 .pictures { display: grid; grid-template-columns: repeat(3, 1fr); gap: 14px; }
@@ -183,24 +198,25 @@ figure { margin: 0; }
 figure img { width: 100%; image-rendering: pixelated;
   border-radius: 8px; background: #000; display: block; margin: 0; }
 figcaption { display: flex; flex-wrap: wrap; gap: 0 .7em; padding-top: .3em; line-height: 1.35;
-  color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
+  color: var(--faint); font-variant-numeric: tabular-nums; }
 figcaption b { color: var(--body-text-color); width: 100%; }
 .thumbs { display: grid; grid-template-columns: repeat(5, 1fr); gap: 8px; }
-.thumbs button { padding: 0; border: 2px solid transparent; border-radius: 8px; cursor: pointer;
-  overflow: hidden; background: #000; }
+.thumbs button { padding: 0; margin: 0 !important; border: 2px solid transparent;
+  border-radius: 8px; cursor: pointer; overflow: hidden; background: #000; }
 .thumbs button:hover, .thumbs button:focus-visible { border-color: var(--color-accent); }
 .thumbs img { width: 100%; image-rendering: pixelated; display: block; margin: 0; }
-#sheet canvas { width: 100%; max-width: 320px; aspect-ratio: 1; background: #000; display: block;
+#sheet canvas { width: 100%; max-width: 280px; aspect-ratio: 1; background: #000; display: block;
   margin: 0 auto; border-radius: 8px; touch-action: none; cursor: crosshair; }
 #sheet button { margin: 8px auto 0; display: block; padding: .35em 1.2em; border-radius: 8px;
   background: var(--button-secondary-background-fill); cursor: pointer;
   color: var(--button-secondary-text-color); }
-.rule { color: var(--body-text-color-subdued); font-size: .9em; line-height: 1.45; }
-#complaint { color: var(--error-text-color, #b91c1c); }
+.rule { color: var(--faint); font-size: .9em; line-height: 1.45; }
+#complaint p { color: #b91c1c; }
+.dark #complaint p { color: #fca5a5; }
 .sliders { display: grid; gap: 10px 22px;
   grid-template-columns: repeat(auto-fill, minmax(130px, 1fr)); }
 .sliders label { display: block; font-variant-numeric: tabular-nums; }
-.sliders output { float: right; color: var(--body-text-color-subdued); }
+.sliders output { float: right; color: var(--faint); }
 .sliders input { width: 100%; height: 24px; margin: 0; display: block; cursor: pointer;
   accent-color: var(--color-accent); }
 #redrawn-box { max-width: 260px; }
@@ -406,8 +422,7 @@ def run(arguments: Arguments) -> None:
     Raises:
       InputError: gradio is missing, there is no such network, or the port is taken.
     """
-    if importlib.util.find_spec("gradio") is None:
-        raise InputError("the page needs gradio: pip install 'jaxdae[demo]'")
+    check_gradio()
     port = free_port(arguments.port)
     from .playground import Playground
 

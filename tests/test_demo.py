@@ -1,6 +1,7 @@
 """The page of `demo`: pictures made into digits, what the page shows, and the page in a browser."""
 
 import base64
+import importlib.metadata
 import importlib.util
 import io
 import os
@@ -352,9 +353,16 @@ def test_says_what_is_wrong_in_one_line(tmp_path, capsys, words, message):
 
 
 def test_says_what_to_install(monkeypatch, capsys):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert demo.main([]) == 2
-    assert capsys.readouterr().err == "error: the page needs gradio: pip install 'jaxdae[demo]'\n"
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    for found, here in ((missing, ""), (lambda name: "5.49.1", ", and 5.49.1 is here")):
+        monkeypatch.setattr(importlib.metadata, "version", found)
+        assert demo.main([]) == 2
+        said = capsys.readouterr().err
+        assert said == (
+            f"error: the page needs gradio 6.31 or newer{here}: pip install -U gradio\n"
+        )
 
 
 def test_takes_the_next_free_port():
