@@ -211,7 +211,7 @@ def sources(arguments: Arguments) -> list[Source]:
 
 def _places(place: str) -> Iterator[tuple[str, Path]]:
     """What an argument names: paths below --out, and the files."""
-    path, known = Path(place).expanduser(), (*SUFFIXES, *STACKS)
+    path, known = Path(os.path.expanduser(place)), (*SUFFIXES, *STACKS)
     if path.is_dir():
         for _, file in find(path, known):
             yield file.relative_to(path).as_posix(), file
@@ -432,6 +432,11 @@ def from_float(images: Values, dtype: np.dtype) -> Images:
     if dtype.kind == "f":
         return images.astype(dtype)
     return np.rint(images * np.float32(np.iinfo(dtype).max)).astype(dtype)
+
+
+def to_bytes(images: Images) -> Images:
+    """Images as uint8, rounded if they are of more than 8 bits."""
+    return images if images.dtype == BYTES else from_float(to_float(images), BYTES)
 
 
 def add_noise(
@@ -850,7 +855,7 @@ def conclude(arguments: Arguments, item: Item, work: Work) -> list[dict[str, Any
             if item.array is not None:  # whose name may be any, even a path
                 key = re.sub(r"\W", "-", item.array.key.removesuffix(".npy"))
                 name = f"{item.source.name}/{key}{'-' if key else ''}{number:05}.png"
-            picture = Picture(beside([from_float(to_float(image), BYTES) for image in shown]))
+            picture = Picture(beside([to_bytes(image) for image in shown]))
             write_whole(arguments.side_by_side / name, encode(picture))
     return rows
 

@@ -8,6 +8,7 @@ A finished run holds its network as model.npz and model.json, in the form of `ja
 no data set is needed to read it, nor the checkpoints.
 """
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,7 +51,7 @@ def load_model(name: str, flag: str = "--model") -> Loaded:
     known, said = pretrained.names(), f"{flag} {name}"
     if name in known:
         return _load(name, pretrained.FOLDER, said)
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # which leaves a user that there is not as it is
     if path.is_dir():
         if (path / f"{NAME}.json").is_file():
             return _load(NAME, path, said)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import denoise_files
 from experiments import denoise
 from jaxdae import metrics, pretrained, stacks
 from jaxdae.data import load
@@ -388,6 +390,8 @@ def test_mistakes_are_one_line(here, capsys, tmp_path):
         (["in", *out, "--side-by-side", "in/a.png"], "is no folder"),
         (["in", *out, "--noise-sigma", 1, "--skip-existing"], "metrics.csv"),
         (["in", *out, "--model", "absent"], "--model absent is none"),
+        (["~nobody/a.png", *out], "'~nobody/a.png' does not exist"),
+        (["in", *out, "--model", "~nobody/x"], "--model ~nobody/x is none"),
         (["in", *out, "--model", "digit-classifier"], "restores no images"),
         (["in", "--out", "/proc/absent/out"], "cannot be written to"),
     ):
@@ -536,3 +540,35 @@ def test_help_is_quick_and_says_the_rules():
         assert part in helped.stdout
     imported = {line.rpartition("|")[2].strip() for line in helped.stderr.splitlines()}
     assert "tyro" in imported and not imported & {"jax", "flax", "PIL.Image", "rich.progress"}
+
+
+def test_the_benchmark_counts_and_compares(tmp_path, monkeypatch, capsys):
+    digits, other = tmp_path / "digits", tmp_path / "other"
+    for folder in (digits, other):
+        folder.mkdir()
+        denoise_files.write_digits(folder, 5)
+    assert tree(digits) == [f"{i:05}.png" for i in range(5)]
+    assert denoise_files.same(digits, other)
+    save(other / "00003.png", DIGITS[3, ..., 0])
+    assert not denoise_files.same(digits, other)
+    (other / "00003.png").unlink()
+    assert not denoise_files.same(digits, other)
+
+    different = set()
+
+    def whole_process(words, cache, log):
+        out = Path(words[words.index("--out") + 1])
+        out.mkdir()
+        save(out / "0.png", np.zeros((4, 4), np.uint8) + (out.name in different))
+        return {"wall_seconds": 7.0, "core_seconds": 9.0, "peak_megabytes": 400.0}
+
+    monkeypatch.setattr(denoise_files, "whole_process", whole_process)
+    words = ["--images", "3", "--write", str(tmp_path / "b.json")]
+    for status, said_last in ((0, "the same bytes"), (1, "NOT the same bytes")):
+        assert denoise_files.main(words) == status
+        printed = capsys.readouterr().out
+        assert f"\n{said_last}" in printed and "| again | 7.0 | 9.0 | 400 |" in printed
+        different.add("second")
+    assert json.loads((tmp_path / "b.json").read_text())["identical"] is False
+    assert denoise_files.main(["--images", "0"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
