@@ -302,7 +302,7 @@ def test_shows_no_sliders_without_a_latent_of_that_size(tmp_path, blind):
     restored = play.restore(TEST.images[0], 0, 0.5)
     clean = TEST.images[0] / 255
     assert np.mean((restored.denoised - clean) ** 2) < np.mean((restored.noisy - clean) ** 2) / 5
-    path = card(tmp_path, {}, architecture="maxpool")  # a latent of 4x4x8
+    path = card(tmp_path, {}, architecture="dense", features=(4,), latent_dim=65)
     assert playground.Playground(path).sliders == 0
 
 
