@@ -14,7 +14,12 @@ class Fields(griffe.Extension):
         if obj.docstring is not None:
             text = obj.docstring.value
             text = re.sub(r"^Fields:$", "Attributes:", text, flags=re.MULTILINE)
-            # Of two that share a line, each is one.
+            # Of several that share a line, each has its own.
             obj.docstring.value = re.sub(
-                r"^( +)(\w+), (\w+): (.*)$", r"\1\2: \4\n\1\3: \4", text, flags=re.MULTILINE
+                r"^( +)(\w+(?:, \w+)+): (.*)$",
+                lambda found: "\n".join(
+                    f"{found[1]}{name}: {found[3]}" for name in found[2].split(", ")
+                ),
+                text,
+                flags=re.MULTILINE,
             )

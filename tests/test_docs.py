@@ -44,7 +44,7 @@ def small(monkeypatch):
     def first(split, count):
         return data.Split(split.images[:count], split.labels[:count])
 
-    few = data.Dataset("mnist", first(whole.train, 1280), first(whole.test, 200))
+    few = data.Dataset("mnist", first(whole.train, 640), first(whole.test, 200))
     monkeypatch.setattr(data, "_load_mnist", lambda: few)
 
 
