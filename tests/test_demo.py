@@ -391,7 +391,7 @@ def test_helps():
 class Session:
     """The command as a user has it, and a browser on its page."""
 
-    def __init__(self, folder, playwright):
+    def __init__(self, folder):
         environment = os.environ | {"HTTP_PROXY": "http://127.0.0.1:9", "TMPDIR": str(folder)}
         self.port = demo.free_port(None)
         words = ["--no-browser", "--no-cache", "--port", str(self.port)]
@@ -406,6 +406,8 @@ class Session:
         )
         signal.signal(signal.SIGINT, before)
         self.folder, self.complaints, self.asked = folder, [], []
+
+    def begin(self, playwright):
         self.line = self.process.stdout.readline()
         self.chromium = playwright.chromium.launch(
             executable_path=browser.find(), args=browser.arguments
@@ -463,13 +465,13 @@ def session(tmp_path_factory):
         pytest.skip("gradio or Chromium is not installed")
     api = pytest.importorskip("playwright.sync_api")
     with api.sync_playwright() as playwright:
-        session = Session(tmp_path_factory.mktemp("page"), playwright)
+        session = Session(tmp_path_factory.mktemp("page"))
         try:
+            session.begin(playwright)
             yield session
-        finally:
+        finally:  # the browser ends with playwright
             session.process.kill()
-            session.process.wait()
-            session.chromium.close()
+            session.process.communicate()
 
 
 def test_page_denoises_an_uploaded_digit_at_any_noise(session, tmp_path):
