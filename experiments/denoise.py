@@ -71,6 +71,7 @@ COLUMNS = (
 )
 SAID = 10  # files that could not be restored are named, so many
 GROUP, GROUP_BYTES = 64, 1 << 24  # files that one thread reads or writes at a time, at the most
+BAND = 256  # rows of a large image at a time
 CACHED_PIXELS = 64 * 28 * 28  # what a CPU's caches hold of a network's work
 BYTES = np.dtype(np.uint8)
 Images = Shaped[np.ndarray, "n height width channels"]
@@ -408,12 +409,14 @@ class Work:
         outputs = self.rules.colours_out(outputs, self.channels)
         size = self.images.shape[1:3]
         if self.tiled:
-            rows = self._blend.add(outputs)
-            self.result[:, self._row : self._row + rows.shape[1]] = from_float(rows, self.dtype)
-            self._row += rows.shape[1]
+            complete = self._blend.add(outputs)
+            rows = slice(self._row, self._row + complete.shape[1])
+            self.result[:, rows] = from_float(complete, self.dtype)
+            self._row = rows.stop
         else:
-            outputs = tiling.unfit(outputs, size) if self.fitted else outputs
-            self.result[...] = from_float(outputs, self.dtype)
+            for rows in bands(size[0]):
+                part = tiling.unfit(outputs, size, rows) if self.fitted else outputs[:, rows]
+                self.result[:, rows] = from_float(part, self.dtype)
         self.left -= 1
         if not self.left:
             self.result = tiling.crop(self.result, size)
@@ -434,9 +437,19 @@ def from_float(images: Values, dtype: np.dtype) -> Images:
     return np.rint(images * np.float32(np.iinfo(dtype).max)).astype(dtype)
 
 
-def to_bytes(images: Images) -> Images:
-    """Images as uint8, rounded if they are of more than 8 bits."""
-    return images if images.dtype == BYTES else from_float(to_float(images), BYTES)
+def to_bytes(image: Shaped[np.ndarray, "h w c"]) -> Shaped[np.ndarray, "h w c"]:
+    """An image as uint8, rounded if it is of more than 8 bits."""
+    if image.dtype == BYTES:
+        return image
+    rounded = np.empty(image.shape, BYTES)
+    for rows in bands(len(image)):
+        rounded[rows] = from_float(to_float(image[rows]), BYTES)
+    return rounded
+
+
+def bands(height: int) -> Iterator[slice]:
+    """The rows of an image, some at a time: what is float32 then takes little memory."""
+    return (slice(first, first + BAND) for first in range(0, height, BAND))
 
 
 def add_noise(
@@ -449,14 +462,15 @@ def add_noise(
     """
     text = unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
     digest = hashlib.sha256(text).digest()
-    noisy = to_float(images).copy()
+    noisy = np.array(to_float(images), order="C", copy=images.dtype.kind == "f" or None)
     for i, image in enumerate(noisy, first):
         rng = np.random.default_rng([seed, i, *digest])
-        noise = rng.standard_normal(image.shape, np.float32)
-        noise *= np.float32(sigma)
-        noise += np.float32(mean)
-        image += noise
-    return np.clip(noisy, 0, 1, out=noisy)
+        for rows in bands(len(image)):
+            part = image[rows]
+            noise = rng.standard_normal(part.shape, np.float32)
+            part += noise * np.float32(sigma) + np.float32(mean)
+            np.clip(part, 0, 1, out=part)
+    return noisy
 
 
 # The work
@@ -869,7 +883,8 @@ def beside(images: Sequence[Shaped[np.ndarray, "h w c"]]) -> Shaped[np.ndarray, 
     for image in images:
         parts += [gap, np.broadcast_to(image, (height, width, channels))]
     scale = max(1, 110 // max(height, width))
-    return np.concatenate(parts[2:], 1).repeat(scale, 0).repeat(scale, 1)
+    row = np.concatenate(parts[2:], 1)
+    return row if scale == 1 else row.repeat(scale, 0).repeat(scale, 1)
 
 
 def part_of(path: Path) -> Path:

@@ -20,6 +20,7 @@ from jaxdae.errors import InputError
 Size = tuple[int, int]
 Images = Float[np.ndarray, "n height width channels"]
 Tiles = Float[np.ndarray, "tiles height width channels"]
+EVERY = slice(None)
 Weights = Float[np.ndarray, "positions tile"]
 
 
@@ -173,21 +174,28 @@ def fit(images: Images, size: Size) -> Images:
     return fitted
 
 
-def unfit(images: Images, size: Size) -> Images:
-    """What `fit` put in the middle, scaled back to (height, width), float32."""
-    return resize(crop(images, _inner(size, images.shape[1:3])), size)
+def unfit(images: Images, size: Size, rows: slice = EVERY) -> Images:
+    """What `fit` put in the middle, scaled back to (height, width), float32.
+
+    Args:
+      rows: only these of the result, which can be far larger than the images.
+    """
+    return resize(crop(images, _inner(size, images.shape[1:3])), size, rows)
 
 
-def resize(images: Images, size: Size) -> Images:
+def resize(images: Images, size: Size, rows: slice = EVERY) -> Images:
     """Images at (height, width), float32: linear interpolation, averages where they shrink.
 
-    As `jax.image.resize(..., "linear")`, which has the same kernel.
+    As `jax.image.resize(..., "linear")`, which has the same kernel. `rows`: only these of it.
     """
     down, along = (_resampling(old, new) for old, new in zip(images.shape[1:3], size, strict=True))
     n, _, width, channels = images.shape
-    if down is not None:
+    if down is None:
+        images = images[:, rows]
+    else:
+        down = down[rows]
         images = down @ images.reshape(n, -1, width * channels).astype(np.float32, copy=False)
-        images = images.reshape(n, size[0], width, channels)
+        images = images.reshape(n, len(down), width, channels)
     if along is not None:
         images = np.matmul(along, images)
     return images.astype(np.float32, copy=False)

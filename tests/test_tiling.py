@@ -120,6 +120,8 @@ def test_scaling_is_jaxs(old, new):
     images = draw(2, *old, 3)
     expected = jax.image.resize(images, (2, *new, 3), "linear", precision="highest")
     np.testing.assert_allclose(resize(images, new), expected, atol=1e-5)
+    rows = slice(1, 3)
+    np.testing.assert_allclose(resize(images, new, rows), expected[:, rows], atol=1e-5)
 
 
 @given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 20), st.integers(1, 20))
