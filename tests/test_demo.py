@@ -410,7 +410,7 @@ class Session:
     def begin(self, playwright):
         self.line = self.process.stdout.readline()
         self.chromium = playwright.chromium.launch(
-            executable_path=browser.find(), args=browser.arguments
+            executable_path=browser.find(), args=list(browser.FLAGS)
         )
         self.page = self.open(viewport={"width": 1180, "height": 900})
 

@@ -451,7 +451,7 @@ def test_a_file_system_that_refuses_ends_it_in_one_line(here, capsys, monkeypatc
 def test_stopped_it_leaves_only_whole_files_and_goes_on(here):
     for i in range(400):
         save(f"in/{i}.png", DIGITS[i % 40, ..., 0])
-    np.save("in/z.npy", np.repeat(DIGITS, 2000, 0))
+    np.save("in/z.npy", np.repeat(DIGITS, 8000, 0))
     words = [sys.executable, "-m", "experiments.denoise", "in", "--out", "out", "--no-cache"]
     root = Path(__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": str(root)}

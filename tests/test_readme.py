@@ -42,7 +42,7 @@ def test_the_python_in_it_runs():
 def test_parts_of_ones_own_are_trained():
     names = run(block("Your own network, noise or loss"))
     assert isinstance(names["epoch"].model, names["Small"])
-    assert names["epoch"].metrics["test_loss"] < 0.1  # less than that of a black image
+    assert names["epoch"].metrics["test_loss"] < 0.05  # a black image's is 0.13
 
 
 def test_what_is_exported_is_read_as_it_says(tmp_path, monkeypatch):

@@ -91,6 +91,9 @@ def test_writes_everything_it_promises(finished):
         "config.json",
         "figures",
         "metrics.csv",
+        "model.json",
+        "model.npz",
+        "report.html",
         "summary.json",
     ]
     config = json.loads((folder / "config.json").read_text())
