@@ -19,6 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +42,7 @@ from jaxdae.model import Denoiser
 AXIS = "devices"
 HERE = Path(__file__).parent
 CPU_PIECE = 32  # images that a CPU differentiates at a time: larger batches leave its caches
+CHUNK_BYTES = 1 << 26  # of images that are sent to the devices at a time, or those of one step
 STREAMS = {"init": 0, "order": 1, "corruption": 2}
 Params = Any
 Metrics = dict[str, Float[Array, ""]]
@@ -406,6 +408,9 @@ def train(
     state, key = replicate((state, key), local)
     on_devices = replicate(np.asarray(images), local) if resident else None
     longest = max(1, min(chunk_steps, len(images) // batch_size))
+    if not resident:  # two chunks, one on the devices, are in memory at a time
+        size = batch_size * prod(images.shape[1:]) * images.dtype.itemsize
+        longest = max(1, min(longest, CHUNK_BYTES // size))
     pace = Pace(longest, chunk_seconds)
 
     def chunks() -> Iterator[tuple[int, bool, int, np.ndarray]]:

@@ -124,7 +124,7 @@ def test_training_on_patches_resumes_bit_for_bit(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("crop", [None, 8])
-def test_a_mapped_file_holds_what_memory_does(tmp_path, monkeypatch, crop):
+def test_a_file_holds_what_memory_does(tmp_path, monkeypatch, crop):
     write(tmp_path / "photos", 20, (18, 16))
     write(tmp_path / "photos/x", 0)
     Image.fromarray(RNG.integers(0, 256, (18, 16, 3), np.uint8)).save(tmp_path / "photos/z.png")
@@ -165,7 +165,7 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path, monkeypatch):
         data.load(f"folder:{tmp_path}/photos", cache_dir=tmp_path / "cache")
 
 
-def test_a_mapped_file_trains_to_the_same_bits(tmp_path, monkeypatch):
+def test_a_file_trains_to_the_same_bits(tmp_path, monkeypatch):
     write(tmp_path / "photos", 80)
     words = [*SMALL, "--dataset", f"folder:{tmp_path}/photos", "--epochs", "2", "--devices", "1"]
     words += ["--batch-size", "8"]

@@ -1,12 +1,14 @@
 """Folders of image files, and pairs of such folders: `folder:DIR` and `pairs:NOISY_DIR,CLEAN_DIR`.
 
 Files are decoded once, by several threads. What takes more than `MEMORY` bytes is written to a file
-in the cache as it is decoded, and mapped into memory from there: training reads the images it needs
-and the system keeps those in memory that fit. The next run finds the file, unless an image file
-has come, gone or changed. In memory or not, the images are the same.
+in the cache as it is decoded, and training reads the images it needs from there, by several threads
+(a mapped file would be read a page at a time); the system keeps those in memory that fit. The next
+run finds the file, unless an image file has come, gone or changed. In memory or not, the images are
+the same.
 """
 
 import contextlib
+import functools
 import hashlib
 import importlib.util
 import json
@@ -26,14 +28,94 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxdae.data import Dataset, Split
-from jaxdae.digest import tree_sha256
 from jaxdae.errors import InputError, explained, show
 from jaxdae.images import SUFFIXES, find, read_uint8
 
-MEMORY = 1 << 30  # bytes of decoded images that are held in memory; more lie in a mapped file
+MEMORY = 1 << 29  # bytes of decoded images that are held in memory; more lie in a file
+READERS = 8  # threads that read from it: a disk answers many as fast as one
 MAX_TEST_PATCHES = 10_000
 CROP_STREAM = 3  # beside those of `jaxdae.training.STREAMS`
 Pixels = UInt8[np.ndarray, "h w c"]
+
+
+class Stored:
+    """Images of one shape in a row in a file, as an array uint8 [n h w c] that reads what is taken.
+
+    Indexing by an array of numbers reads those images; by a slice, it leaves some out.
+
+    Args:
+      path: the file.
+      begin: where in it the first image begins, in bytes.
+      shape: (n, h, w, c).
+    """
+
+    dtype = np.dtype(np.uint8)
+    ndim = 4
+
+    def __init__(self, path: Path, begin: int, shape: tuple[int, ...]) -> None:
+        self.path, self.begin, self.shape = path, begin, shape
+
+    @property
+    def size(self) -> int:
+        """Values in all of them."""
+        return prod(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> Any:
+        each = prod(self.shape[1:])
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(len(self))
+            if step != 1:
+                raise IndexError(f"step {step} must be 1")
+            shape = (max(0, stop - start), *self.shape[1:])
+            return Stored(self.path, self.begin + start * each, shape)
+        rows = np.arange(len(self))[np.asarray(rows)]
+        out = np.empty((len(rows), *self.shape[1:]), np.uint8)
+
+        def read(i: int) -> None:
+            _read(self.path, [(self.begin + int(rows[i]) * each, out[i])])
+
+        list(_readers().map(read, range(len(rows))))
+        return out
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        out = np.empty(self.shape, np.uint8)
+        _read(self.path, [(self.begin, out)])
+        return out.astype(dtype or np.uint8, copy=False)
+
+
+class StoredPicture(NamedTuple):
+    """A picture in such a file: where it begins, and its shape (h, w, c)."""
+
+    path: Path
+    begin: int
+    shape: tuple[int, ...]
+
+    def patch(self, top: int, left: int, out: Pixels) -> None:
+        """Reads a patch at a place into `out`."""
+        _, width, channels = self.shape
+        first = self.begin + (top * width + left) * channels
+        _read(self.path, [(first + y * width * channels, row) for y, row in enumerate(out)])
+
+
+def _read(path: Path, parts: Sequence[tuple[int, np.ndarray]]) -> None:
+    """Reads parts of a file, each from a byte on, into arrays."""
+    with open(path, "rb", buffering=0) as file:
+        for begin, out in parts:
+            file.seek(begin)
+            rest = memoryview(out.reshape(-1))  # type: ignore[arg-type]
+            while rest:
+                count = file.readinto(rest)
+                if not count:
+                    raise InputError(f"{show(path)} has become shorter: begin again")
+                rest = rest[count:]
+
+
+@functools.cache
+def _readers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(READERS)
 
 
 class Crops:
@@ -50,7 +132,10 @@ class Crops:
     """
 
     def __init__(
-        self, pictures: Sequence[Pixels], side: int, numbers: np.ndarray | None = None
+        self,
+        pictures: Sequence[Pixels | StoredPicture],
+        side: int,
+        numbers: np.ndarray | None = None,
     ) -> None:
         self.pictures, self.side = pictures, side
         self._sides = np.array([picture.shape[:2] for picture in pictures], np.int64)
@@ -101,10 +186,18 @@ class Crops:
 
     def _cut(self, places: np.ndarray, rows: np.ndarray) -> UInt8[np.ndarray, "k s s c"]:
         out = np.empty((len(rows), *self.shape[1:]), np.uint8)
-        for i, number in enumerate(self._numbers[rows]):
-            top, left = places[number]
-            picture = self.pictures[self._picture[number]]
-            out[i] = picture[top : top + self.side, left : left + self.side]
+        numbers = self._numbers[rows]
+
+        def cut(i: int) -> None:
+            top, left = places[numbers[i]]
+            picture = self.pictures[self._picture[numbers[i]]]
+            if isinstance(picture, StoredPicture):
+                picture.patch(int(top), int(left), out[i])
+            else:
+                out[i] = picture[top : top + self.side, left : left + self.side]
+
+        stored = any(isinstance(picture, StoredPicture) for picture in self.pictures[:1])
+        list((_readers().map if stored else map)(cut, range(len(numbers))))
         return out
 
 
@@ -263,7 +356,7 @@ def _dataset(
         raise InputError(f"--crop {crop} must be at least 8 pixels")
     cache = cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxdae"
     place = cache / "folders" / _state(files, sources, parts)
-    found = _mapped(place)
+    found = _stored(place)
     if found is None:
         found = _decode(files, read, parts, crop, place)
     pictures = found.each
@@ -274,7 +367,7 @@ def _dataset(
     def split(begin: int, end: int, test: bool) -> Split:
         labels = None if files.labels is None else files.labels[begin:end]
         if crop is None:
-            return Split(found.stacked(begin, end), labels)
+            return Split(found.stacked(begin, end, held=test), labels)
         crops = Crops(pictures[begin:end], crop)
         if labels is not None:
             labels = np.repeat(labels, crops.counts)
@@ -329,44 +422,38 @@ class Pictures(NamedTuple):
     """Decoded image files.
 
     Fields:
-      each: their pixels.
+      each: their pixels, or where in the file they are.
       sha256: of all; None if they are in memory and it was not asked for.
-      mapped: the file in which they lie in a row, uint8; None if they are in memory.
     """
 
-    each: Sequence[Pixels]
+    each: Sequence[Any]
     sha256: str | None
-    mapped: UInt8[np.ndarray, " bytes"] | None = None
 
-    def stacked(self, begin: int, end: int) -> UInt8[np.ndarray, "n h w c"]:
-        """Some of them, which must be of one size, as one array; a view of those in a file."""
-        if self.mapped is None:
+    def stacked(self, begin: int, end: int, held: bool) -> Any:
+        """Some of them, which must be of one size, as one array; `held` in memory if they fit."""
+        first, count = self.each[begin], end - begin
+        if not isinstance(first, StoredPicture):
             return np.stack(self.each[begin:end])
-        first = self.each[0]
-        images = self.mapped[begin * first.size : end * first.size]
-        return images.reshape(-1, *first.shape)
+        images = Stored(first.path, first.begin, (count, *first.shape))
+        return np.asarray(images) if held and images.size <= MEMORY else images
 
 
-def _mapped(place: Path) -> Pictures | None:
+def _stored(place: Path) -> Pictures | None:
     """The pictures of a cache file, if there is a whole one."""
     try:
         known = json.loads((place / "shapes.json").read_text())
-        shapes = [tuple(shape) for shape in known["shapes"]]
-        pixels = np.memmap(place / "pixels", np.uint8, "r")
-        if len(pixels) != sum(map(prod, shapes)):
+        shapes = [(int(h), int(w), int(c)) for h, w, c in known["shapes"]]
+        ends = np.cumsum([prod(shape) for shape in shapes])
+        path = place / "pixels"
+        if os.stat(path).st_size != ends[-1]:
             return None
-        return Pictures(_views(pixels, shapes), str(known["sha256"]), np.asarray(pixels))
-    except (OSError, ValueError, KeyError, TypeError):
+        each = [
+            StoredPicture(path, int(end) - prod(shape), shape)
+            for end, shape in zip(ends, shapes, strict=True)
+        ]
+        return Pictures(each, str(known["sha256"]))
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None
-
-
-def _views(mapped: np.memmap, shapes: Sequence[tuple[int, ...]]) -> list[Pixels]:
-    pixels = np.asarray(mapped)
-    ends = np.cumsum([prod(shape) for shape in shapes])
-    return [
-        pixels[end - prod(shape) : end].reshape(shape)
-        for end, shape in zip(ends, shapes, strict=True)
-    ]
 
 
 def _decode(
@@ -420,6 +507,7 @@ class _Sink:
         self.held: list[Pixels] = []
         self.shapes: list[tuple[int, ...]] = []
         self.bytes = 0
+        self.digest = hashlib.sha256()  # of all, as they come
         self.folder: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> "_Sink":
@@ -432,7 +520,10 @@ class _Sink:
             self.folder.cleanup()
 
     def add(self, pixels: Pixels) -> None:
+        pixels = np.ascontiguousarray(pixels)
         self.shapes.append(pixels.shape)
+        self.digest.update(f"{pixels.shape}".encode())
+        self.digest.update(pixels.data)
         self.bytes += pixels.size
         if self.file is None and self.bytes <= MEMORY:
             self.held.append(pixels)
@@ -443,9 +534,9 @@ class _Sink:
                 self.folder = tempfile.TemporaryDirectory(dir=self.place.parent, prefix=".")
                 self.file = open(Path(self.folder.name) / "pixels", "wb")  # noqa: SIM115
                 for before in self.held:
-                    self.file.write(np.ascontiguousarray(before).data)
+                    self.file.write(before.data)
                 self.held = []
-            self.file.write(np.ascontiguousarray(pixels).data)
+            self.file.write(pixels.data)
 
     def _explained(self) -> Any:
         return explained(
@@ -456,16 +547,15 @@ class _Sink:
     def close(self, fingerprint: bool) -> Pictures:
         """The pictures, and their SHA-256 if they are in a file or it is asked for."""
         if self.file is None or self.folder is None:
-            return Pictures(self.held, tree_sha256(self.held) if fingerprint else None)
+            return Pictures(self.held, self.digest.hexdigest() if fingerprint else None)
         with self._explained():
             self.file.close()
             folder = Path(self.folder.name)
-            pictures = _views(np.memmap(folder / "pixels", np.uint8, "r"), self.shapes)
-            known = {"sha256": tree_sha256(pictures), "shapes": self.shapes}
+            known = {"sha256": self.digest.hexdigest(), "shapes": self.shapes}
             (folder / "shapes.json").write_text(json.dumps(known))
             shutil.rmtree(self.place, ignore_errors=True)  # a damaged one
             os.rename(folder, self.place)
             os.mkdir(folder)  # for the clean-up
-            whole = _mapped(self.place)
+            whole = _stored(self.place)
         assert whole is not None
         return whole
