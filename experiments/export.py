@@ -3,7 +3,8 @@
     python -m experiments.export blind --format stablehlo onnx safetensors --out exported
     python -m experiments.export runs/default-sigma0.5 --part encoder decoder --out exported
 
-  stablehlo: the function, for jax on a CPU, on CUDA and on a TPU, without flax or jaxdae;
+  stablehlo: the function, for jax on a CPU, on CUDA and on a TPU, without flax or jaxdae; of the
+    version that wrote it, or of the half year after;
   onnx: the function, for onnxruntime and whatever else reads ONNX;
   safetensors: the parameters by their paths, for any language; MODEL of all commands, too.
 
@@ -20,7 +21,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import tyro
@@ -29,7 +30,9 @@ from jaxtyping import Float
 from jaxdae.errors import InputError
 
 from . import cli, program
-from .models import Loaded, load_model
+
+if TYPE_CHECKING:
+    from .models import Loaded
 
 PROGRAM = program("export")
 BATCHES = (1, 7, 512)
@@ -124,11 +127,14 @@ def run(arguments: Arguments) -> int:
     Raises:
       InputError: there is no such model, it has no such part, or a package is missing.
     """
-    from jaxdae.export import need
+    from jaxdae.export import function, need
+
+    from .models import load_model
 
     loaded, wanted = load_model(arguments.model, "MODEL"), files(arguments)
-    if arguments.check and "onnx" in arguments.format:
-        need("--check of ONNX", "onnxruntime")
+    for file in wanted:
+        function(loaded.model, loaded.params, file.part)  # there is such a part
+    need("this export", *packages(arguments))
     contents = [content(file, loaded) for file in wanted]
     examples = {
         file.part: example(loaded, file.part)
@@ -156,7 +162,17 @@ def run(arguments: Arguments) -> int:
     return 0
 
 
-def content(file: File, loaded: Loaded) -> bytes:
+def packages(arguments: Arguments) -> list[str]:
+    """The optional packages that this takes."""
+    wanted = {
+        "stablehlo": ["flatbuffers"],
+        "onnx": ["onnx", *["onnxruntime"] * arguments.check],
+        "safetensors": ["safetensors"],
+    }
+    return [package for kind in dict.fromkeys(arguments.format) for package in wanted[kind]]
+
+
+def content(file: File, loaded: "Loaded") -> bytes:
     """All of a file.
 
     Raises:
@@ -171,7 +187,7 @@ def content(file: File, loaded: Loaded) -> bytes:
     return export.to_safetensors(loaded.params, loaded.card)
 
 
-def check(file: File, loaded: Loaded, examples: Mapping[Part, Example]) -> str:
+def check(file: File, loaded: "Loaded", examples: Mapping[Part, Example]) -> str:
     """What comes of a comparison with the network, read as other programs read it.
 
     Raises:
@@ -188,10 +204,10 @@ def check(file: File, loaded: Loaded, examples: Mapping[Part, Example]) -> str:
     call = reader(file)
     batches = sorted({min(batch, len(images)) for batch in BATCHES})
     found = [difference(call, images, expected, batch) for batch in batches]
-    allowed = ALLOWED * max(1, np.abs(expected).max())
-    if not max(found) <= allowed:  # nor if it is not a number
+    worst, allowed = np.max(found), ALLOWED * max(1, np.abs(expected).max())
+    if not worst <= allowed:  # nor if it is not a number
         raise Different(
-            f"{file.path} would differ from the network by {max(found):.1e}, more than the "
+            f"{file.path} would differ from the network by {worst:.1e}, more than the "
             f"{allowed:.1e} of rounding"
         )
     each = ", ".join(f"{d:.1e} ({batch})" for d, batch in zip(found, batches, strict=True))
@@ -223,7 +239,7 @@ def difference(call: Callable[[Array], Any], images: Array, expected: Array, bat
     return float(worst)
 
 
-def example(loaded: Loaded, part: Part) -> Example:
+def example(loaded: "Loaded", part: Part) -> Example:
     """What to give to a part of the network, and what it makes of that."""
     import jax
 

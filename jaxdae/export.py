@@ -49,14 +49,14 @@ OPSET, IR = 17, 8  # read by onnxruntime 1.12, of 2022, and everything since
 CARD = "card"  # the key of the model card, as JSON, in the metadata of a file
 
 
-def need(what: str, package: str) -> None:
-    """Sees that an optional package is there.
+def need(what: str, *packages: str) -> None:
+    """Sees that optional packages are there.
 
     Raises:
-      InputError: it is not.
+      InputError: some are not.
     """
-    if find_spec(package) is None:
-        raise InputError(f"{what} needs {package}: pip install {package}")
+    if missing := [package for package in packages if find_spec(package) is None]:
+        raise InputError(f"{what} needs {', '.join(missing)}: pip install {' '.join(missing)}")
 
 
 def function(model: Denoiser, params: Any, part: Part = "whole") -> Callable[[Any], Any]:
@@ -98,7 +98,11 @@ def to_stablehlo(
 ) -> bytes:
     """The function as `jax.export` serialises it: `jax.export.deserialize(bytearray).call(x)`.
 
-    It runs where jax and flatbuffers are installed, and needs neither flax nor jaxdae.
+    It runs where jax and flatbuffers are installed, and needs neither flax nor jaxdae; jax promises
+    to read it for half a year's versions to come.
+
+    Args:
+      platforms: where it is to run.
 
     Raises:
       InputError: the model has no such part, or flatbuffers is not installed.

@@ -329,23 +329,30 @@ def test_nothing_is_overwritten(here, capsys):
     assert "--out out is a file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("package", "kind"),
-    [
-        ("flatbuffers", "stablehlo"),
-        ("onnx", "onnx"),
-        ("onnxruntime", "onnx"),
-        ("safetensors", "safetensors"),
-    ],
-)
-def test_a_missing_package_is_one_line(package, kind, here, capsys, monkeypatch):
+@pytest.mark.parametrize("package", ["flatbuffers", "onnx", "onnxruntime", "safetensors"])
+def test_a_missing_package_is_one_line(package, here, capsys, monkeypatch):
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == package else name)
-    assert export_("runs/sigma0.5", "--format", kind) == 2
+    assert export_("runs/sigma0.5") == 2
     error = capsys.readouterr().err
-    assert f"needs {package}: pip install {package}\n" in error and error.count("\n") == 1
+    assert error == f"error: this export needs {package}: pip install {package}\n"
     assert not (here / "out").exists()
-    if package == "onnxruntime":  # it is for the comparison only
-        assert export_("runs/sigma0.5", "--format", kind, "--no-check") == 0
+    kind = {"flatbuffers": "onnx", "safetensors": "onnx"}.get(package, "safetensors")
+    assert export_("runs/sigma0.5", "--format", kind, "--no-check") == 0  # which wants no such
+
+
+def test_all_missing_packages_are_told_at_once(here, capsys, monkeypatch):
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
+    assert export_("runs/sigma0.5", "--format", "onnx", "safetensors") == 2
+    assert capsys.readouterr().err.endswith("pip install onnx onnxruntime safetensors\n")
+    params = random_params(SMALL)
+    for make, package in (
+        (lambda: export.to_stablehlo(SMALL, params), "flatbuffers"),
+        (lambda: export.to_onnx(SMALL, params, {}), "onnx"),
+        (lambda: export.to_safetensors(params, {}), "safetensors"),
+        (lambda: export.from_safetensors(here / "x"), "safetensors"),
+    ):
+        with pytest.raises(InputError, match=f"needs {package}: pip install {package}$"):
+            make()
 
 
 @pytest.mark.parametrize(
@@ -365,6 +372,16 @@ def test_what_differs_is_not_written(kind, said, here, capsys, monkeypatch):
     error = capsys.readouterr().err
     assert said in error and "nothing was written" in error and error.count("\n") == 1
     assert written(here) == []
+
+
+def test_what_is_no_number_is_not_written(here, capsys):
+    params = random_params(SMALL)
+    params["decoder"]["dense_0"]["bias"][:] = np.nan
+    pretrained.save("model", SMALL, params, {}, here / "runs" / "diverged")
+    for kind in ("stablehlo", "onnx"):
+        assert export_("runs/diverged", "--format", kind) == 1
+        assert "would differ from the network by nan" in capsys.readouterr().err
+        assert written(here) == []
 
 
 # The comparison in an environment without jaxdae.
