@@ -710,7 +710,7 @@ def sweep_pictures(
             figures.strip([row], side=64),
             f"Dimension {i} from {low[i]:.2f} to {high[i]:.2f}",
             f"z{i}",
-            f"{low[i]:.2g} … {high[i]:.2g}".replace("-", "−"),
+            f"{low[i]:.1f} … {high[i]:.1f}".replace("-", "−"),
         )
         for i, row in zip(dimensions, images, strict=True)
     ]

@@ -7,6 +7,7 @@ import shutil
 import sys
 from html.parser import HTMLParser
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 
 import jax
@@ -65,7 +66,7 @@ def material(digits):
 def color(place, photos):
     """A run without a latent, gray images in and colours out."""
     words = ["--recipe", "colorize", "--features", "4", "8", "--epochs", "1", *QUIET]
-    words += ["--dataset", f"folder:{photos}", "--batch-size", "4"]
+    words += ["--dataset", f"folder:{photos}", "--batch-size", "4", "--no-centering"]
     assert train([*words, "--out", str(place / "color")]) == 0
     return place / "color"
 
@@ -75,6 +76,7 @@ def blind(place, photos):
     """A run at a range of sigma, on images in colour, with a latent that is an image."""
     words = ["--architecture", "maxpool", "--features", "4", "4", "--sigma", "0.1", "0.5", *QUIET]
     words += ["--dataset", f"folder:{photos}", "--batch-size", "4", "--epochs", "1"]
+    words += ["--no-centering"]
     assert train([*words, "--out", str(place / "blind")]) == 0
     return place / "blind"
 
@@ -211,7 +213,7 @@ def test_any_run_has_a_page_without_what_there_is_not(request, name, absent):
     page = check(request.getfixturevalue(name) / "report.html")
     assert sections(page) == [part for part in report.CONTENTS if part not in absent]
     assert "label" not in page.text
-    assert {picture.mode for _, picture in pictures(page)} == {"RGBA"}
+    assert "RGBA" in {picture.mode for _, picture in pictures(page)}
 
 
 def test_no_figures_no_page_until_it_is_asked_for(masked):
@@ -430,7 +432,8 @@ def test_filters_show_sign_and_strength():
 
 @pytest.fixture(scope="module")
 def second(place):
-    words = ["--recipe", "classic", *DIGITS, "--eval-sigmas", "0.5", "0.9", *QUIET]
+    words = ["--recipe", "dense", "--train-images", "512", "--test-images", "64", "--epochs", "3"]
+    words += ["--features", "8", "--sigma", "0.9", "--eval-sigmas", "0.5", *QUIET]
     out = place / "second"
     assert train([*words, "--no-figures", "--out", str(out)]) == 0
     return out
