@@ -34,10 +34,10 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def start(place):
-    """Starts the command as a user would, with a cache folder of its own."""
-    environment = {**os.environ, "XDG_CACHE_HOME": str(place / "cache")}
-    environment.pop("XLA_FLAGS", None)  # one device, as on a laptop
+def start():
+    """Starts the command as a user would."""
+    # One device, as on a laptop.
+    environment = {**os.environ, "XLA_FLAGS": os.environ["TESTS_XLA_FLAGS"]}
 
     def start(*words):
         return subprocess.Popen(
