@@ -1,10 +1,12 @@
 """What XLA must be told before its first use: eight virtual devices, and to compile quickly."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 
+import pytest
 from hypothesis import Phase, settings
 
 
@@ -46,3 +48,14 @@ settings.register_profile(
     phases=(Phase.explicit, Phase.generate),
 )
 settings.load_profile("jaxdae")
+
+
+@pytest.fixture(scope="module")
+def heeded():
+    """Ctrl-C is heeded, here and in the processes that are started from here.
+
+    Whoever runs the tests in the background has told them all to ignore it.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -21,6 +21,9 @@ WORDS = ["--epochs", "2", "--train-images", "512", "--validation-images", "64", 
 WORDS += ["--microbatches", "4", "--schedule", "constant", "--no-figures"]
 
 
+pytestmark = pytest.mark.usefixtures("heeded")
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     return tmp_path_factory.mktemp("cluster")
@@ -39,9 +42,7 @@ def start(words, processes, devices):
         shared = ["--coordinator", address, "--num-processes", str(processes)]
         commands = [[*command, *shared, "--process-id", str(i)] for i in range(processes)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    # Whoever runs the tests in the background has told their processes to ignore it.
-    heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
-    return [subprocess.Popen(words, env=environment, **pipes, **heed) for words in commands]
+    return [subprocess.Popen(words, env=environment, **pipes) for words in commands]
 
 
 def finish(processes, seconds=120):

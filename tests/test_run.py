@@ -34,7 +34,7 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def start():
+def start(heeded):
     """Starts the command as a user would."""
     # One device, as on a laptop.
     environment = {**os.environ, "XLA_FLAGS": os.environ["TESTS_XLA_FLAGS"]}
@@ -46,15 +46,13 @@ def start():
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # Whoever runs the tests in the background has told their processes to ignore it.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     return start
 
 
 def finish(process):
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
 
@@ -91,6 +89,8 @@ def test_writes_everything_it_promises(finished):
         "config.json",
         "figures",
         "metrics.csv",
+        "model.json",
+        "model.npz",
         "summary.json",
     ]
     config = json.loads((folder / "config.json").read_text())
