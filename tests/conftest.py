@@ -1,25 +1,43 @@
 """What XLA must be told before its first use: eight virtual devices, and to compile quickly."""
 
 import os
+import signal
+import subprocess
+import sys
 import tempfile
 
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_force_host_platform_device_count=8",
-        "--xla_backend_optimization_level=1",  # the tests compile far more than they compute
-    ]
-).strip()
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+import pytest
+from hypothesis import Phase, settings
 
-# Most of the time goes into compiling, and many tests compile the same program.
-if "PYTEST_XDIST_WORKER" not in os.environ:
+
+def quick_flags() -> str:
+    """XLA's flags for quick compiling, for the tests compile far more than they compute.
+
+    The older emitters write shorter code than the default ones, for the same values to rounding.
+    XLA aborts at a flag that it does not know, as one day it may not know theirs: a process of
+    its own tries.
+    """
+    level = "--xla_backend_optimization_level=1"
+    flags = f"{level} --xla_cpu_use_fusion_emitters=false"
+    client = [sys.executable, "-c", "from jaxlib import xla_client as x; x.make_cpu_client()"]
+    tried = subprocess.run(client, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True)
+    return flags if tried.returncode == 0 else level
+
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers inherit it
+    # Flags that compile quickly, for processes that need no devices but their own.
+    os.environ["TESTS_XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick_flags()}".strip()
+    os.environ["XLA_FLAGS"] = (
+        f"{os.environ['TESTS_XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    )
+    # Many tests, and the commands that they start, compile the same program: all share one cache,
+    # where the commands look for theirs.
     _cache = tempfile.TemporaryDirectory(prefix="jaxdae-tests-")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+    os.environ["XDG_CACHE_HOME"] = _cache.name
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_cache.name, "jaxdae", "xla")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-
-from hypothesis import Phase, settings
 
 # Each new shape is a compilation, so examples are few and failures are not shrunk.
 settings.register_profile(
@@ -30,3 +48,14 @@ settings.register_profile(
     phases=(Phase.explicit, Phase.generate),
 )
 settings.load_profile("jaxdae")
+
+
+@pytest.fixture(scope="module")
+def heeded():
+    """Ctrl-C is heeded, here and in the processes that are started from here.
+
+    Whoever runs the tests in the background has told them all to ignore it.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

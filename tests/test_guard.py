@@ -11,13 +11,7 @@ import pytest
 from experiments.guard import Guard, Stopped, locked
 from jaxdae.errors import InputError
 
-
-@pytest.fixture(autouse=True)
-def heeded():
-    """Whoever runs the tests in the background has told their process to ignore Ctrl-C."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+pytestmark = pytest.mark.usefixtures("heeded")
 
 
 def signalled(number, seconds=1.0):

@@ -34,10 +34,10 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def start(place):
-    """Starts the command as a user would, with a cache folder of its own."""
-    environment = {**os.environ, "XDG_CACHE_HOME": str(place / "cache")}
-    environment.pop("XLA_FLAGS", None)  # one device, as on a laptop
+def start(heeded):
+    """Starts the command as a user would."""
+    # One device, as on a laptop.
+    environment = {**os.environ, "XLA_FLAGS": os.environ["TESTS_XLA_FLAGS"]}
 
     def start(*words):
         return subprocess.Popen(
@@ -46,15 +46,13 @@ def start(place):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # Whoever runs the tests in the background has told their processes to ignore it.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     return start
 
 
 def finish(process):
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
 

@@ -11,6 +11,7 @@ refused. Anything else is silently wrong.
 
 import argparse
 import collections
+import functools
 import random
 import shutil
 import tempfile
@@ -30,9 +31,10 @@ from jaxdae.checkpoint import Checkpoints
 from jaxdae.data import load
 from jaxdae.digest import tree_sha256
 from jaxdae.errors import InputError
-from jaxdae.recipes import read_config
+from jaxdae.recipes import Config, read_config
 
-WORDS = ["--epochs", "3", "--features", "2", "4", "--latent-dim", "3"]
+# The files are the subject: the network is the one that is traced soonest.
+WORDS = ["--epochs", "3", "--architecture", "dense", "--features", "4", "--latent-dim", "3"]
 WORDS += ["--no-figures", "--no-cache", "--no-progress"]
 Damage = Callable[[Path], None]
 
@@ -91,9 +93,7 @@ class Subject:
 
 def resume(folder: Path) -> tuple[int, str, int] | None:
     """The step that --resume would go on from, the state's SHA-256 and the epochs behind it."""
-    config = read_config(folder)
-    experiment = Experiment(Arguments(config), Console(quiet=True))
-    state = _fresh(experiment)
+    experiment, state = _begun(read_config(folder))
     with Checkpoints(folder / "checkpoints") as checkpoints:
         restored = checkpoints.restore(state, experiment.same_run)
     if restored is None:
@@ -105,10 +105,13 @@ def resume(folder: Path) -> tuple[int, str, int] | None:
     )
 
 
-def _fresh(experiment: Experiment) -> training.TrainState:
+@functools.cache
+def _begun(config: Config) -> tuple[Experiment, training.TrainState]:
+    """A run of that configuration before its first step, and the shapes of its state."""
+    experiment = Experiment(Arguments(config), Console(quiet=True))
     optimizer = experiment.optimizer(experiment.stages[0])[0]
-    return jax.eval_shape(
-        lambda: training.create_state(experiment.model, optimizer, experiment.config.seed)
+    return experiment, jax.eval_shape(
+        lambda: training.create_state(experiment.model, optimizer, config.seed)
     )
 
 

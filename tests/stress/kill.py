@@ -24,7 +24,7 @@ from pathlib import Path
 
 TIMES = ("train_seconds", "images_per_second", "compile_seconds", "start_seconds")
 # Many short epochs, a checkpoint after each, and all but two deleted: much to interrupt.
-WORDS = ["--epochs", "12", "--train-images", "1024", "--test-images", "64"]
+WORDS = ["--epochs", "12", "--train-images", "1024", "--validation-images", "64"]
 WORDS += ["--features", "4", "8", "--keep", "1", "--batch-size", "16"]
 
 
