@@ -16,7 +16,7 @@
 All images of a data set have one shape; of image files of any sizes, `crop` makes patches. An array
 that is read whole into memory may not exceed `MAX_BYTES`, and no file is believed about its size
 before its bytes are there; image files that would take more than half a gigabyte, decoded, lie in
-a file in the cache, which is read as training goes. Everything that can be wrong with a source is an
+a file in the cache, which is read as training goes. Whatever is wrong with a source is an
 `InputError`.
 """
 
