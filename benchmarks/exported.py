@@ -1,6 +1,7 @@
 """Exported networks in an environment without jaxdae: do they still give what they gave?
 
     python -m benchmarks.exported --envs .peers
+    python -m benchmarks.exported --python OTHER/bin/python     # an environment that is there
 
 The pretrained blind and unet, and every architecture with random parameters, are exported to
 StableHLO and ONNX here, and applied to 1,000 noisy test images of MNIST. In .peers/exported, which
@@ -80,13 +81,15 @@ def compare(python: str, folder: Path) -> dict[str, Any]:
     """
     outside = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     worker = ROOT / "benchmarks/exported_worker.py"
-    done = subprocess.run(
-        [python, "-I", str(worker), str(folder)],
-        env={**outside, "JAX_PLATFORMS": "cpu"},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
+    try:
+        done = subprocess.run(
+            [python, "-I", str(worker), str(folder)],
+            env={**outside, "JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+            text=True,
+        )
+    except OSError as error:
+        raise RuntimeError(f"{error}: give the Python of an environment") from None
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["nothing"]
         raise RuntimeError(f"{python} stopped, and said: {said[-1]}")
@@ -101,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--envs", type=Path, default=Path(".peers"), help="folder of the environment")
+    add("--python", metavar="PYTHON", help="of an environment that is there, instead")
     add("--json", type=Path, metavar="FILE", help="write every figure to FILE")
     flags = parser.parse_args(argv)
     if wrong := not_a_file("--json", flags.json):
@@ -108,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     jax.config.update("jax_platforms", "cpu")
     try:
-        python = environment(flags.envs, "exported")
+        python = flags.python or environment(flags.envs, "exported")
         with tempfile.TemporaryDirectory() as folder:
             for name, loaded in networks():
                 write(Path(folder), name, loaded)

@@ -422,6 +422,12 @@ def test_the_worker_wants_an_environment_without_jaxdae(small, capsys):
     assert error.count("\n") == 1
 
 
+def test_a_python_that_is_none_is_one_line(small, capsys):
+    assert exported.main(["--python", "nowhere/python"]) == 1
+    error = capsys.readouterr().err
+    assert "nowhere/python" in error and error.count("\n") == 1
+
+
 @pytest.mark.parametrize(("difference", "status"), [(9e-6, 0), (2e-5, 1)])
 def test_the_table_and_the_verdict(difference, status, small, tmp_path, capsys, monkeypatch):
     row = {"1": 1e-7, "7": difference, "512": 0.0}
