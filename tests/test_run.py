@@ -342,6 +342,7 @@ def test_every_recipe_runs(recipe, tmp_path, capfd):
     has = {"error_against_sigma": by_sigma, "latent_space": latent}
     expected = [name for name in FIGURES if has.get(name, True)]
     assert figures == (expected if drawn else [])
+    assert (tmp_path / "out" / "report.html").exists() == drawn
     parameters = {"classic": 178_001, "maxpool-noisy": 4_385, "keras-io": 28_353}
     assert result["parameters"] == parameters.get(recipe, result["parameters"])
 
