@@ -59,3 +59,13 @@ def heeded():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+# Of the files that are handed to the workers one by one, the longest first: none is left alone
+# with one of these at the end.
+LONGEST = ("test_run", "test_stress", "test_cluster", "test_model", "test_training", "test_growth")
+
+
+def pytest_collection_modifyitems(items):
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONGEST)))
