@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 TIMES = ("train_seconds", "images_per_second", "compile_seconds", "start_seconds")
@@ -77,8 +78,10 @@ def ending(out: Path) -> tuple[list[dict[str, str]], dict]:
     return check_rows(out), {k: v for k, v in summary.items() if k not in TIMES}
 
 
-def trial(kills: int, seed: int, place: Path, say=print) -> collections.Counter:
-    """Kills so many times; how often in which phase.
+def trial(
+    kills: int, seed: int, place: Path, run: Sequence[str] = WORDS, say=print
+) -> collections.Counter:
+    """Kills a run so many times; how often in which phase.
 
     Raises:
       AssertionError: a run did not resume, or came to another end.
@@ -86,14 +89,14 @@ def trial(kills: int, seed: int, place: Path, say=print) -> collections.Counter:
     draw = random.Random(seed)
     for name in ("first", "whole"):  # the first fills the cache of compiled programs
         begun = time.monotonic()
-        assert start(place, *WORDS, "--out", str(place / name)).wait() == 0, place / "log"
+        assert start(place, *run, "--out", str(place / name)).wait() == 0, place / "log"
         seconds = time.monotonic() - begun
     expected = ending(place / "whole")
     phases: collections.Counter = collections.Counter()
     chains = 0
     while sum(phases.values()) < kills:
-        out, words = place / f"chain{chains}", WORDS
-        words = [*WORDS, "--out", str(out)]
+        out = place / f"chain{chains}"
+        words = [*run, "--out", str(out)]
         while True:
             process = start(place, *words)
             until = time.monotonic() + draw.uniform(0, 1.1 * seconds)
