@@ -1,6 +1,6 @@
 """The train step, the chunk of steps on any number of devices, and the loop over epochs."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from jaxdae.losses import LOSSES
 from jaxdae.model import DenoisingAutoencoder
 from jaxdae.training import AXIS, TrainState
 
-MODEL = DenoisingAutoencoder(image_shape=(8, 8, 1), features=(4, 8), latent_dim=3)
+MODEL = DenoisingAutoencoder(image_shape=(8, 8, 1), features=(4,), latent_dim=3)
 IMAGES = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 1), np.uint8)
 ADAM = optax.adam(1e-3)
 
@@ -27,16 +27,22 @@ ADAM = optax.adam(1e-3)
 NOISE = gaussian(0.5)
 
 
-def make_step(axis_name=AXIS, optimizer=ADAM, corruption=NOISE, **options):
+def make_step(axis_name=AXIS, optimizer=ADAM, corruption=NOISE, model=MODEL, **options):
     loss = LOSSES["mse"]
     return training.make_train_step(
-        MODEL, corruption, loss, optimizer, axis_name=axis_name, **options
+        model, corruption, loss, optimizer, axis_name=axis_name, **options
     )
+
+
+@cache
+def fresh():
+    """A fresh state, which no run changes."""
+    return training.create_state(MODEL, ADAM, 0)
 
 
 def fit(epochs=range(1), state=None, step=None, batch_size=16, devices=1, images=IMAGES, **options):
     """The state after some epochs on so many devices, and the losses."""
-    state = training.create_state(MODEL, ADAM, 0) if state is None else state
+    state = fresh() if state is None else state
     losses = []
     for progress in training.train(
         step or make_step(),
@@ -55,7 +61,7 @@ def fit(epochs=range(1), state=None, step=None, batch_size=16, devices=1, images
 
 def test_step_is_one_step_of_gradient_descent():
     """Against the same written out: corrupt, differentiate, update."""
-    state = training.create_state(MODEL, ADAM, 0)
+    state = fresh()
     key = jax.random.key(5)
     new, metrics = jax.jit(make_step(axis_name=None))(state, IMAGES[:16], key)
 
@@ -147,7 +153,7 @@ def test_microbatches_make_the_devices_agree_to_the_bit():
 
 def test_gradients_and_metrics_are_averaged_over_devices():
     """`out_axes=None` would hide it: ask every device for what it holds."""
-    state = training.create_state(MODEL, ADAM, 0)
+    state = fresh()
     indices = np.arange(16).reshape(2, 1, 8)
 
     def disagreement(axis_name):
@@ -171,7 +177,7 @@ def test_resumed_run_is_the_run_never_stopped():
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_leaves_the_callers_state_alone(devices):
-    state = training.create_state(MODEL, ADAM, 0)
+    state = fresh()
     before = tree_sha256(state)
     fit(state=state, devices=devices)
     assert tree_sha256(state) == before
@@ -198,7 +204,7 @@ def test_goes_on_in_the_middle_of_an_epoch():
     whole, losses = fit(range(2))
     chunks = training.train(
         make_step(),
-        training.create_state(MODEL, ADAM, 0),
+        fresh(),
         IMAGES,
         seed=0,
         epochs=range(2),
@@ -333,7 +339,7 @@ def test_fixed_noise_is_drawn_once_for_each_image():
             is_3 = (images == IMAGES[3]).all((1, 2, 3), keepdims=True)
             return state.replace(step=state.step + 1), {"loss": (inputs * is_3).sum(0)}
 
-        state = training.create_state(MODEL, ADAM, 0)
+        state = fresh()
         _, seen = fit(range(2), state, spy, fixed_noise=fixed)
         return [image for image in seen if image.any()]
 
@@ -385,9 +391,12 @@ def test_debugging_names_the_operation_that_began_it(devices):
     )
     with pytest.raises(DivergenceError, match=where):
         fit(range(9), step=make(), debug=make(axis_name=None), **options)
-    make = partial(make_step, optimizer=optax.sgd(1e38))
+    # The second of two convolutions is the first to multiply what has grown too large.
+    deeper = DenoisingAutoencoder(image_shape=(8, 8, 1), features=(4, 8), latent_dim=3)
+    make = partial(make_step, optimizer=optax.sgd(1e38), model=deeper)
+    state = training.create_state(deeper, ADAM, 0)
     with pytest.raises(DivergenceError, match=r"training.py:\d+ > .*convolution.py:\d+\): lower"):
-        fit(range(9), step=make(), debug=make(axis_name=None), **options)
+        fit(range(9), state, make(), debug=make(axis_name=None), **options)
 
 
 @pytest.mark.parametrize(
