@@ -61,6 +61,15 @@ def heeded():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forgotten():
+    """What a file compiled is dropped after it: gigabytes, over all of them."""
+    yield
+    import jax  # not before it has been told what is above
+
+    jax.clear_caches()
+
+
 # Of the files that are handed to the workers one by one, the longest first: none is left alone
 # with one of these at the end.
 LONGEST = (

@@ -462,7 +462,7 @@ def test_folder_train_and_test(tmp_path):
     refused(f"folder:{tmp_path}", "0 of 2", "add images")
 
 
-@pytest.mark.parametrize("suffix", data.SUFFIXES)
+@pytest.mark.parametrize("suffix", images.SUFFIXES)
 def test_folder_formats(tmp_path, suffix):
     x = np.full((8, 8) if suffix == ".pgm" else (8, 8, 3), 200, np.uint8)
     for part in ("train", "test"):

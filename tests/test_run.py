@@ -280,7 +280,7 @@ def test_divergence_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, capsys
                 raise DivergenceError("the loss is nan at step 20")
             yield progress
 
-    monkeypatch.setattr("experiments.experiment.training.train", train)
+    monkeypatch.setattr("jaxdae.trainer.training.train", train)
     out = tmp_path / "out"
     words = ["--epochs", "3", *SMALL, "--devices", "1", "--no-cache", "--out", str(out)]
     assert main(words) == 1
