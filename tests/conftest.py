@@ -31,11 +31,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers inherit it
     os.environ["XLA_FLAGS"] = (
         f"{os.environ['TESTS_XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     )
-    # Many tests, and the commands that they start, compile the same program: all share one cache,
-    # where the commands look for theirs.
+    # Many tests compile the same program. Those that start commands give them another cache, for
+    # what JAX was writing when its process was killed, it complains of whenever it reads it.
     _cache = tempfile.TemporaryDirectory(prefix="jaxdae-tests-")
-    os.environ["XDG_CACHE_HOME"] = _cache.name
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_cache.name, "jaxdae", "xla")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 

@@ -29,9 +29,10 @@ def place(tmp_path_factory):
     return tmp_path_factory.mktemp("cluster")
 
 
-def start(words, processes, devices):
+def start(place, words, processes, devices):
     """Starts all processes of a run."""
-    environment = {**os.environ, "XLA_FLAGS": os.environ["TESTS_XLA_FLAGS"]}
+    environment = {**os.environ, "XDG_CACHE_HOME": str(place / "cache")}
+    environment["XLA_FLAGS"] = os.environ["TESTS_XLA_FLAGS"]
     command = [sys.executable, "-m", "experiments.run", *map(str, words), "--devices", str(devices)]
     if processes == 1:
         commands = [command]
@@ -61,7 +62,7 @@ def result(folder):
 @pytest.fixture(scope="module")
 def one(place):
     """Four devices in one process."""
-    ((code, _, err),) = finish(start([*WORDS, "--out", place / "one"], 1, 4))
+    ((code, _, err),) = finish(start(place, [*WORDS, "--out", place / "one"], 1, 4))
     assert (code, err) == (0, "")
     return result(place / "one")
 
@@ -69,7 +70,7 @@ def one(place):
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_are_as_one(processes, place, one):
     out = place / f"of-{processes}"
-    ends = finish(start([*WORDS, "--out", out], processes, 4))
+    ends = finish(start(place, [*WORDS, "--out", out], processes, 4))
     assert [code for code, _, _ in ends] == [0] * processes, ends
     # Only the first speaks, but for the library that connects them, whose lines come torn.
     for i, (_, said, _) in enumerate(ends):
@@ -85,7 +86,7 @@ def test_processes_are_as_one(processes, place, one):
 def test_stopped_or_lost_it_goes_on_with_another_number(number, victim, place):
     """A process is told to stop, or killed: all end in time and say so, and one process goes on."""
     out = place / f"ended-{int(number)}-{victim}"
-    processes = start([*WORDS, "--epochs", 400, "--out", out], 2, 4)
+    processes = start(place, [*WORDS, "--epochs", 400, "--out", out], 2, 4)
     until = time.monotonic() + 100
     while not list(out.glob("checkpoints/32/commit_success.txt")):
         assert all(process.poll() is None for process in processes), finish(processes)
@@ -104,7 +105,7 @@ def test_stopped_or_lost_it_goes_on_with_another_number(number, victim, place):
         assert (code, ends[victim][0]) == (3, -9), err
         assert last.startswith(f"stopped: process {victim} of 2 is lost (")
     assert last.endswith(f"python -m experiments.run --resume {out}")
-    (again,) = start(["--resume", out], 1, 4)
+    (again,) = start(place, ["--resume", out], 1, 4)
     step = int(found[1]) if (found := re.search(r"of step (\d+)", last)) else 32
     while not (line := again.stdout.readline()).startswith("resumed after epoch"):
         assert again.poll() is None

@@ -34,10 +34,10 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def start(heeded):
-    """Starts the command as a user would."""
-    # One device, as on a laptop.
-    environment = {**os.environ, "XLA_FLAGS": os.environ["TESTS_XLA_FLAGS"]}
+def start(heeded, place):
+    """Starts the command as a user would, with a cache folder of its own."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(place / "cache")}
+    environment["XLA_FLAGS"] = os.environ["TESTS_XLA_FLAGS"]  # one device, as on a laptop
 
     def start(*words):
         return subprocess.Popen(
