@@ -433,6 +433,9 @@ def _plain(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%.4g"))
     axes.yaxis.set_minor_formatter(matplotlib.ticker.FormatStrFormatter("%.3g"))
     axes.tick_params(axis="y", which="minor", labelsize="small")
+    low, high = axes.get_ylim()
+    if high > 8 * low:  # more numbers than there is room for
+        axes.yaxis.set_minor_locator(matplotlib.ticker.LogLocator(subs=(2, 5)))
 
 
 def _save(figure: Figure, axes: Axes, path: File) -> None:
