@@ -307,7 +307,7 @@ def page(
 ) -> str:
     """The page of a run, HTML."""
     config = material.run.config
-    sweeps, ways = along(material, latent)
+    sweeps, ways = along(material, latent, restore)
     values = {
         "kind": "report",
         "title": folder.resolve().name,
@@ -663,7 +663,7 @@ def embedded(
 
 
 def along(
-    material: Material, latent: Float[np.ndarray, "n latent"] | None
+    material: Material, latent: Float[np.ndarray, "n latent"] | None, restore: Restore
 ) -> tuple[dict[str, Any] | None, list[Picture]]:
     """What latents decode to along lines: each dimension over its spread around one latent, and
     straight ways between the latents of pairs of images. All are decoded at once.
@@ -685,7 +685,7 @@ def along(
             "all": len(widest) == latent.shape[1],
             "of": latent.shape[1],
         },
-        way_pictures(images[len(widest) :], pairs, material.run.dataset.test.images),
+        way_pictures(images[len(widest) :], pairs, restore(np.ravel(pairs))[0]),
     )
 
 
@@ -719,13 +719,12 @@ def sweep_pictures(
 def way_pictures(
     images: Float[np.ndarray, "rows steps height width channels"],
     pairs: Sequence[tuple[int, int]],
-    clean: UInt8[np.ndarray, "n height width channels"],
+    clean: Images,
 ) -> list[Picture]:
     from jaxdae import figures
 
     pictures = []
-    for (a, b), row in zip(pairs, images, strict=True):
-        ends = clean[[a, b]] / np.float32(255)
+    for (a, b), row, ends in zip(pairs, images, np.split(clean, len(pairs)), strict=True):
         strip = figures.strip([np.concatenate([ends[:1], row, ends[1:]])], side=64)
         alt = f"From image {a} to image {b}, the clean images at the ends"
         pictures.append(Picture(strip, alt))

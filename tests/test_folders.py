@@ -231,7 +231,10 @@ def test_pairs_hold_the_clean_image_and_the_noisy_one(tmp_path):
 def test_pairs_train_and_crop(tmp_path):
     name = pairs(tmp_path)
     words = [*SMALL, "--dataset", name, "--epochs", "1", "--batch-size", "8", "--devices", "1"]
+    words += ["--figures"]  # of which the noisy part of an image is none, nor the clean one's
     assert main([*words, "--crop", "8", "--out", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run/report.html").is_file()
+    assert (tmp_path / "run/figures/latent_space.png").is_file()
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert config["corruption"] == "paired" and config["crop"] == 8
     assert list(json.loads((tmp_path / "run/summary.json").read_text())["test"]) == ["paired()"]

@@ -347,7 +347,7 @@ def test_sweeps_keep_all_dimensions_but_one(material, monkeypatch):
         return np.zeros((*vectors.shape[:2], 28, 28, 1), np.float32)
 
     monkeypatch.setattr(report, "decoded", decoded)
-    sweeps, ways = report.along(material, latent)
+    sweeps, ways = report.along(material, latent, report.restorer(material))
     (vectors,) = asked
     assert sweeps["all"] and vectors.shape == (16 + len(ways), report.STEPS, 16)
     for i, row in enumerate(vectors[:16]):
