@@ -29,11 +29,11 @@ import tyro
 from jaxtyping import Float, UInt8
 
 from jaxdae.errors import InputError
+from jaxdae.images import LUMA
 
 from . import cli, program
 
 PROGRAM = program("colorize")
-LUMA = np.array([0.299, 0.587, 0.114])
 GUESSES = ("gray", "constant tint", "tint by gray level", "network", "its colour on gray")
 SHOWN = 27  # images of the figure
 BATCH = 500
@@ -98,7 +98,7 @@ def run(arguments: Arguments) -> None:
 
 def luma(images: Images) -> Gray:
     """The gray values of colours, in [0, 1] if they are."""
-    return images @ LUMA.astype(images.dtype)
+    return images @ np.array(LUMA, images.dtype)
 
 
 def tints(images: Bytes) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "256 3"]]:

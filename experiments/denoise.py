@@ -56,7 +56,7 @@ import tyro
 from jaxtyping import Float, Shaped
 
 from jaxdae.errors import InputError, show
-from jaxdae.images import SUFFIXES, Picture, encode, find, read
+from jaxdae.images import LUMA, SUFFIXES, Picture, encode, find, read
 from jaxdae.stacks import SUFFIXES as STACKS
 from jaxdae.stacks import Array, Stack, Writer
 
@@ -346,7 +346,7 @@ class Rules:
         if self.inputs == 1 == self.outputs:
             return np.moveaxis(x, 3, 1).reshape(-1, *x.shape[1:3], 1)
         if self.inputs == 1:
-            return x @ np.array([[0.299], [0.587], [0.114]], np.float32)
+            return x @ np.array(LUMA, np.float32)[:, None]
         return np.repeat(x, self.inputs, 3)
 
     def colours_out(self, x: Values, channels: int) -> Values:

@@ -24,7 +24,7 @@ from jaxdae import pretrained
 from jaxdae.checkpoint import Checkpoints
 from jaxdae.digest import tree_sha256
 from jaxdae.errors import DivergenceError, InputError
-from jaxdae.evaluation import Evaluator
+from jaxdae.evaluation import Evaluator, means
 from jaxdae.model import parameter_count
 from jaxdae.recipes import Config
 from jaxdae.trainer import NOISE_LEVELS, Part, Stage, Trainer
@@ -292,7 +292,7 @@ class Experiment(Trainer):
     def finish(self, out: Path, params: Any) -> None:
         """The closing evaluation, the figures, and last of all the summary."""
         config = self.config
-        test = self.closing_table(params)
+        test, errors = self.closing_table(params)
         last = self.history[-1]
         images = len(self.history) * self.steps_per_epoch * config.batch_size
         device = self.devices[0]
@@ -323,7 +323,6 @@ class Experiment(Trainer):
         }
         for row in test.values():  # an image restored exactly has an infinite PSNR; JSON has none
             row.update({name: None for name, value in row.items() if not np.isfinite(value)})
-        report.finish(self, params, summary, out)
         began = f", begun after {self.start_seconds:.1f} s" if self.start_seconds else ""
         about = {
             "about": f"Removes {self.corruption} from images of {config.dataset}.",
@@ -332,16 +331,22 @@ class Experiment(Trainer):
             "versions": summary["versions"],
         }
         pretrained.save(NAME, self.model, params, about, out)
+        report.finish(self, params, summary, errors, out)
         write_text(out / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
         self.console.print(
             f"{last['train_seconds']:.1f} s training ({summary['images_per_second']:,.0f} "
             f"images/s), {self.compile_seconds:.1f} s compiling{began}; all in {out}/"
         )
 
-    def closing_table(self, params: Any) -> Results:
-        """Evaluates at each noise level (or under the run's corruption), and prints the table."""
+    def closing_table(self, params: Any) -> tuple[Results, np.ndarray | None]:
+        """Evaluates at each noise level (or under the run's corruption), and prints the table.
+
+        Returns:
+          Its rows, and the mean squared error of each image under the run's own corruption, if one
+          of the rows is of that.
+        """
         if self.by_sigma is None:
-            rows = {str(self.corruption): self.stages[-1].test(params)}
+            each = {str(self.corruption): self.stages[-1].test(params)}
         else:
             sigmas = self.config.eval_sigmas
             if len(self.config.sigma) == 1:
@@ -350,7 +355,12 @@ class Experiment(Trainer):
             # The classifier that reads them has seen the images that are held out.
             if self.config.dataset == "mnist" and not self.config.validation_images:
                 evaluate = self.evaluator(self.at_sigma, labels=self.dataset.test.labels)
-            rows = {str(float(sigma)): evaluate(params, sigma) for sigma in sigmas}
+            each = {str(float(sigma)): evaluate.per_image(params, sigma) for sigma in sigmas}
+        rows = {label: means(values) for label, values in each.items()}
+        own = str(self.corruption)
+        if self.by_sigma and len(self.config.sigma) == 1:
+            own = str(float(self.config.sigma[0]))
+        errors = each[own]["mse"] if own in each else None
         table = Table(
             "sigma" if self.by_sigma else "corruption", title=f"{self.tested} images, restored"
         )
@@ -362,7 +372,7 @@ class Experiment(Trainer):
         for label, row in rows.items():
             table.add_row(label, *(style.format(row[name]) for name, style in styles.items()))
         self.console.print(table)
-        return rows
+        return rows, errors
 
 
 def _choose(out: Path | None, config: Config) -> Path:

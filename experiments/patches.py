@@ -28,12 +28,11 @@ from jaxtyping import UInt8
 
 from jaxdae.data import MAX_BYTES
 from jaxdae.errors import InputError, show
-from jaxdae.images import SUFFIXES, read_uint8
+from jaxdae.images import LUMA, SUFFIXES, read_uint8
 
 from . import cli, program
 
 PROGRAM = program("patches")
-LUMA = (0.299, 0.587, 0.114)
 GRAY = 1.0  # of 255: channels that differ by less from each other, on average, show no colour
 Pixels = UInt8[np.ndarray, "height width 3"]
 

@@ -194,9 +194,18 @@ def measured(material: Material) -> Material:
     return material._replace(errors=errors)
 
 
-def finish(experiment: "Experiment", params: Any, summary: Mapping[str, Any], out: Path) -> None:
+def finish(
+    experiment: "Experiment",
+    params: Any,
+    summary: Mapping[str, Any],
+    errors: Float[np.ndarray, " n"] | None,
+    out: Path,
+) -> None:
     """Draws the figures of a run that has come to its end and writes its page, if they are wanted,
     and shows its samples to what follows it.
+
+    Args:
+      summary, errors: as of `Material`; the errors are computed if not given.
     """
     from .runs import Run
 
@@ -204,10 +213,9 @@ def finish(experiment: "Experiment", params: Any, summary: Mapping[str, Any], ou
     material = Material(Run(*parts, params), experiment.history, summary, np.empty(0))
     restore = restorer(material)
     if experiment.arguments.figures:
-        test = experiment.stages[-1].test  # compiled already: an evaluator, or one at a strength
-        evaluator: Any = test.func if isinstance(test, partial) else test
-        options = test.keywords if isinstance(test, partial) else {}
-        material = material._replace(errors=evaluator.per_image(params, **options)["mse"])
+        if errors is None:
+            errors = experiment.stages[-1].test(params)["mse"]
+        material = material._replace(errors=errors)
         latent = latent_vectors(material)
         draw(material, latent, restore, out / "figures")
         write(material, latent, restore, out)

@@ -31,6 +31,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from jaxdae.errors import InputError
+from jaxdae.images import LUMA
 
 Image = Float[Array, "height width channels"]
 Images = Float[Array, "batch height width channels"]
@@ -186,7 +187,7 @@ def grayscale() -> Corruption:
                 f"grayscale takes RGB images, and these have {image.shape[-1]} channels: "
                 "choose a data set in colour, or another corruption"
             )
-        return image @ jnp.array([[0.299], [0.587], [0.114]], image.dtype)
+        return image @ jnp.array(LUMA, image.dtype)[:, None]
 
     return Corruption("grayscale()", corrupt, out_channels=1)
 

@@ -118,7 +118,12 @@ class Evaluator:
         """The mean of each metric: "mse", "psnr" (dB), "ssim", "bce" (nats), and with labels
         "recovery", the share that `jaxdae.recognition` still reads as the right digit.
         """
-        return {k: float(v.mean()) for k, v in self.per_image(params, strength).items()}
+        return means(self.per_image(params, strength))
+
+
+def means(values: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The mean of each metric over the images, of what `Evaluator.per_image` returned."""
+    return {name: float(each.mean()) for name, each in values.items()}
 
 
 def corrupted(

@@ -29,6 +29,7 @@ MAX_PIXELS = 1 << 25  # of an image file, whatever its size on disk promises
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 GRAY = ("1", "L", "LA", "La")
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in a gray value: Y of Rec. 601
 WIDE = ("PNG", "PPM")  # whose 16 bits are 32 in Pillow, or were
 WHITE_IS_ZERO, PHOTOMETRIC, BITS = 0, 262, 258  # of TIFF: a value, and two tags
 LOSSLESS = (

@@ -122,5 +122,6 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / f".{name}.npz", "wb") as file:
         np.savez_compressed(file, **flat(params))
-    os.replace(folder / f".{name}.npz", folder / f"{name}.npz")
-    (folder / f"{name}.json").write_text(text)
+    (folder / f".{name}.json").write_text(text)
+    for suffix in ("npz", "json"):  # each whole or not at all
+        os.replace(folder / f".{name}.{suffix}", folder / f"{name}.{suffix}")

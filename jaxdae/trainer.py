@@ -26,7 +26,7 @@ from jaxdae import data, pretrained, training
 from jaxdae.corruption import Corruption
 from jaxdae.digest import tree_sha256
 from jaxdae.errors import DivergenceError, InputError
-from jaxdae.evaluation import Evaluator
+from jaxdae.evaluation import Evaluator, means
 from jaxdae.losses import LOSSES, Loss
 from jaxdae.model import Denoiser, build
 from jaxdae.optimizers import make_optimizer, make_schedule
@@ -34,7 +34,7 @@ from jaxdae.recipes import Config
 from jaxdae.training import AXIS, Params, Progress, TrainState
 
 NOISE_LEVELS = ("gaussian", "speckle")  # corruptions that have a sigma
-Test = Callable[[Any], dict[str, float]]
+Test = Callable[[Any], dict[str, np.ndarray]]
 
 
 class Epoch(NamedTuple):
@@ -105,7 +105,7 @@ class Stage(NamedTuple):
     Fields:
       epochs: their numbers, from 0 over the whole run.
       corruption: what the images are trained under.
-      test: parameters to the metrics of the test images under it.
+      test: parameters to each metric of each test image under it, float64 (n,).
     """
 
     epochs: range
@@ -198,9 +198,9 @@ class Trainer:
         self.by_sigma = make(self.at_sigma) if has_level else None
         test: Test
         if self.by_sigma is not None and len(config.sigma) == 1:
-            test = partial(self.by_sigma, strength=config.sigma[0])
+            test = partial(self.by_sigma.per_image, strength=config.sigma[0])
         else:
-            test = make(lambda _: self.corruption)
+            test = make(lambda _: self.corruption).per_image
         border, last = config.clean_epochs, config.clean_epochs + config.epochs
         self.stages = [Stage(range(border, last), self.corruption, test)]
         if border and (self.corruption.out_channels or self.corruption.clean):
@@ -210,7 +210,7 @@ class Trainer:
             )
         if border:
             clean = corruptions.identity()
-            self.stages.insert(0, Stage(range(border), clean, make(lambda _: clean)))
+            self.stages.insert(0, Stage(range(border), clean, make(lambda _: clean).per_image))
 
     def at_sigma(self, sigma: Any) -> Corruption:
         """The corruption, at another sigma if given."""
@@ -336,7 +336,7 @@ class Trainer:
         Raises:
           DivergenceError: the test loss is not finite.
         """
-        metrics = stage.test(state.eval_params)
+        metrics = means(stage.test(state.eval_params))
         step, rate = int(state.step), self.rate(stage)
         row = {
             "epoch": number,

@@ -4,8 +4,8 @@ The step is `(state, images, key) -> (state, metrics)` and needs nothing else fr
 brings their own loop takes `make_train_step` alone. `train` is the loop around it.
 
 Everything random is a pure function of (seed, step, example). One root key, `jax.random.key(seed)`,
-is folded with the number of a stream (initialisation, order, corruption), then with the epoch or
-the step, then with the example's place in the global batch. No key is carried from step to step,
+is folded with the number of a stream (initialisation, order, corruption, crop), then with the epoch
+or the step, then with the example's place in the global batch. No key is carried from step to step,
 so a run that is resumed is the run that was never stopped, bit for bit.
 
 The state has no device axis: it is replicated, and gradients and metrics are averaged inside the
@@ -43,7 +43,7 @@ AXIS = "devices"
 HERE = Path(__file__).parent
 CPU_PIECE = 32  # images that a CPU differentiates at a time: larger batches leave its caches
 CHUNK_BYTES = 1 << 26  # of images that are sent to the devices at a time, or those of one step
-STREAMS = {"init": 0, "order": 1, "corruption": 2}
+STREAMS = {"init": 0, "order": 1, "corruption": 2, "crop": 3}
 Params = Any
 Metrics = dict[str, Float[Array, ""]]
 

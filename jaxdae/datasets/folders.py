@@ -27,14 +27,14 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxdae.data import Dataset, Split
+from jaxdae.data import Dataset, Split, cache_folder
 from jaxdae.errors import InputError, explained, show
 from jaxdae.images import SUFFIXES, find, read_uint8
+from jaxdae.training import stream
 
 MEMORY = 1 << 29  # bytes of decoded images that are held in memory; more lie in a file
 READERS = 8  # threads that read from it: a disk answers many as fast as one
 MAX_TEST_PATCHES = 10_000
-CROP_STREAM = 3  # beside those of `jaxdae.training.STREAMS`
 Pixels = UInt8[np.ndarray, "h w c"]
 
 
@@ -178,7 +178,7 @@ class Crops:
         """Patches of an epoch, by number: the same for the same arguments, whatever came before."""
         drawn = self._drawn
         if drawn is None or drawn[0] != (seed, epoch):
-            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), CROP_STREAM), epoch)
+            key = jax.random.fold_in(stream(seed, "crop"), epoch)
             bits = np.asarray(jax.random.bits(key, (len(self._picture), 2), np.uint32), np.uint64)
             room = (self._sides[self._picture] - self.side + 1).astype(np.uint64)
             self._drawn = drawn = (seed, epoch), ((bits * room) >> np.uint64(32)).astype(np.int64)
@@ -196,7 +196,7 @@ class Crops:
             else:
                 out[i] = picture[top : top + self.side, left : left + self.side]
 
-        stored = any(isinstance(picture, StoredPicture) for picture in self.pictures[:1])
+        stored = isinstance(self.pictures[0], StoredPicture)
         list((_readers().map if stored else map)(cut, range(len(numbers))))
         return out
 
@@ -208,11 +208,14 @@ class Files:
       names: each file's path below the folder, train first.
       tests: how many of the last are for the test.
       paths: the files.
-      labels: of each, or None.
+      labels: of each, int32 [n], or None.
+
+    Raises:
+      InputError: there is no such folder, no image in it, or none for one of the splits.
     """
 
     def __init__(self, name: str, root: Path) -> None:
-        self.name, self.root = name, root
+        self.name = name
         if not os.path.isdir(root):
             raise InputError(
                 f"{name!r}: {show(root)} is no folder: name the one that holds the images"
@@ -354,13 +357,14 @@ def _dataset(
     """
     if crop is not None and crop < 8:
         raise InputError(f"--crop {crop} must be at least 8 pixels")
-    cache = cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxdae"
-    place = cache / "folders" / _state(files, sources, parts)
+    place = cache_folder(cache_dir) / "folders" / _state(files, sources, parts)
     found = _stored(place)
     if found is None:
         found = _decode(files, read, parts, crop, place)
+    else:  # decoded for another crop, maybe
+        for path, pixels in zip(files.paths, found.each, strict=True):
+            _check_size(files, path, pixels, found.each[0], crop)
     pictures = found.each
-    _check_sizes(files, pictures, crop)
     border = len(pictures) - files.tests
     channels = pictures[0].shape[2]
 
@@ -384,12 +388,6 @@ def _dataset(
         noisy_channels=channels // 2 if parts == 2 else 0,
         sha256=found.sha256,
     )
-
-
-def _check_sizes(files: Files, pictures: Sequence[Pixels], crop: int | None) -> None:
-    first = pictures[0]
-    for path, pixels in zip(files.paths, pictures, strict=True):
-        _check_size(files, path, pixels, first, crop)
 
 
 def _check_size(files: Files, path: Path, pixels: Pixels, first: Pixels, crop: int | None) -> None:
@@ -507,7 +505,7 @@ class _Sink:
         self.held: list[Pixels] = []
         self.shapes: list[tuple[int, ...]] = []
         self.bytes = 0
-        self.digest = hashlib.sha256()  # of all, as they come
+        self.digest = hashlib.sha256()
         self.folder: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> "_Sink":
@@ -522,8 +520,6 @@ class _Sink:
     def add(self, pixels: Pixels) -> None:
         pixels = np.ascontiguousarray(pixels)
         self.shapes.append(pixels.shape)
-        self.digest.update(f"{pixels.shape}".encode())
-        self.digest.update(pixels.data)
         self.bytes += pixels.size
         if self.file is None and self.bytes <= MEMORY:
             self.held.append(pixels)
@@ -534,9 +530,18 @@ class _Sink:
                 self.folder = tempfile.TemporaryDirectory(dir=self.place.parent, prefix=".")
                 self.file = open(Path(self.folder.name) / "pixels", "wb")  # noqa: SIM115
                 for before in self.held:
-                    self.file.write(before.data)
+                    self._write(before)
                 self.held = []
-            self.file.write(pixels.data)
+            self._write(pixels)
+
+    def _write(self, pixels: Pixels) -> None:
+        assert self.file is not None
+        self.file.write(pixels.data)
+        self._digest(pixels)
+
+    def _digest(self, pixels: Pixels) -> None:
+        self.digest.update(f"{pixels.shape}".encode())
+        self.digest.update(pixels.data)
 
     def _explained(self) -> Any:
         return explained(
@@ -547,7 +552,11 @@ class _Sink:
     def close(self, fingerprint: bool) -> Pictures:
         """The pictures, and their SHA-256 if they are in a file or it is asked for."""
         if self.file is None or self.folder is None:
-            return Pictures(self.held, self.digest.hexdigest() if fingerprint else None)
+            if not fingerprint:
+                return Pictures(self.held, None)
+            for pixels in self.held:
+                self._digest(pixels)
+            return Pictures(self.held, self.digest.hexdigest())
         with self._explained():
             self.file.close()
             folder = Path(self.folder.name)

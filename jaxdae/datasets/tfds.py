@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdae.data import MAX_BYTES, explained, show
+from jaxdae.data import MAX_BYTES, cache_folder, explained, show
 from jaxdae.errors import InputError
 
 PARTS = ("train", "test")
@@ -47,7 +47,7 @@ def load_arrays(name: str, cache_dir: Path | None = None) -> dict[str, np.ndarra
         raise InputError(
             f"{name!r} must be tfds:NAME, tfds:NAME/CONFIG or tfds:NAME:1.2.3: mend it"
         )
-    cache = cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxdae"
+    cache = cache_folder(cache_dir)
     with _quiet_tfds():
         import tensorflow_datasets as tfds
 
