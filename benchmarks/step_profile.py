@@ -5,8 +5,9 @@
 
 Traces some steps of the main job's train step (`jax.profiler`) and adds up, for each operation of
 the compiled program, the median of its times. An operation is named as in the program, with the
-place in the model or the train step that it came from. A table of groups closes: products; moving
-(patches cut out and added back, layouts changed); the rest of the network; the noise; the
+place in the model or the train step that it came from. A table of groups closes: kernels, which
+are our own and compute the convolutions (`jaxdae.native`); products; moving (layouts changed and,
+without those kernels, patches cut out and added back); the rest of the network; the noise; the
 optimiser. Operations that run beside each other count each for itself.
 """
 
@@ -56,6 +57,8 @@ class Operation(NamedTuple):
     def group(self) -> str:
         """What it is a part of."""
         last = self.origin.rpartition("/")[2]
+        if last.startswith("ffi_call"):
+            return "kernels"
         if last.startswith("dot_general") or self.name.startswith("dot"):
             return "products"
         if NOISE.search(self.origin):

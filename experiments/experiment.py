@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import jaxdae
-from jaxdae import pretrained
+from jaxdae import native, pretrained
 from jaxdae.checkpoint import Checkpoints
 from jaxdae.digest import tree_sha256
 from jaxdae.errors import DivergenceError, InputError
@@ -148,8 +148,13 @@ class Experiment(Trainer):
         return (
             f"{config.recipe}: {config.architecture}, {self.count:,} parameters; "
             f"{self.corruption}; {len(self.dataset.train):,} images of {self.dataset.name}; "
-            f"{len(self.devices)} x {device.platform} ({kind}); into {out}"
+            f"{len(self.devices)} x {device.platform} ({kind}{self._kernels()}); into {out}"
         )
+
+    def _kernels(self) -> str:
+        if self.devices[0].platform != "cpu" or native.available():
+            return ""
+        return ", without a C++ compiler: half as fast"
 
     def saved(self) -> int | None:
         """The step of the last checkpoint on disk, as the folder says at this moment."""
@@ -311,6 +316,7 @@ class Experiment(Trainer):
                 "platform": device.platform,
                 "kind": device.device_kind,
                 "count": len(self.devices),
+                "native_kernels": native.available(),
             },
             "versions": {
                 "jaxdae": jaxdae.__version__,

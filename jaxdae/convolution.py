@@ -3,7 +3,8 @@
 `conv` and `conv_transpose` compute what `jax.lax.conv_general_dilated` and
 `jax.lax.conv_transpose` compute, for 2-d images with channels last (NHWC images, HWIO kernels).
 GPUs and TPUs get exactly those two. XLA's CPU backend has no fast path for the gradients of a
-strided or dilated convolution, so on a CPU both become matrix products around two linear maps:
+strided or dilated convolution, so on a CPU both go to the kernels of `jaxdae.native`, where there
+is a compiler for them, and otherwise become matrix products around two linear maps:
 
     unfold (im2col)    the patch under the kernel at every position
     fold   (col2im)    the adjoint: every patch added back where it was cut out
@@ -20,7 +21,7 @@ same fast forms, forward mode, higher derivatives and `vmap` work as usual, and 
 or multiplied by a zero that dilation put there. (Differentiated as it is written, `fold` is slow,
 and `custom_vjp` would give up forward mode.)
 
-Inside, images lie with channels outermost and the batch innermost: (channels, height, width,
+Inside these, images lie with channels outermost and the batch innermost: (channels, height, width,
 batch). A shifted image is then a copy of whole rows, pads are cheap, and all products run along
 their operands' rows, which is what XLA's CPU kernels are fastest at. What stands between two
 convolutions goes through `across`, which does it in that layout: so the transpositions at the
@@ -48,6 +49,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
+from jaxdae import native
+
 Padding = str | Sequence[tuple[int, int]]
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -72,9 +75,11 @@ class Geometry(NamedTuple):
 def conv(
     x: Float[Array, "batch height width in"],
     kernel: Float[Array, "kh kw in out"],
+    bias: Float[Array, " out"] | None = None,
     *,
     stride: int = 1,
     padding: Padding = "SAME",
+    rectify: bool = False,
 ) -> Float[Array, "batch new_height new_width out"]:
     """Convolves images with a kernel; equals `lax.conv_general_dilated` on NHWC and HWIO.
 
@@ -82,26 +87,29 @@ def conv(
       x: images, any float dtype.
       kernel: the kernel, unflipped (cross-correlation, as everywhere in deep learning). It is
         rounded to x's dtype; on a CPU its gradient is not.
+      bias: what is added to each output, summed in float32 at least, as its gradient is.
       stride: the step between outputs, the same along both axes.
       padding: "SAME", "VALID", or a (low, high) pair for each axis.
+      rectify: take relu(x) instead of x.
 
     Returns:
       `ceil(height / stride)` by `ceil(width / stride)` outputs under "SAME", in x's dtype.
       Products are accumulated in float32 where x is narrower.
     """
     return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=partial(_conv_matmul, stride=stride, padding=padding),
-        default=partial(_conv_lax, stride=stride, padding=padding),
+        *((x, kernel) if bias is None else (x, kernel, bias)),
+        cpu=partial(_conv_matmul, stride=stride, padding=padding, rectify=rectify),
+        default=_plain(partial(_conv_lax, stride=stride, padding=padding), rectify),
     )
 
 
 def conv_transpose(
     x: Float[Array, "batch height width in"],
     kernel: Float[Array, "kh kw in out"],
+    bias: Float[Array, " out"] | None = None,
     *,
     stride: int = 1,
+    rectify: bool = False,
 ) -> Float[Array, "batch height*stride width*stride out"]:
     """Up-samples by a fractionally strided convolution; equals `lax.conv_transpose(..., "SAME")`.
 
@@ -111,16 +119,16 @@ def conv_transpose(
     Args:
       x: images, any float dtype.
       kernel: the kernel, HWIO. It is rounded to x's dtype; on a CPU its gradient is not.
+      bias, rectify: as of `conv`.
       stride: the factor by which both axes grow.
 
     Returns:
       Images of `stride` times the height and width, in x's dtype.
     """
     return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=partial(_conv_transpose_matmul, stride=stride),
-        default=partial(_conv_transpose_lax, stride=stride),
+        *((x, kernel) if bias is None else (x, kernel, bias)),
+        cpu=partial(_conv_transpose_matmul, stride=stride, rectify=rectify),
+        default=_plain(partial(_conv_transpose_lax, stride=stride), rectify),
     )
 
 
@@ -136,16 +144,24 @@ def across(
         and 2, but does not ask which of the axes 0 and 3 is the batch and which the channels.
       images: its arguments; axes of length 1 broadcast, so a bias is `bias[None, None, None]`.
     """
-    return lax.platform_dependent(
-        *images, cpu=lambda *x: _swap(function(*map(_swap, x))), default=function
-    )
+    if native.available():
+        return function(*images)
+    return lax.platform_dependent(*images, cpu=partial(_swapped, function), default=function)
 
 
 def mix(
     weights: Float[Array, "batch n"], images: Float[Array, "n height width channels"]
 ) -> Float[Array, "batch height width channels"]:
     """Weighted sums of images, laid out as the layers above take them. One dtype."""
+    if native.available():
+        return _mix_lax(weights, images)
     return lax.platform_dependent(weights, images, cpu=_mix_matmul, default=_mix_lax)
+
+
+def precise_sum(x: Array, *others: Array) -> Array:
+    """A sum in x's dtype, computed in float32 at least: so is the sum that a bias's gradient is."""
+    precise = jnp.promote_types(x.dtype, jnp.float32)
+    return sum((other.astype(precise) for other in others), x.astype(precise)).astype(x.dtype)
 
 
 def unfold(x: Float[Array, "in height width batch"], geometry: Geometry) -> Array:
@@ -286,7 +302,28 @@ ad.defbilinear(
 )
 
 
-def _conv_matmul(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:
+def _product(
+    name: str, matrix: Array, x: Array, bias: Array | None, geometry: Geometry, rectify: bool
+) -> Array:
+    """A "gather" or a "scatter" of images, by the kernels of `jaxdae.native` where they are."""
+    if native.available() and native.suits(x, matrix):
+        return native.product(name, matrix, x, bias, geometry, rectify)
+    if rectify:
+        x = _swapped(jax.nn.relu, x)
+    primitive = {"gather": gather_p, "scatter": scatter_p}[name]
+    out = _swap(primitive.bind(matrix, _swap(x), geometry=geometry))
+    return out if bias is None else _swapped(precise_sum, out, bias[None, None, None])
+
+
+def _conv_matmul(
+    x: Array,
+    kernel: Array,
+    bias: Array | None = None,
+    *,
+    stride: int,
+    padding: Padding,
+    rectify: bool,
+) -> Array:
     image, window = x.shape[1:3], kernel.shape[:2]
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(image, window, (stride, stride), padding)
@@ -298,22 +335,26 @@ def _conv_matmul(x: Array, kernel: Array, *, stride: int, padding: Padding) -> A
             (k - 1 - low, k - 1 - high)
             for k, (low, high) in zip(window, geometry.padding, strict=True)
         )
-        return _matmul_fold(x, kernel[::-1, ::-1], Geometry(geometry.grid, window, 1, mirrored))
+        mirrored_geometry = Geometry(geometry.grid, window, 1, mirrored)
+        return _matmul_fold(x, kernel[::-1, ::-1], bias, mirrored_geometry, rectify)
     matrix = kernel.reshape(kh * kw * inputs, outputs)
-    return _swap(gather_p.bind(matrix, _swap(x), geometry=geometry))
+    return _product("gather", matrix, x, bias, geometry, rectify)
 
 
-def _conv_transpose_matmul(x: Array, kernel: Array, *, stride: int) -> Array:
+def _conv_transpose_matmul(
+    x: Array, kernel: Array, bias: Array | None = None, *, stride: int, rectify: bool
+) -> Array:
     image = (x.shape[1] * stride, x.shape[2] * stride)
     if stride == 1 and kernel.shape[2] <= kernel.shape[3]:
-        return _conv_matmul(x, kernel, stride=1, padding=transpose_padding(kernel, 1))
+        padding = transpose_padding(kernel, 1)
+        return _conv_matmul(x, kernel, bias, stride=1, padding=padding, rectify=rectify)
     # lax pads the dilated input by `low` in front; scattered, that crops k - 1 - low pixels.
     crops = tuple(
         (k - 1 - low, k - 1 - high)
         for k, (low, high) in zip(kernel.shape[:2], transpose_padding(kernel, stride), strict=True)
     )
     geometry = Geometry(image, kernel.shape[:2], stride, crops)
-    return _matmul_fold(x, kernel[::-1, ::-1], geometry)
+    return _matmul_fold(x, kernel[::-1, ::-1], bias, geometry, rectify)
 
 
 def transpose_padding(kernel: Any, stride: int) -> list[tuple[int, int]]:
@@ -326,15 +367,32 @@ def transpose_padding(kernel: Any, stride: int) -> list[tuple[int, int]]:
     return [(low, total - low) for low, total in zip(lows, totals, strict=True)]
 
 
-def _matmul_fold(x: Array, kernel: Array, geometry: Geometry) -> Array:
+def _matmul_fold(
+    x: Array, kernel: Array, bias: Array | None, geometry: Geometry, rectify: bool
+) -> Array:
     kh, kw, inputs, outputs = kernel.shape
     matrix = kernel.transpose(0, 1, 3, 2).reshape(kh * kw * outputs, inputs)
-    return _swap(scatter_p.bind(matrix, _swap(x), geometry=geometry))
+    return _product("scatter", matrix, x, bias, geometry, rectify)
+
+
+def _plain(form: Callable[..., Array], rectify: bool) -> Callable[..., Array]:
+    """A form with the relu before it and the bias after it."""
+
+    def layer(x: Array, kernel: Array, bias: Array | None = None) -> Array:
+        out = form(jax.nn.relu(x) if rectify else x, kernel)
+        return out if bias is None else precise_sum(out, bias)
+
+    return layer
 
 
 def _swap(x: Array) -> Array:
     """Batch first and channels last to the reverse, and back."""
     return x.transpose(3, 1, 2, 0)
+
+
+def _swapped(function: Callable[..., Array], *images: Array) -> Array:
+    """A function of images, in the layout of the forms made of XLA's operations."""
+    return _swap(function(*map(_swap, images)))
 
 
 def _mix_matmul(weights: Array, images: Array) -> Array:

@@ -30,7 +30,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 from jax import lax
 
-from jaxdae import __version__, pretrained
+from jaxdae import __version__, native, pretrained
 from jaxdae.convolution import Geometry, transpose_padding
 from jaxdae.errors import InputError
 from jaxdae.model import (
@@ -117,7 +117,8 @@ def to_stablehlo(
     before = getattr(jax.config, option)
     try:
         jax.config.update(option, 0)  # a file says nothing of where it was made
-        return bytes(export.export(call, platforms=platforms)(argument).serialize())
+        with native.without():  # it runs where they are not
+            return bytes(export.export(call, platforms=platforms)(argument).serialize())
     finally:
         jax.config.update(option, before)
 

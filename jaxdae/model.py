@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxdae.convolution import Padding, across, conv, conv_transpose, mix
+from jaxdae.convolution import Padding, across, conv, conv_transpose, mix, precise_sum
 from jaxdae.errors import InputError
 
 Dtype = Any
@@ -79,17 +79,20 @@ class Conv(Affine):
     def window(self) -> tuple[int, ...]:
         return self.kernel_size
 
-    def __call__(self, x: Images) -> Images:
-        x = conv(self.cast(x), self.kernel, stride=self.stride, padding=self.padding)
-        return add(x, self.bias[None, None, None])
+    def __call__(self, x: Images, rectify: bool = False) -> Images:
+        """The convolution of images, or of what a relu makes of them."""
+        x = self.cast(x)
+        return conv(
+            x, self.kernel, self.bias, stride=self.stride, padding=self.padding, rectify=rectify
+        )
 
 
 class ConvTranspose(Conv):
     """A transposed convolution: both axes grow by the stride. "SAME" padding only."""
 
-    def __call__(self, x: Images) -> Images:
-        x = conv_transpose(self.cast(x), self.kernel, stride=self.stride)
-        return add(x, self.bias[None, None, None])
+    def __call__(self, x: Images, rectify: bool = False) -> Images:
+        x = self.cast(x)
+        return conv_transpose(x, self.kernel, self.bias, stride=self.stride, rectify=rectify)
 
     def after_dense(self, dense: Dense, latent: Latent, shape: tuple[int, int, int]) -> Images:
         """Equals `self(dense(latent).reshape(-1, *shape))`, for less work on a large batch.
@@ -201,9 +204,9 @@ class StridedEncoder(nn.Module):
         inputs = self.image_shape[2]
         for i, outputs in enumerate(self.features):
             name = f"conv_{i}"
-            x = Conv(inputs, outputs, self.dtype, self.kernel_size, stride=2, name=name)(x)
-            x, inputs = relu(x), outputs
-        x = x.reshape(x.shape[0], prod(x.shape[1:]))
+            layer = Conv(inputs, outputs, self.dtype, self.kernel_size, stride=2, name=name)
+            x, inputs = layer(x, rectify=i > 0), outputs
+        x = relu(x).reshape(x.shape[0], prod(x.shape[1:]))
         return Dense(x.shape[1], self.latent_dim, self.dtype, name="latent")(x)
 
 
@@ -227,10 +230,10 @@ class StridedDecoder(nn.Module):
             layer = ConvTranspose(
                 inputs, outputs, self.dtype, self.kernel_size, stride=2, name=f"conv_transpose_{i}"
             )
-            x = layer(x) if i else layer.after_dense(dense, latent, shape)
-            x, inputs = relu(x), outputs
+            x = layer(x, rectify=True) if i else layer.after_dense(dense, latent, shape)
+            inputs = outputs
         output = ConvTranspose(inputs, channels, self.dtype, self.kernel_size, name="output")
-        return output(x)
+        return output(x, rectify=True)
 
 
 class DenoisingAutoencoder(Autoencoder):
@@ -369,7 +372,7 @@ class ResidualConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Images) -> Images:
-        return add(x, Conv(self.features, self.features, self.dtype, name="conv")(relu(x)))
+        return add(x, Conv(self.features, self.features, self.dtype, name="conv")(x, rectify=True))
 
 
 class UNet(Denoiser):
@@ -398,7 +401,7 @@ class UNet(Denoiser):
         skips, inputs = [], first
         for i, outputs in enumerate(deeper):
             skips.append(x)
-            x = Conv(inputs, outputs, self.dtype, stride=2, name=f"down_{i}")(relu(x))
+            x = Conv(inputs, outputs, self.dtype, stride=2, name=f"down_{i}")(x, rectify=True)
             x = ResidualConv(outputs, self.dtype, name=f"encode_{i}")(x)
             inputs = outputs
         if self.bridge:
@@ -406,10 +409,10 @@ class UNet(Denoiser):
         for i, outputs in reversed(list(enumerate(self.features[:-1]))):
             x = ResidualConv(inputs, self.dtype, name=f"decode_{i}")(x)
             up = ConvTranspose(inputs, outputs, self.dtype, stride=2, name=f"up_{i}")
-            x = add(up(relu(x)), skips[i])
+            x = add(up(x, rectify=True), skips[i])
             inputs = outputs
-        x = relu(Conv(inputs, inputs, self.dtype, name="last")(relu(x)))
-        return Conv(inputs, self._outputs, self.dtype, name="output")(x)
+        x = Conv(inputs, inputs, self.dtype, name="last")(x, rectify=True)
+        return Conv(inputs, self._outputs, self.dtype, name="output")(x, rectify=True)
 
     def _bridge(self, x: Images) -> Images:
         """What the whole of a small image says about each of its pixels."""
@@ -425,12 +428,6 @@ class UNet(Denoiser):
         stride = 2 ** (len(self.features) - 1)
         height, width = (-(-size // stride) * stride for size in self.image_shape[:2])
         return height, width
-
-
-def precise_sum(x: Array, *others: Array) -> Array:
-    """A sum in x's dtype, computed in float32 at least: so is the sum that a bias's gradient is."""
-    precise = jnp.promote_types(x.dtype, jnp.float32)
-    return sum((other.astype(precise) for other in others), x.astype(precise)).astype(x.dtype)
 
 
 # What stands between convolutions, laid out as they are.

@@ -34,6 +34,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, UInt8
 
+from jaxdae import native
 from jaxdae.corruption import Corruption, pair
 from jaxdae.errors import DivergenceError, InputError
 from jaxdae.losses import Loss
@@ -41,7 +42,6 @@ from jaxdae.model import Denoiser
 
 AXIS = "devices"
 HERE = Path(__file__).parent
-CPU_PIECE = 32  # images that a CPU differentiates at a time: larger batches leave its caches
 CHUNK_BYTES = 1 << 26  # of images that are sent to the devices at a time, or those of one step
 STREAMS = {"init": 0, "order": 1, "corruption": 2, "crop": 3}
 Params = Any
@@ -67,6 +67,11 @@ class TrainState(struct.PyTreeNode):
     def eval_params(self) -> Params:
         """The parameters to evaluate and keep: the average where there is one."""
         return self.params if self.ema is None else self.ema
+
+
+def cpu_piece() -> int:
+    """Images that a CPU differentiates at a time: a larger batch would leave its caches."""
+    return 128 if native.available() else 32
 
 
 TrainStep = Callable[..., tuple[TrainState, Metrics]]
@@ -141,8 +146,9 @@ def make_train_step(
     def differentiate(params, inputs, target):
         """The loss and its gradient; on a CPU of a large batch piece by piece, for the caches."""
         count = len(inputs)
-        piece = max(size for size in range(1, min(count, CPU_PIECE) + 1) if count % size == 0)
-        if piece == count or piece < CPU_PIECE // 4:
+        most = cpu_piece()
+        piece = max(size for size in range(1, min(count, most) + 1) if count % size == 0)
+        if piece == count or piece < most // 4:
             return differentiate_whole(params, inputs, target)
 
         def in_pieces(params, inputs, target):

@@ -1,0 +1,935 @@
+// The three sides of <W, unfold(x) y^T>, without ever storing unfold(x): see jaxdae/native.py.
+//
+// Images are (batch, height, width, channels). The image side x and the grid side y are joined by
+// the matrix W, (taps * image channels, grid channels), in jaxdae.convolution's words:
+//
+//     gather     y = unfold(x) W          scatter     x = fold(y W^T)
+//     correlate  W = unfold(x)^T y
+//
+// A gather is a product of matrices of which the left one, the patches, is made a few rows at a
+// time, in the first-level cache. A scatter is one too, for each phase of the image (positions with
+// the same remainder modulo the stride), which a part of the taps reach. A correlation takes blocks
+// of positions, and adds up their products.
+//
+// All products are of words of four bytes: a float, or a pair of bfloat16 that are neighbours along
+// the axis that is summed over, as the instructions for bfloat16 want them. So one code serves both
+// types, and what differs is `multiply_add` and how words are put together. All sums are float32,
+// and their order depends on the shapes alone, not on how many threads there are.
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "xla/ffi/api/ffi.h"
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+#if defined(__AMX_BF16__) && defined(__AVX512F__) && defined(__linux__) && !defined(__clang__)
+#define TILES 1
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace {
+
+namespace ffi = xla::ffi;
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16, ROWS = 14;  // 28 sums in 32 registers
+#else
+constexpr int LANES = 8, ROWS = 6;  // 12 sums in 16 registers of 8 lanes
+#endif
+constexpr int PANEL = 2 * LANES;  // columns of a product
+constexpr int PARTS = 4;          // sums of a correlation that are added up at its end
+
+typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef uint16_t Halves __attribute__((vector_size(4 * LANES), aligned(2)));
+typedef uint16_t Narrow __attribute__((vector_size(2 * LANES), aligned(2)));
+typedef int16_t Shorts __attribute__((vector_size(4 * LANES), aligned(2)));
+typedef uint16_t bfloat16;
+
+long round_up(long n, long unit) { return (n + unit - 1) / unit * unit; }
+
+// Whether this processor multiplies tiles of bfloat16, 16 by 16 words, and the system lets it.
+bool tiles_granted() {
+#if defined(TILES)
+  constexpr long REQUEST = 0x1023, TILE_DATA = 18;  // arch_prctl's
+  static const bool granted = syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+  return granted;
+#else
+  return false;
+#endif
+}
+template <class T>
+bool tiled() {
+  return sizeof(T) == 2 && tiles_granted();
+}
+constexpr int TILE = 16;
+
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+template <class T>
+constexpr int PER_WORD = 4 / sizeof(T);
+
+// Sums to what is written: to the nearest, ties to even.
+void store(float* out, float x) { *out = x; }
+void store(bfloat16* out, float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  *out = x != x ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+void store(float* out, Floats x) { *(Floats*)out = x; }
+#if defined(__AVX512BF16__)
+void store(bfloat16* out, Floats x) {
+  const auto rounded = _mm512_cvtneps_pbh((__m512)x);
+  std::memcpy(out, &rounded, 2 * LANES);
+}
+#else
+void store(bfloat16* out, Floats x) {
+  const Words bits = (Words)x, nan = (Words)(x != x);
+  const Words rounded = ((bits + 0x7fff + (bits >> 16 & 1)) & ~nan) | (nan & 0x7fc00000);
+  *(Narrow*)out = __builtin_convertvector(rounded >> 16, Narrow);
+}
+#endif
+
+// What a relu lets through, and gates: what is not at most 0, so that a NaN passes.
+bool open(float gate) { return !(gate <= 0); }
+bool open(bfloat16 gate) { return int16_t(gate) > 0 || gate > 0xff80; }
+Words opened(const float* gate) { return ~(Words)(*(const Floats*)gate <= 0); }
+Words opened(const bfloat16* gate) {
+  const Halves g = *(const Halves*)gate;
+  return (Words)(((Shorts)g > 0) | (Shorts)(g > 0xff80));
+}
+
+template <class T>
+Floats multiply_add(Floats sum, uint32_t a, Words b);
+template <>
+inline Floats multiply_add<float>(Floats sum, uint32_t a, Words b) {
+  float scalar;
+  std::memcpy(&scalar, &a, 4);
+  return sum + scalar * (Floats)b;
+}
+template <>
+inline Floats multiply_add<bfloat16>(Floats sum, uint32_t a, Words b) {
+#if defined(__AVX512BF16__)
+  return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(a), (__m512bh)b);
+#else
+  sum = multiply_add<float>(sum, a << 16, b << 16);
+  return multiply_add<float>(sum, a & 0xffff0000u, b & 0xffff0000u);
+#endif
+}
+
+// Memory of a thread that is kept between calls, by its use.
+enum Use { MATRIX, LEFT, RIGHT, SUMS, RAW, TOTALS, COLUMNS, PAIRED, USES };
+template <class T>
+T* memory(Use use, long count) {
+  thread_local std::vector<char> kept[USES];
+  const long size = count * sizeof(T) + 128;  // a vector may be read from its last element on
+  if (long(kept[use].size()) < size) kept[use].resize(size);
+  return (T*)(((uintptr_t)kept[use].data() + 63) & ~uintptr_t(63));
+}
+
+// A number of the thread that asks, the same in every call.
+long own_number() {
+  static std::atomic<long> given{0};
+  thread_local const long number = given++;
+  return number;
+}
+
+// f(0) to f(count - 1), shared with the threads of XLA's pool that have time. Each thread begins in
+// a region of its own, the same from call to call, where its caches hold what it wrote before.
+void parallel(ffi::ThreadPool& pool, long count, const std::function<void(long)>& f) {
+  struct Job {
+    long count, regions;
+    std::unique_ptr<std::atomic<long>[]> next;
+    std::atomic<long> done{0};
+    const std::function<void(long)>* f;
+    void work() {
+      long finished = 0;
+      for (long r = 0, own = own_number(); r < regions; ++r) {
+        const long region = (own + r) % regions, end = count * (region + 1) / regions;
+        for (long i; (i = next[region]++) < end; ++finished) (*f)(i);
+      }
+      done += finished;
+    }
+  };
+  const long threads = std::max<long>(1, std::min<long>(pool.num_threads(), count));
+  if (threads == 1) {
+    for (long i = 0; i < count; ++i) f(i);
+    return;
+  }
+  auto job = std::make_shared<Job>();
+  job->count = count, job->regions = threads, job->f = &f;
+  job->next = std::make_unique<std::atomic<long>[]>(threads);
+  for (long r = 0; r < threads; ++r) job->next[r] = count * r / threads;
+  // One that comes too late finds nothing to do, and does not touch what is gone by then.
+  for (long i = 1; i < threads; ++i) pool.Schedule([job] { job->work(); });
+  job->work();
+  while (job->done < count) pause();
+}
+
+struct Geometry {
+  long batch, image[2], kernel[2], stride, low[2], grid[2], channels, outputs;
+  long taps() const { return kernel[0] * kernel[1]; }
+};
+
+// Positions that the same taps reach: (i, j) is pixel `step * (i, j) + first` of what is written.
+// Of what is read, a run is pixels beside each other: `columns` of them, the first of them
+// `source_step * (i, j) + (down, right)`, and their taps.
+struct Run {
+  long down, right, columns, tap, tap_step;
+};
+struct Phase {
+  long first[2], step, size[2], source_step;
+  std::vector<Run> runs;
+};
+
+Phase gathered(const Geometry& g) {
+  Phase phase{{0, 0}, 1, {g.grid[0], g.grid[1]}, g.stride, {}};
+  for (long i = 0; i < g.kernel[0]; ++i)
+    phase.runs.push_back({i - g.low[0], -g.low[1], g.kernel[1], i * g.kernel[1], 1});
+  return phase;
+}
+
+std::vector<Phase> scattered(const Geometry& g) {
+  const long s = g.stride;
+  std::vector<Phase> phases;
+  for (long row = 0; row < std::min(s, g.image[0]); ++row)
+    for (long column = 0; column < std::min(s, g.image[1]); ++column) {
+      const long rows = (g.image[0] - row + s - 1) / s,
+                 columns = (g.image[1] - column + s - 1) / s;
+      Phase phase{{row, column}, s, {rows, columns}, 1, {}};
+      // The taps that reach it differ by the stride; the last of them takes the leftmost pixel.
+      const long i0 = ((row + g.low[0]) % s + s) % s, j0 = ((column + g.low[1]) % s + s) % s;
+      const long reach = j0 < g.kernel[1] ? (g.kernel[1] - 1 - j0) / s + 1 : 0;
+      const long last = j0 + (reach - 1) * s;
+      for (long i = i0; i < g.kernel[0] && reach; i += s)
+        phase.runs.push_back({(row + g.low[0] - i) / s, (column + g.low[1] - last) / s, reach,
+                              i * g.kernel[1] + last, -s});
+      phases.push_back(phase);
+    }
+  return phases;
+}
+
+// Copies elements where their gate is open, or all if there is none.
+template <class T>
+inline void copy(T* out, const T* x, const T* gate, long count) {
+  long c = 0;
+  constexpr long N = 4 * LANES / sizeof(T);
+  if (!gate) {
+    std::memcpy(out, x, count * sizeof(T));
+  } else {
+    for (; c + N <= count; c += N)
+      *(Words*)(out + c) = *(const Words*)(x + c) & opened(gate + c);
+    for (; c < count; ++c) out[c] = open(gate[c]) ? x[c] : T(0);
+  }
+}
+
+// Images that are read: all outside is zero, and what is inside where its gate is closed.
+template <class T>
+struct Source {
+  const T *x, *gate;
+  long height, width, channels;
+};
+
+// The part of an image that some rows of positions read, with the zeros around it.
+template <class T>
+struct Window {
+  const Source<T>& source;
+  long step, left, width, top = 0;  // of pixels
+  long above, below;                // rows that are read beside those of the positions
+  T* pixels = nullptr;
+
+  Window(const Source<T>& source, const std::vector<Phase>& phases) : source(source) {
+    step = phases[0].source_step;
+    left = above = 1 << 30;
+    width = below = -(1 << 30);
+    for (const Phase& phase : phases)
+      for (const Run& run : phase.runs) {
+        above = std::min(above, run.down), below = std::max(below, run.down);
+        left = std::min(left, run.right);
+        width = std::max(width, step * (phase.size[1] - 1) + run.right + run.columns);
+      }
+    width = std::max(0L, width - left);
+  }
+  long rows(long count) const { return std::max(0L, step * (count - 1) + below - above + 1); }
+  long size(long count) const {  // with room for reading on from the end
+    return (rows(count) * width + 16 * step) * source.channels + 64;
+  }
+  void read(T* to, long image, long first, long count) {
+    const long channels = source.channels;
+    pixels = to, top = step * first + above;
+    for (long row = 0; row < rows(count); ++row, to += width * channels) {
+      const long i = top + row;
+      const long from = std::min(std::max(0L, -left), width),
+                 until = std::max(from, std::min(width, source.width - left));
+      if (i < 0 || i >= source.height) {
+        std::memset(to, 0, width * channels * sizeof(T));
+        continue;
+      }
+      const long at = ((image * source.height + i) * source.width + left + from) * channels;
+      std::memset(to, 0, from * channels * sizeof(T));
+      copy(to + from * channels, source.x + at, source.gate ? source.gate + at : nullptr,
+           (until - from) * channels);
+      std::memset(to + until * channels, 0, (width - until) * channels * sizeof(T));
+    }
+    std::memset(to, 0, (16 * step * channels + 64) * sizeof(T));
+  }
+  const T* at(const Run& run, long i, long j) const {
+    return pixels +
+           ((step * i + run.down - top) * width + step * j + run.right - left) * source.channels;
+  }
+};
+
+// A term of a sum of products: `count` words of each row of a, and as many rows of b.
+template <class T>
+struct Term {
+  const T* a;
+  const uint32_t* b;
+  long count;
+};
+
+// Where the words of a term are: a[m, k] at a + m * row + k * step, b[k, n] at b + k * b_step + n;
+// and the rows of the sums.
+struct Strides {
+  long row, step, b_step, sums;
+};
+// Of tiles, two blocks of rows are taken together: where the second is of each a, if there is one.
+struct Second {
+  long a, sums;
+};
+
+// sums (M, N * LANES) = start + a (M, count) b (count, N * LANES) of each term. `start` is the sums
+// themselves, or a row that all begin with.
+template <class T, int M, int N>
+void multiply(float* sums, const float* start, const Term<T>* terms, long length, Strides strides) {
+  const long row = strides.row, step = strides.step, b_step = strides.b_step;
+  const long begin = start == sums ? strides.sums : 0;
+  Floats sum[M][N];
+#pragma GCC unroll 16
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+    for (int n = 0; n < N; ++n) sum[m][n] = *(const Floats*)(start + m * begin + n * LANES);
+  for (const Term<T>* term = terms; term < terms + length; ++term) {
+    const T* a = term->a;
+    const uint32_t* b = term->b;
+    for (long k = 0; k < term->count; ++k, a += step, b += b_step) {
+      Words right[N];
+#pragma GCC unroll 2
+      for (int n = 0; n < N; ++n) right[n] = *(const Words*)(b + n * LANES);
+#pragma GCC unroll 16
+      for (int m = 0; m < M; ++m) {
+        uint32_t word;
+        std::memcpy(&word, a + m * row, 4);
+#pragma GCC unroll 2
+        for (int n = 0; n < N; ++n) sum[m][n] = multiply_add<T>(sum[m][n], word, right[n]);
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+    for (int n = 0; n < N; ++n) *(Floats*)(sums + m * strides.sums + n * LANES) = sum[m][n];
+}
+
+// The same on tiles, of bfloat16; the counts are whole tiles, and up to 16 rows of a are read.
+#if defined(TILES)
+struct Tiles {
+  struct __attribute__((packed)) {
+    uint8_t palette = 1, start = 0, reserved[14] = {};
+    uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+  } shape;
+  Tiles() {
+    asm volatile("" ::"r"(&shape) : "memory");
+    _tile_loadconfig(&shape);
+  }
+  ~Tiles() { _tile_release(); }
+};
+
+template <int M, int N>
+void multiply_tiles(float* sums, const float* start, const Term<bfloat16>* terms, long length,
+                    Strides strides, Second second) {
+  const long begin = start == sums ? strides.sums * 4 : 0, begin_second = begin ? second.sums : 0;
+  asm volatile("" ::: "memory");  // GCC's intrinsics do not say what they read
+  _tile_loadd(0, start, begin);
+  if (N > 1) _tile_loadd(1, start + TILE, begin);
+  if (M > 1) _tile_loadd(2, start + begin_second, begin);
+  if (M > 1 && N > 1) _tile_loadd(3, start + begin_second + TILE, begin);
+  for (const Term<bfloat16>* term = terms; term < terms + length; ++term) {
+    const bfloat16* a = term->a;
+    const uint32_t* b = term->b;
+    for (long k = 0; k < term->count; k += TILE) {
+      _tile_loadd(6, b, strides.b_step * 4);
+      _tile_loadd(4, a, strides.row * 2);
+      _tile_dpbf16ps(0, 4, 6);
+      if (M > 1) _tile_loadd(5, a + second.a, strides.row * 2);
+      if (M > 1) _tile_dpbf16ps(2, 5, 6);
+      if (N > 1) _tile_loadd(7, b + TILE, strides.b_step * 4);
+      if (N > 1) _tile_dpbf16ps(1, 4, 7);
+      if (M > 1 && N > 1) _tile_dpbf16ps(3, 5, 7);
+      a += TILE * strides.step, b += TILE * strides.b_step;
+    }
+  }
+  _tile_stored(0, sums, strides.sums * 4);
+  if (N > 1) _tile_stored(1, sums + TILE, strides.sums * 4);
+  if (M > 1) _tile_stored(2, sums + second.sums, strides.sums * 4);
+  if (M > 1 && N > 1) _tile_stored(3, sums + second.sums + TILE, strides.sums * 4);
+}
+
+// 16 rows of 16 words become columns.
+void transpose(uint32_t* out, const uint32_t* const* rows) {
+  Words v[TILE];
+#pragma GCC unroll 16
+  for (int i = 0; i < TILE; ++i) v[i] = *(const Words*)rows[i];
+#pragma GCC unroll 4
+  for (int s = 1; s < TILE; s *= 2) {
+    Words low, high;
+#pragma GCC unroll 16
+    for (int lane = 0; lane < TILE; ++lane) {
+      low[lane] = lane & s ? TILE + lane - s : lane;
+      high[lane] = lane & s ? TILE + lane : lane + s;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < TILE; ++i)
+      if (!(i & s)) {
+        const Words a = v[i], b = v[i + s];
+        v[i] = __builtin_shuffle(a, b, low);
+        v[i + s] = __builtin_shuffle(a, b, high);
+      }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < TILE; ++i) *(Words*)(out + i * TILE) = v[i];
+}
+#else
+struct Tiles {};
+template <int M, int N>
+void multiply_tiles(float*, const float*, const Term<bfloat16>*, long, Strides, Second) {}
+void transpose(uint32_t*, const uint32_t* const*) {}
+#endif
+void multiply_tiles(float* sums, const float* start, const Term<bfloat16>* terms, long length,
+                    Strides strides, Second second, bool two, long columns) {
+  const auto f = two ? (columns > TILE ? multiply_tiles<2, 2> : multiply_tiles<2, 1>)
+                     : (columns > TILE ? multiply_tiles<1, 2> : multiply_tiles<1, 1>);
+  f(sums, start, terms, length, strides, second);
+}
+
+template <class T>
+using Multiply = void (*)(float*, const float*, const Term<T>*, long, Strides);
+
+template <class T, int... M>
+Multiply<T> choose(long rows, long columns, std::integer_sequence<int, M...>) {
+  static constexpr Multiply<T> narrow[] = {multiply<T, M + 1, 1>...},
+                               wide[] = {multiply<T, M + 1, 2>...};
+  return (columns > LANES ? wide : narrow)[rows - 1];
+}
+// For so many rows, at most ROWS, and so many columns of a panel.
+template <class T>
+Multiply<T> choose(long rows, long columns) {
+  return choose<T>(rows, columns, std::make_integer_sequence<int, ROWS>());
+}
+
+// The largest size of parts that are about equal, and none above `most`.
+long share(long count, long most = ROWS) {
+  const long parts = (count + most - 1) / most;
+  return (count + parts - 1) / parts;
+}
+
+template <class T>
+long words(const Run& run, long channels) {
+  const long count = (run.columns * channels + PER_WORD<T> - 1) / PER_WORD<T>;
+  return tiled<T>() ? round_up(count, TILE) : count;
+}
+template <class T>
+long words(const Phase& phase, long channels) {
+  long sum = 0;
+  for (const Run& run : phase.runs) sum += words<T>(run, channels);
+  return sum;
+}
+
+// What is multiplied by: element (k, n) of a tap is `matrix[tap * tap_step + k * row + n * column]`.
+template <class T>
+struct Matrix {
+  const float* matrix;
+  long tap_step, row, column, inputs, outputs;
+  long filled;  // of the outputs those that there are; the others are zero
+
+  // For one phase, from column `first` on: (words, PANEL).
+  void pack(uint32_t* out, const Phase& phase, long first) const {
+    constexpr int PER = PER_WORD<T>;
+    const long columns = std::min<long>(PANEL, filled - first);
+    if (columns < PANEL || PER > 1) std::memset(out, 0, words<T>(phase, inputs) * PANEL * 4);
+    T* at = (T*)out;
+    for (const Run& run : phase.runs) {
+      for (long pixel = 0; pixel < run.columns; ++pixel)
+        for (long c = 0; c < inputs; ++c) {
+          const long k = pixel * inputs + c;
+          const float* from =
+              matrix + (run.tap + pixel * run.tap_step) * tap_step + c * row + first * column;
+          T* to = at + k / PER * PANEL * PER + k % PER;
+          for (long n = 0; n < columns; ++n) store(to + n * PER, from[n * column]);
+        }
+      at += words<T>(run, inputs) * PANEL * PER;
+    }
+  }
+};
+
+// Sums written, zeros where a gate is closed.
+template <class T>
+inline void write(T* out, const float* sums, const T* gate, long count) {
+  constexpr long N = LANES * PER_WORD<T>;
+  long n = 0;
+  for (; n + N <= count; n += N) {
+    for (long v = 0; v < N; v += LANES) store(out + n + v, *(const Floats*)(sums + n + v));
+    if (gate) *(Words*)(out + n) &= opened(gate + n);
+  }
+  for (; n < count; ++n) store(out + n, gate && !open(gate[n]) ? 0.0f : sums[n]);
+}
+
+// A gather or a scatter: what is written from what is read, a few rows of positions at a time.
+template <class T, class Out>
+void apply(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source<T>& source,
+           const Matrix<T>& matrix, const float* bias, const Out* gate, Out* out, long batch,
+           long height, long width) {
+  const long outputs = matrix.outputs, panels = (outputs + PANEL - 1) / PANEL;
+  const long rows = phases[0].size[0];  // no other phase has more
+  std::vector<long> depths, offsets;
+  long total = 0;
+  for (const Phase& phase : phases) {
+    depths.push_back(words<T>(phase, source.channels));
+    offsets.push_back(total);
+    total += depths.back() * PANEL * panels;
+  }
+  float* start = memory<float>(MATRIX, panels * PANEL + total);  // the sums begin with the bias
+  uint32_t* packed = (uint32_t*)start + panels * PANEL;
+  for (long n = 0; n < panels * PANEL; ++n) start[n] = bias && n < outputs ? bias[n] : 0;
+  for (size_t p = 0; p < phases.size(); ++p)
+    for (long panel = 0; panel < panels; ++panel)
+      matrix.pack(packed + offsets[p] + panel * depths[p] * PANEL, phases[p], panel * PANEL);
+  const Window<T> whole(source, phases);
+  const long taken = std::max(1L, std::min(rows, 131072 / std::max(1L, whole.size(1) * long(sizeof(T)))));
+  const long parts = (rows + taken - 1) / taken;
+  parallel(pool, batch * parts, [&](long item) {
+    const long image = item / parts, top = item % parts * taken;
+    const long bottom = std::min(rows, top + taken);
+    Window<T> window = whole;
+    window.read(memory<T>(LEFT, window.size(bottom - top)), image, top, bottom - top);
+    float* room = memory<float>(SUMS, 2 * TILE * PANEL);
+    std::optional<Tiles> tiles;
+    if (tiled<T>()) tiles.emplace();
+    std::vector<Term<T>> terms;
+    for (size_t p = 0; p < phases.size(); ++p) {
+      const Phase& phase = phases[p];
+      const long width_of_tile = share(phase.size[1], tiled<T>() ? TILE : ROWS);
+      for (long panel = 0; panel < panels; ++panel) {
+        const long first = panel * PANEL, columns = std::min<long>(PANEL, outputs - first);
+        const long until = std::min(bottom, phase.size[0]);
+        const long by = tiled<T>() ? 2 : 1;  // rows of positions
+        for (long i = top; i < until; i += by)
+          for (long j = 0; j < phase.size[1]; j += width_of_tile) {
+            const long count = std::min(width_of_tile, phase.size[1] - j);
+            const uint32_t* b = packed + offsets[p] + panel * depths[p] * PANEL;
+            terms.clear();
+            for (const Run& run : phase.runs) {
+              const long deep = words<T>(run, source.channels);
+              terms.push_back({window.at(run, i, j), b, deep});
+              b += deep * PANEL;
+            }
+            const long apart = phase.step * outputs, down = phase.step * width * outputs;
+            const long to = ((image * height + i * phase.step + phase.first[0]) * width +
+                             j * phase.step + phase.first[1]) *
+                                outputs +
+                            first;
+            const long row = window.step * source.channels;
+            const Strides strides{row, PER_WORD<T>, PANEL, PANEL};
+            if (tiled<T>()) {
+              const Second second{row * window.width, TILE * PANEL};
+              multiply_tiles(room, start + first, (const Term<bfloat16>*)terms.data(),
+                             terms.size(), strides, second, i + 1 < until, columns);
+            } else if (sizeof(Out) == 4 && !gate && columns % LANES == 0) {
+              // Whole vectors of floats are written where they belong.
+              choose<T>(count, columns)((float*)out + to, start + first, terms.data(),
+                                        terms.size(), {row, PER_WORD<T>, PANEL, apart});
+              continue;
+            } else {
+              choose<T>(count, columns)(room, start + first, terms.data(), terms.size(), strides);
+            }
+            for (long line = 0; line < std::min(by, until - i); ++line)
+              for (long m = 0; m < count; ++m) {
+                const long at = to + line * down + m * apart;
+                write(out + at, room + (line * TILE + m) * PANEL, gate ? gate + at : nullptr,
+                      columns);
+              }
+          }
+      }
+    }
+  });
+}
+
+// A scatter to few channels: what each pixel of the grid gives to each tap first, then their sums.
+template <class T>
+void scatter_few(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& grid, const float* matrix,
+                 const float* bias, const T* gate, T* out) {
+  const long filled = g.taps() * g.channels, rows = round_up(filled, LANES);  // whole vectors
+  Phase whole{{0, 0}, 1, {g.grid[0], g.grid[1]}, 1, {{0, 0, 1, 0, 1}}};
+  float* parts = memory<float>(TOTALS, g.batch * g.grid[0] * g.grid[1] * rows);
+  apply<T, float>(pool, {whole}, grid, {matrix, 0, 1, g.outputs, g.outputs, rows, filled}, nullptr,
+                  nullptr, parts, g.batch, g.grid[0], g.grid[1]);
+  parallel(pool, g.batch, [&](long image) {
+    const long size = g.image[1] * g.channels;
+    float* sums = memory<float>(SUMS, size);
+    for (long u = 0; u < g.image[0]; ++u) {
+      for (long n = 0; n < size; ++n) sums[n] = bias ? bias[n % g.channels] : 0;
+      for (long a = 0; a < g.kernel[0]; ++a) {
+        const long down = u + g.low[0] - a, i = down / g.stride;
+        if (down < 0 || down % g.stride || i >= g.grid[0]) continue;
+        for (long b = 0; b < g.kernel[1]; ++b) {
+          const float* from = parts + (image * g.grid[0] + i) * g.grid[1] * rows +
+                              (a * g.kernel[1] + b) * g.channels;
+          // Pixel v takes from column j where v = stride * j + b - low.
+          const long shift = b - g.low[1];
+          const long j0 = std::max(0L, (-shift + g.stride - 1) / g.stride),
+                     j1 = std::min(g.grid[1], (g.image[1] - shift + g.stride - 1) / g.stride);
+          if (g.channels == 1 && g.stride == 1) {  // what an image of one channel ends with
+            for (long j = j0; j < j1; ++j) sums[j + shift] += from[j * rows];
+            continue;
+          }
+          for (long j = j0; j < j1; ++j)
+            for (long c = 0; c < g.channels; ++c)
+              sums[(g.stride * j + shift) * g.channels + c] += from[j * rows + c];
+        }
+      }
+      const long to = (image * g.image[0] + u) * size;
+      write(out + to, sums, gate ? gate + to : nullptr, size);
+    }
+  });
+}
+
+// Rows of bfloat16 as words of elements that are `step` apart.
+inline void pair_up(uint32_t* out, const uint16_t* x, long count, long step) {
+  for (long n = 0; n < count; ++n) out[n] = x[n] | uint32_t(x[n + step]) << 16;
+}
+
+// A correlation, of some images (or some rows of one) at a time, and in parts that are added up.
+template <class T>
+void correlate(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
+               const Source<T>& grid, float* out) {
+  constexpr int PER = PER_WORD<T>;
+  const Phase phase = gathered(g);
+  const Window<T> whole(image, {phase});
+  const bool tiles = tiled<T>();
+  // Numbers of a patch are taken a run at a time; by tiles all at once where they are few.
+  const long numbers = g.kernel[1] * g.channels;
+  const long together = tiles && g.kernel[0] * numbers <= PANEL ? g.kernel[0] : 1;
+  const long filled = numbers * together, groups = g.kernel[0] / together;
+  // Sums lie in panels: of outputs, with a row for each number; of tiles the other way round.
+  const long rows = tiles ? round_up(g.outputs, TILE) : filled;
+  const long width = round_up(tiles ? filled : g.outputs, PANEL);
+  const long size = groups * rows * width;
+  const long line = round_up(g.outputs, tiles ? TILE : PANEL);  // words of a position of the grid
+  const long pairs = (g.grid[1] + PER - 1) / PER;               // words along a row of positions
+  // A chunk: rows of one image, or several whole ones, so that the sums pay.
+  const long taken = std::max(1L, std::min(g.grid[0], 65536 / std::max(1L, whole.size(1))));
+  const long several =
+      taken < g.grid[0] ? 1 : std::min(g.batch, std::max(1L, 64 / (pairs * g.grid[0])));
+  const long chunks = (g.grid[0] + taken - 1) / taken;
+  const long all = (g.batch + several - 1) / several * chunks;
+  const long parts = std::min<long>(PARTS, all);
+  const long most = round_up(several * taken * pairs, TILE);
+  const bool direct = PER == 1 && !grid.gate && g.outputs % LANES == 0;
+  const long step = PER * g.stride * g.channels;  // from one word's pixels to the next's
+  const long one = whole.size(taken);             // the room of one image's pixels
+  float* totals = memory<float>(TOTALS, parts * size);
+  parallel(pool, parts, [&](long part) {
+    float* sums = totals + part * size;
+    std::memset(sums, 0, size * sizeof(float));
+    Window<T> window = whole;
+    T* pixels = memory<T>(RAW, several * one + (g.grid[1] + 1) * g.outputs);
+    T* row = pixels + several * one;
+    uint32_t* left = memory<uint32_t>(LEFT, tiles ? (most + 1) * width : PER == 2 ? several * one : 0);
+    uint32_t* paired = tiles && together > 1 ? memory<uint32_t>(PAIRED, several * one) : left;
+    uint32_t* right = memory<uint32_t>(RIGHT, most * line);
+    uint32_t* columns = memory<uint32_t>(COLUMNS, tiles ? most * rows : 0);
+    std::optional<Tiles> shape;
+    if (tiles) shape.emplace();
+    std::vector<Term<T>> terms;
+    std::vector<const T*> lines;    // of pixels, for each row of positions
+    std::vector<const T*> outputs;  // of the grid
+    for (long chunk = all * part / parts; chunk < all * (part + 1) / parts; ++chunk) {
+      const long first = chunk / chunks * several, top = chunk % chunks * taken;
+      const long count = std::min(taken, g.grid[0] - top);
+      lines.clear(), outputs.clear();
+      for (long number = first; number < std::min(g.batch, first + several); ++number) {
+        T* to = pixels + (number - first) * one;
+        window.read(to, number, top, count);
+        for (long i = 0; i < count; ++i) {
+          lines.push_back(window.at({whole.above, whole.left, 0, 0, 0}, top + i, 0));
+          outputs.push_back(grid.x +
+                            ((number * g.grid[0] + top + i) * g.grid[1]) * g.outputs);
+        }
+        if (PER == 2 && (!tiles || together > 1))
+          pair_up(paired + (number - first) * one, (uint16_t*)to,
+                  window.size(count) - g.stride * g.channels, g.stride * g.channels);
+      }
+      const long total = lines.size();
+      for (long i = 0; i < total && !direct; ++i) {
+        uint32_t* to = right + i * pairs * line;
+        const T* gate = grid.gate ? grid.gate + (outputs[i] - grid.x) : nullptr;
+        copy(row, outputs[i], gate, g.grid[1] * g.outputs);
+        std::memset(row + g.grid[1] * g.outputs, 0, g.outputs * sizeof(T));
+        for (long j = 0; j < pairs; ++j, to += line) {
+          const T* from = row + j * PER * g.outputs;
+          if (PER == 1)
+            std::memcpy(to, from, g.outputs * 4);
+          else
+            pair_up(to, (uint16_t*)from, g.outputs, g.outputs);
+          std::memset(to + g.outputs, 0, (line - g.outputs) * 4);
+        }
+      }
+      // From a line to where the pixels of a run begin.
+      auto shift = [&](const Run& run) {
+        return ((run.down - whole.above) * whole.width + run.right - whole.left) * g.channels;
+      };
+      if (tiles) {
+        // The grid's words become columns, and the patches rows.
+        const long deep = round_up(total * pairs, TILE);
+        std::memset(right + total * pairs * line, 0, (deep - total * pairs) * line * 4);
+        for (long m = 0; m < rows; m += TILE)
+          for (long k = 0; k < deep; k += TILE) {
+            const uint32_t* words[TILE];
+            for (long at = 0; at < TILE; ++at) words[at] = right + (k + at) * line + m;
+            transpose(columns + m * deep + k * TILE, words);
+          }
+        for (long group = 0; group < groups; ++group) {
+          for (long n = 0; n < numbers; n += PANEL) {
+            uint32_t* to = left + n * deep;
+            for (const T* pixel : lines)
+              if (together > 1) {
+                const uint32_t* word = paired + (pixel - pixels);
+                for (long j = 0; j < pairs; ++j, word += step, to += PANEL)
+                  for (long r = 0; r < together; ++r)
+                    for (long c = 0; c < numbers; c += 4)  // may write on, before what is next
+                      std::memcpy(to + r * numbers + c, word + shift(phase.runs[r]) + c, 16);
+              } else {
+                const uint16_t* half = (const uint16_t*)pixel + shift(phase.runs[group]) + n;
+                for (long j = 0; j < pairs; ++j, half += step, to += PANEL)
+                  pair_up(to, half, std::min<long>(PANEL, numbers - n), g.stride * g.channels);
+              }
+            std::memset(to, 0, (deep - total * pairs) * PANEL * 4);
+          }
+          for (long n = 0; n < width; n += PANEL)
+            for (long m = 0; m < rows; m += 2 * TILE) {
+              terms.assign(1, {(const T*)(columns + m * deep), left + n * deep, deep});
+              float* sum = sums + (group * width + n) * rows + m * PANEL;
+              multiply_tiles(sum, sum, (const Term<bfloat16>*)terms.data(), 1,
+                             {TILE * PER, TILE * PER, PANEL, PANEL},
+                             {TILE * deep * PER, TILE * PANEL}, m + TILE < rows, filled - n);
+            }
+        }
+        continue;
+      }
+      for (long group = 0; group < groups; ++group)
+        for (long n = 0; n < width; n += PANEL)
+          for (long m = 0; m < rows; m += share(rows)) {
+            terms.clear();
+            for (long i = 0; i < total; ++i) {
+              const long at = lines[i] - pixels + shift(phase.runs[group]) + m;
+              terms.push_back({PER == 1 ? pixels + at : (const T*)(left + at),
+                               direct ? (const uint32_t*)outputs[i] + n
+                                      : right + i * pairs * line + n,
+                               pairs});
+            }
+            float* sum = sums + (group * width + n) * rows + m * PANEL;
+            choose<T>(std::min(share(rows), rows - m), g.outputs - n)(
+                sum, sum, terms.data(), terms.size(),
+                {PER, PER * step, direct ? g.outputs : line, PANEL});
+          }
+    }
+  });
+  for (long part = 1; part < parts; ++part)
+    for (long n = 0; n < size; ++n) totals[n] += totals[part * size + n];
+  for (long group = 0; group < groups; ++group, out += filled * g.outputs)
+    if (!tiles) {
+      for (long n = 0; n < g.outputs; n += PANEL)
+        for (long m = 0; m < rows; ++m)
+          std::memcpy(out + m * g.outputs + n, totals + (group * width + n) * rows + m * PANEL,
+                      std::min<long>(PANEL, g.outputs - n) * sizeof(float));
+    } else {
+      const uint32_t* lines[TILE];
+      uint32_t turned[TILE * TILE];
+      for (long n = 0; n < filled; n += TILE)
+        for (long m = 0; m < g.outputs; m += TILE) {
+          const long panel = n / PANEL * PANEL, within = n % PANEL;
+          for (long i = 0; i < TILE; ++i)
+            lines[i] = (uint32_t*)totals + (group * width + panel) * rows + (m + i) * PANEL + within;
+          transpose(turned, lines);
+          for (long i = 0; i < std::min<long>(TILE, filled - n); ++i)
+            std::memcpy(out + (n + i) * g.outputs + m, turned + i * TILE,
+                        std::min<long>(TILE, g.outputs - m) * sizeof(float));
+        }
+    }
+}
+
+// Images summed to a number for each channel, the gradient of a bias.
+template <class T>
+void total(ffi::ThreadPool& pool, const T* x, long positions, long channels, float* out) {
+  constexpr long N = LANES * PER_WORD<T>;
+  const long parts = PARTS * 2, room = round_up(channels, N);
+  float* totals = memory<float>(TOTALS, parts * room);
+  parallel(pool, parts, [&](long part) {
+    float* sums = totals + part * room;
+    std::memset(sums, 0, room * sizeof(float));
+    const long first = positions * part / parts, last = positions * (part + 1) / parts;
+    long c = 0;
+    for (; c + N <= channels; c += N) {
+      Floats sum[PER_WORD<T>] = {};
+      for (long i = first; i < last; ++i) {
+        const Words words = *(const Words*)(x + i * channels + c);
+        if (sizeof(T) == 4) {
+          sum[0] += (Floats)words;
+        } else {  // the even ones, and the odd ones
+          sum[0] += (Floats)(words << 16);
+          sum[PER_WORD<T> - 1] += (Floats)(words & 0xffff0000u);
+        }
+      }
+      for (long n = 0; n < N; ++n) sums[c + n] = sum[n % PER_WORD<T>][n / PER_WORD<T>];
+    }
+    for (; c < channels; ++c)
+      for (long i = first; i < last; ++i) {
+        const uint32_t bits = sizeof(T) == 2 ? uint32_t(((const bfloat16*)x)[i * channels + c]) << 16
+                                             : ((const uint32_t*)x)[i * channels + c];
+        float value;
+        std::memcpy(&value, &bits, 4);
+        sums[c] += value;
+      }
+  });
+  for (long c = 0; c < channels; ++c) {
+    out[c] = 0;
+    for (long part = 0; part < parts; ++part) out[c] += totals[part * room + c];
+  }
+}
+
+Geometry geometry(ffi::Span<const int64_t> sizes, ffi::AnyBuffer::Dimensions image,
+                  ffi::AnyBuffer::Dimensions grid) {
+  return {image[0],
+          {image[1], image[2]},
+          {sizes[0], sizes[1]},
+          sizes[2],
+          {sizes[3], sizes[4]},
+          {grid[1], grid[2]},
+          image[3],
+          grid[3]};
+}
+
+template <class T>
+const T* optional(ffi::AnyBuffer buffer) {
+  return buffer.element_count() ? (const T*)buffer.untyped_data() : nullptr;
+}
+
+template <class T>
+void run_gather(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix, ffi::AnyBuffer x,
+                ffi::AnyBuffer bias, ffi::AnyBuffer gate_x, ffi::AnyBuffer gate_y,
+                ffi::Result<ffi::AnyBuffer> y) {
+  Source<T> image{(const T*)x.untyped_data(), optional<T>(gate_x), g.image[0], g.image[1],
+                  g.channels};
+  Matrix<T> taps{(const float*)matrix.untyped_data(), g.channels * g.outputs, g.outputs, 1, g.channels,
+                 g.outputs, g.outputs};
+  apply<T, T>(pool, {gathered(g)}, image, taps, optional<float>(bias), optional<T>(gate_y),
+              (T*)y->untyped_data(), g.batch, g.grid[0], g.grid[1]);
+}
+
+ffi::Error gather(ffi::ThreadPool pool, ffi::AnyBuffer matrix, ffi::AnyBuffer x,
+                  ffi::AnyBuffer bias, ffi::AnyBuffer gate_x, ffi::AnyBuffer gate_y,
+                  ffi::Result<ffi::AnyBuffer> y, ffi::Span<const int64_t> sizes) {
+  Geometry g = geometry(sizes, x.dimensions(), y->dimensions());
+  auto run = x.element_type() == ffi::F32 ? run_gather<float> : run_gather<bfloat16>;
+  run(pool, g, matrix, x, bias, gate_x, gate_y, y);
+  return ffi::Error::Success();
+}
+
+template <class T>
+void run_scatter(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix, ffi::AnyBuffer y,
+                 ffi::AnyBuffer bias, ffi::AnyBuffer gate_x, ffi::AnyBuffer gate_y,
+                 ffi::Result<ffi::AnyBuffer> x) {
+  Source<T> grid{(const T*)y.untyped_data(), optional<T>(gate_y), g.grid[0], g.grid[1], g.outputs};
+  const float* weights = (const float*)matrix.untyped_data();
+  T* out = (T*)x->untyped_data();
+  if (g.taps() * g.channels <= PANEL) {
+    scatter_few<T>(pool, g, grid, weights, optional<float>(bias), optional<T>(gate_x), out);
+    return;
+  }
+  Matrix<T> taps{weights,   g.channels * g.outputs, 1, g.outputs, g.outputs, g.channels,
+                 g.channels};
+  apply<T, T>(pool, scattered(g), grid, taps, optional<float>(bias), optional<T>(gate_x), out,
+              g.batch, g.image[0], g.image[1]);
+}
+
+ffi::Error scatter(ffi::ThreadPool pool, ffi::AnyBuffer matrix, ffi::AnyBuffer y,
+                   ffi::AnyBuffer bias, ffi::AnyBuffer gate_x, ffi::AnyBuffer gate_y,
+                   ffi::Result<ffi::AnyBuffer> x, ffi::Span<const int64_t> sizes) {
+  Geometry g = geometry(sizes, x->dimensions(), y.dimensions());
+  auto run = y.element_type() == ffi::F32 ? run_scatter<float> : run_scatter<bfloat16>;
+  run(pool, g, matrix, y, bias, gate_x, gate_y, x);
+  return ffi::Error::Success();
+}
+
+template <class T>
+void run_correlate(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer x, ffi::AnyBuffer y,
+                   ffi::AnyBuffer gate_x, ffi::AnyBuffer gate_y, float* out) {
+  Source<T> image{(const T*)x.untyped_data(), optional<T>(gate_x), g.image[0], g.image[1],
+                  g.channels};
+  Source<T> grid{(const T*)y.untyped_data(), optional<T>(gate_y), g.grid[0], g.grid[1], g.outputs};
+  correlate<T>(pool, g, image, grid, out);
+}
+
+ffi::Error correlation(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer y,
+                       ffi::AnyBuffer, ffi::AnyBuffer gate_x, ffi::AnyBuffer gate_y,
+                       ffi::Result<ffi::AnyBuffer> matrix, ffi::Span<const int64_t> sizes) {
+  Geometry g = geometry(sizes, x.dimensions(), y.dimensions());
+  auto run = x.element_type() == ffi::F32 ? run_correlate<float> : run_correlate<bfloat16>;
+  run(pool, g, x, y, gate_x, gate_y, (float*)matrix->untyped_data());
+  return ffi::Error::Success();
+}
+
+ffi::Error totals(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Result<ffi::AnyBuffer> sums) {
+  const long channels = x.dimensions().back(), positions = x.element_count() / channels;
+  float* out = (float*)sums->untyped_data();
+  if (x.element_type() == ffi::F32)
+    total(pool, (const float*)x.untyped_data(), positions, channels, out);
+  else
+    total(pool, (const bfloat16*)x.untyped_data(), positions, channels, out);
+  return ffi::Error::Success();
+}
+
+}  // namespace
+
+// Each takes its two factors, a bias, and the gates of the image and of the grid; what is empty is
+// not there.
+static auto signature() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Arg<ffi::AnyBuffer>()
+      .Arg<ffi::AnyBuffer>()
+      .Arg<ffi::AnyBuffer>()
+      .Arg<ffi::AnyBuffer>()
+      .Arg<ffi::AnyBuffer>()
+      .Ret<ffi::AnyBuffer>()
+      .Attr<ffi::Span<const int64_t>>("geometry");
+}
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxdae_gather, gather, signature());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxdae_scatter, scatter, signature());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxdae_correlate, correlation, signature());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    jaxdae_total, totals,
+    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>());

@@ -1,0 +1,315 @@
+"""The convolutions' products on a CPU by kernels of our own, where there is a C++ compiler.
+
+`native.cc` is compiled for the processor at hand when a convolution is first traced on a CPU, by
+`c++`, `g++` or `clang++`, in five seconds or so; the library is kept in the user's cache folder.
+Without a compiler `jaxdae.convolution` makes do with forms of XLA's operations, at one to two
+thirds of the speed. Which of the two it is decides over roundings and over nothing else; how many
+threads there are, over nothing.
+
+There are three primitives, the sides of one trilinear form <W, unfold(x) y^T> in the words of
+`jaxdae.convolution`, of images with channels last. None of them ever stores the patches:
+
+    gather       y = unfold(x) W + bias       a convolution
+    scatter      x = fold(y W^T) + bias       a transposed convolution
+    correlate    W = unfold(x)^T y            the kernel's gradient of both
+
+Either image may have a gate, an array of its shape: where a gate is at most 0, the image counts as
+0. With x itself for its gate, `gather` is a convolution of relu(x); the derivative of a relu is the
+same gate on a cotangent. So relus, their derivatives and biases cost no pass through the memory.
+
+Each primitive is linear in either factor and in the bias, and its transposes are the other two: as
+with any other operation, forward mode, higher derivatives and `vmap` work.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array
+
+SOURCE = Path(__file__).with_name("native.cc")
+OPTIONS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fPIC", "-shared", "-w")
+TYPES = (jnp.float32, jnp.bfloat16)
+_wanted = ContextVar("wanted", default=True)
+_lock = threading.Lock()
+
+
+def available() -> bool:
+    """Whether the kernels can be used here, which they are if so; compiles them if need be."""
+    return _wanted.get() and jax.default_backend() == "cpu" and _loaded()
+
+
+@contextmanager
+def without() -> Iterator[None]:
+    """Traces what follows without the kernels: for programs that are to run elsewhere."""
+    token = _wanted.set(False)
+    try:
+        yield
+    finally:
+        _wanted.reset(token)
+
+
+def suits(x: Array, matrix: Array) -> bool:
+    """Whether the kernels take arrays of these types, and of shapes that are known."""
+    known = all(isinstance(size, int) and size > 0 for size in (*x.shape, *matrix.shape))
+    return known and x.dtype in TYPES and matrix.dtype == jnp.float32
+
+
+def product(
+    name: str, matrix: Array, x: Array, bias: Array | None, geometry: Any, rectify: bool
+) -> Array:
+    """A "gather" or a "scatter" of images, or of what a relu makes of them.
+
+    Args:
+      matrix: (patch, grid channels), float32.
+      x: the images, or for a scatter the grid, (batch, height, width, channels).
+      bias: added to the result's channels, or None.
+      geometry: a `jaxdae.convolution.Geometry`.
+    """
+    gate = lax.stop_gradient(x) if rectify else none()
+    gates = (gate, none()) if name == "gather" else (none(), gate)
+    primitive = {"gather": gather_p, "scatter": scatter_p}[name]
+    return primitive.bind(matrix, x, none() if bias is None else bias, *gates, geometry=geometry)
+
+
+def none() -> Array:
+    """What stands for a bias or a gate where there is none."""
+    return jnp.zeros((0,))
+
+
+def _loaded() -> bool:
+    with _lock:  # of several threads one compiles
+        return _load()
+
+
+@functools.cache
+def _load() -> bool:
+    """Registers the kernels, if they can be had."""
+    try:
+        library = _open()
+    except (OSError, subprocess.SubprocessError):
+        return False
+    for name in ("gather", "scatter", "correlate", "total"):
+        handler = jax.ffi.pycapsule(getattr(library, f"jaxdae_{name}"))
+        jax.ffi.register_ffi_target(f"jaxdae_{name}", handler, platform="cpu")
+    return True
+
+
+def _open() -> ctypes.CDLL:
+    """The library; one that is damaged is made anew."""
+    path = _build()
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError:
+        path.unlink()
+        return ctypes.CDLL(str(_build()))
+
+
+def _build() -> Path:
+    """The library, from the cache or compiled.
+
+    Raises:
+      OSError, subprocess.SubprocessError: there is no compiler, or it cannot compile this.
+    """
+    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    if compiler is None:
+        raise FileNotFoundError("there is no C++ compiler")
+    # What a compiler defines for a processor says all that matters of both.
+    ask = [compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull]
+    defined = subprocess.run(ask, capture_output=True, check=True, timeout=60).stdout
+    headers = jax.ffi.include_dir()
+    words = " ".join([headers, jax.__version__, *OPTIONS]).encode()
+    digest = hashlib.sha256(b"\0".join([SOURCE.read_bytes(), defined, words])).hexdigest()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    path = cache / "jaxdae" / "kernels" / f"{digest[:32]}.so"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+            made = Path(scratch) / path.name
+            build = [compiler, *OPTIONS, f"-I{headers}", str(SOURCE), "-o", str(made)]
+            subprocess.run(build, capture_output=True, check=True, timeout=600)
+            made.replace(path)
+    return path
+
+
+def _shape(name: str, a: Any, b: Any, geometry: Any) -> tuple[tuple[int, ...], Any]:
+    """The shape and the type of what a primitive makes of its factors."""
+    taps = geometry.kernel[0] * geometry.kernel[1]
+    if name == "gather":  # of a matrix and images
+        return (b.shape[0], *geometry.grid, a.shape[1]), b.dtype
+    if name == "scatter":  # of a matrix and grids
+        return (b.shape[0], *geometry.image, a.shape[0] // taps), b.dtype
+    return (taps * a.shape[3], b.shape[3]), jnp.float32  # of images and grids
+
+
+# What the primitives compute, in JAX's operations: for `vmap`, and where a program is exported.
+
+
+def _gather(matrix: Array, x: Array, bias: Array, *gates: Array, geometry: Any) -> Array:
+    x, narrow = _gated(x, gates[0]), x.dtype
+    kernel = matrix.reshape(*geometry.kernel, x.shape[3], -1).astype(narrow)
+    wide = jnp.promote_types(narrow, jnp.float32)
+    out: Array = lax.conv_general_dilated(
+        x.astype(wide),
+        kernel.astype(wide),
+        (geometry.stride, geometry.stride),
+        geometry.padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return _gated((out + bias if bias.size else out).astype(narrow), gates[1])
+
+
+def _scatter(matrix: Array, y: Array, bias: Array, *gates: Array, geometry: Any) -> Array:
+    shape, _ = _shape("scatter", matrix, y, geometry)
+    wide = jnp.promote_types(y.dtype, jnp.float32)
+    rounded = matrix.astype(y.dtype).astype(wide)
+
+    def adjoint(x: Array) -> Array:
+        return _gather(rounded, x, none(), none(), none(), geometry=geometry)
+
+    transpose = jax.linear_transpose(adjoint, jax.ShapeDtypeStruct(shape, wide))
+    (out,) = transpose(_gated(y, gates[1]).astype(wide))
+    return _gated((out + bias if bias.size else out).astype(y.dtype), gates[0])
+
+
+def _correlate(x: Array, y: Array, bias: Array, *gates: Array, geometry: Any) -> Array:
+    shape, wide = _shape("correlate", x, y, geometry)
+    x, y = (_gated(*both).astype(wide) for both in zip((x, y), gates, strict=True))
+
+    def adjoint(matrix: Array) -> Array:
+        return _gather(matrix, x, none(), none(), none(), geometry=geometry)
+
+    (out,) = jax.linear_transpose(adjoint, jax.ShapeDtypeStruct(shape, wide))(y)
+    return out
+
+
+def _gated(x: Array, gate: Array) -> Array:
+    return jnp.where(gate <= 0, 0, x).astype(x.dtype) if gate.size else x
+
+
+def _spread(bias: Array, *, shape: tuple[int, ...], dtype: Any) -> Array:
+    """A bias at every pixel."""
+    return jnp.broadcast_to(bias, shape).astype(dtype)
+
+
+def _total(x: Array, *, dtype: Any) -> Array:
+    """Its transpose: sums over the pixels, in float32 at least."""
+    return x.astype(jnp.promote_types(x.dtype, dtype)).sum((0, 1, 2)).astype(dtype)
+
+
+def _primitive(
+    name: str,
+    function: Callable[..., Array],
+    kernel: Callable[..., Array | None] = lambda *_, **options: None,
+) -> Primitive:
+    """A primitive that is lowered to a kernel, or to the function where that gives None."""
+    primitive = Primitive(f"native_{name}")
+
+    def abstract(*arguments: Any, **options: Any) -> Any:
+        out = jax.eval_shape(partial(function, **options), *arguments)
+        return arguments[0].update(shape=out.shape, dtype=out.dtype, weak_type=False)
+
+    def batch(arguments: Sequence[Any], axes: Sequence[Any], **options: Any) -> tuple[Any, int]:
+        return jax.vmap(partial(function, **options), tuple(axes))(*arguments), 0
+
+    def form(*arrays: Array, **options: Any) -> Array:
+        out = kernel(*arrays, **options)
+        return function(*arrays, **options) if out is None else out
+
+    def lower(context: Any, *arguments: Any, **options: Any) -> Any:
+        exported = context.module_context.lowering_parameters.for_export
+        chosen = partial(function if exported else form, **options)
+        return mlir.lower_fun(chosen, multiple_results=False)(context, *arguments)
+
+    compiled = functools.cache(lambda **options: jax.jit(partial(form, **options)))
+    primitive.def_impl(lambda *arrays, **options: compiled(**options)(*arrays))
+    primitive.def_abstract_eval(abstract)
+    batching.primitive_batchers[primitive] = batch
+    mlir.register_lowering(primitive, lower, platform="cpu")
+    return primitive
+
+
+def _side(name: str, function: Callable[..., Array]) -> Primitive:
+    """One of the three: bind(factor, factor, bias, gate_x, gate_y, geometry=...)."""
+
+    def kernel(a: Array, b: Array, *others: Array, geometry: Any) -> Array:
+        lows = [low for low, _ in geometry.padding]
+        sizes = np.array([*geometry.kernel, geometry.stride, *lows], np.int64)
+        result = jax.ShapeDtypeStruct(*_shape(name, a, b, geometry))
+        return jax.ffi.ffi_call(f"jaxdae_{name}", result)(a, b, *others, geometry=sizes)
+
+    def jvp(primals: Any, tangents: Any, *, geometry: Any) -> Any:
+        a, b, _, *gates = primals
+        da, db, dbias, *_ = tangents
+        bind = partial(primitive.bind, geometry=geometry)
+        out = bind(*primals)
+        terms = []
+        if not isinstance(da, ad.Zero):
+            terms.append(bind(da, b, none(), *gates))
+        if not isinstance(db, ad.Zero):
+            terms.append(bind(a, db, none(), *gates))
+        if not isinstance(dbias, ad.Zero) and dbias.size:
+            spread = spread_p.bind(dbias, shape=out.shape, dtype=out.dtype)
+            terms.append(_gated(spread, gates[1 if name == "gather" else 0]))
+        return out, sum(terms[1:], terms[0]) if terms else jnp.zeros_like(out)
+
+    primitive = _primitive(name, function, kernel)
+    ad.primitive_jvps[primitive] = jvp
+    return primitive
+
+
+gather_p, scatter_p = _side("gather", _gather), _side("scatter", _scatter)
+correlate_p = _side("correlate", _correlate)
+spread_p = _primitive("spread", _spread)
+
+
+def _total_kernel(x: Array, *, dtype: Any) -> Array | None:
+    if x.dtype not in TYPES or dtype != jnp.float32:
+        return None
+    return jax.ffi.ffi_call("jaxdae_total", jax.ShapeDtypeStruct(x.shape[3:], dtype))(x)
+
+
+total_p = _primitive("total", _total, _total_kernel)
+ad.deflinear2(spread_p, lambda g, bias, **_: [total_p.bind(g, dtype=bias.aval.dtype)])
+ad.deflinear2(total_p, lambda g, x, **_: [spread_p.bind(g, shape=x.aval.shape, dtype=x.aval.dtype)])
+
+
+def _transpose(primitive: Primitive, first: Callable[..., Any], second: Callable[..., Any]) -> None:
+    """Says what a cotangent gives to either factor, from the other one."""
+
+    def rule(g: Any, a: Any, b: Any, bias: Any, *gates: Any, geometry: Any) -> list[Any]:
+        given: list[Any] = [None] * (3 + len(gates))
+        if not isinstance(g, ad.Zero):
+            which, other = (0, b) if ad.is_undefined_primal(a) else (1, a)
+            out = (first, second)[which](g, other, none(), *gates, geometry=geometry)
+            given[which] = out.astype((a, b)[which].aval.dtype)
+        return given
+
+    ad.primitive_transposes[primitive] = rule
+
+
+def _turned(primitive: Primitive) -> Callable[..., Any]:
+    return lambda g, other, *rest, **options: primitive.bind(other, g, *rest, **options)
+
+
+# gather(W, x) is a y, scatter(W, y) an x, correlate(x, y) a W.
+_transpose(gather_p, _turned(correlate_p), _turned(scatter_p))
+_transpose(scatter_p, correlate_p.bind, _turned(gather_p))
+_transpose(correlate_p, scatter_p.bind, gather_p.bind)

@@ -1,0 +1,216 @@
+"""The kernels against what they stand for, in every way that they can be asked."""
+
+import os
+import shutil
+import subprocess
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import export
+
+from jaxdae import native
+from jaxdae.convolution import Geometry, conv, conv_transpose
+from jaxdae.model import DenoisingAutoencoder
+
+pytestmark = pytest.mark.skipif(
+    not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="there is no C++ compiler"
+)
+REFERENCES = {"gather": native._gather, "scatter": native._scatter, "correlate": native._correlate}
+PRIMITIVES = {
+    "gather": native.gather_p,
+    "scatter": native.scatter_p,
+    "correlate": native.correlate_p,
+}
+
+
+def normal(seed, shape, dtype=jnp.float32):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32), dtype)
+
+
+@st.composite
+def geometries(draw):
+    kernel = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    stride = draw(st.integers(1, 3))
+    pads = [draw(st.tuples(st.integers(0, k), st.integers(0, k))) for k in kernel]
+    image = tuple(draw(st.integers(max(1, k - low - high), 20)) for k, (low, high) in
+                  zip(kernel, pads, strict=True))  # fmt: skip
+    return Geometry(image, kernel, stride, tuple(pads))
+
+
+# Channels about the sizes of vectors, tiles and panels.
+channels = st.sampled_from([1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 48, 64, 70])
+
+
+def test_they_are_here():
+    assert native.available()
+    with native.without():
+        assert not native.available()
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from(sorted(PRIMITIVES)),
+    geometries(),
+    st.integers(1, 5),
+    channels,
+    channels,
+    st.sampled_from(native.TYPES),
+    st.tuples(st.booleans(), st.booleans(), st.booleans()),
+)
+def test_each_is_what_it_stands_for(name, geometry, batch, inputs, outputs, dtype, extras):
+    x = normal(0, (batch, *geometry.image, inputs), dtype)
+    y = normal(1, (batch, *geometry.grid, outputs), dtype)
+    matrix = normal(2, (geometry.kernel[0] * geometry.kernel[1] * inputs, outputs))
+    biased, *gated = extras
+    gates = [normal(3 + i, z.shape, dtype) if on else native.none()
+             for i, (z, on) in enumerate(zip((x, y), gated, strict=True))]  # fmt: skip
+    bias = native.none()
+    if biased and name != "correlate":
+        bias = normal(5, (outputs if name == "gather" else inputs,))
+    factors = {"gather": (matrix, x), "scatter": (matrix, y), "correlate": (x, y)}[name]
+    arguments = (*factors, bias, *gates)
+    got = PRIMITIVES[name].bind(*arguments, geometry=geometry)
+    want = jax.jit(partial(REFERENCES[name], geometry=geometry))(*arguments)
+    assert got.shape == want.shape
+    assert got.dtype == want.dtype
+    got, want = np.asarray(got, np.float32), np.asarray(want, np.float32)
+    # Products of the same rounded factors: what differs is the order, and the last rounding.
+    eps = 1e-5 if got.dtype == np.float32 and dtype == jnp.float32 else 2.0**-7
+    np.testing.assert_allclose(got, want, rtol=eps, atol=eps / 4 * (1 + np.abs(want).max()))
+
+
+@pytest.mark.parametrize("dtype", native.TYPES)
+@pytest.mark.parametrize("layer", [conv, conv_transpose])
+def test_a_layer_with_its_relu_and_bias(layer, dtype):
+    """Values and gradients, of the relu as written in front of the layer."""
+    x, kernel, bias = normal(0, (3, 9, 8, 20), dtype), normal(1, (3, 3, 20, 40)), normal(2, (40,))
+    g = normal(3, jax.eval_shape(partial(layer, stride=2), x, kernel).shape, dtype)
+
+    def run(function):
+        out, vjp = jax.vjp(function, x, kernel, bias)
+        return out, *vjp(g)
+
+    got = run(partial(layer, stride=2, rectify=True))
+    with native.without():
+        want = run(lambda x, k, b: layer(jax.nn.relu(x), k, b, stride=2))
+    eps = 1e-5 if dtype == jnp.float32 else 2.0**-7
+    for a, b in zip(got, want, strict=True):
+        assert a.dtype == b.dtype
+        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+        assert np.linalg.norm(a - b) <= eps * np.linalg.norm(b)
+
+
+@pytest.mark.parametrize("dtype", native.TYPES)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_nothing_hides_a_nan(dtype, sign):
+    x = normal(0, (1, 6, 6, 32), dtype).at[0, 2, 2, 3].set(sign * jnp.nan)
+    out = conv(x, normal(1, (3, 3, 32, 32)), rectify=True)
+    reached = np.isnan(np.asarray(out, np.float32)).all(-1)[0]
+    assert reached[1:4, 1:4].all()
+    assert not reached[5:].any()
+
+
+def test_rounding_is_to_the_nearest_and_ties_to_even():
+    values = jnp.float32([1, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-7, -1 - 2**-8, 3e38, 1e-30])
+    x = jnp.ones((1, 1, 1, 1), jnp.bfloat16)
+    zeros, size = jnp.zeros((1, 1, 1, len(values))), (1, 1, 1, len(values))
+    got = conv(x, zeros, values)
+    np.testing.assert_array_equal(got, values.astype(jnp.bfloat16).reshape(size))
+
+
+PROGRAM = """
+import os, sys
+os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:int(sys.argv[1])]))
+import hashlib, jax, jax.numpy as jnp
+from jaxdae import native
+from jaxdae.convolution import conv
+from jaxdae.model import DenoisingAutoencoder
+assert native.available()
+for dtype in (jnp.float32, jnp.bfloat16):
+    model = DenoisingAutoencoder(dtype=dtype)
+    images = jax.random.uniform(jax.random.key(0), (32, 28, 28, 1))
+    params = jax.jit(model.init)(jax.random.key(1), images)["params"]
+    layer = params["encoder"]["conv_1"]
+    x = jax.random.normal(jax.random.key(2), (32, 14, 14, 32)).astype(dtype)
+    function = lambda x, k, b: conv(x, k, b, stride=2, rectify=True)
+    y, vjp = jax.vjp(function, x, layer["kernel"], layer["bias"])
+    for array in (y, *vjp(y)):
+        print(hashlib.sha256(jax.device_get(array).tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
+def test_the_bits_do_not_depend_on_the_threads():
+    def run(processors):
+        said = subprocess.run(
+            [sys.executable, "-c", PROGRAM, str(processors)],
+            env={**os.environ, "XLA_FLAGS": ""},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return said.stdout
+
+    assert len(run(1).splitlines()) == 8
+    assert run(1) == run(os.cpu_count())
+
+
+@pytest.fixture
+def forgotten_library():
+    """As if nothing had been compiled or looked for."""
+    native._load.cache_clear()
+    yield
+    native._load.cache_clear()
+    assert native.available()
+
+
+@pytest.mark.usefixtures("forgotten_library")
+def test_without_a_compiler(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert not native.available()
+    x, kernel = normal(0, (2, 8, 8, 4)), normal(1, (3, 3, 4, 5))
+    program = jax.jit(lambda x: conv(x, kernel)).lower(x)
+    assert "jaxdae_gather" not in program.as_text()
+    got = program.compile()(x)
+    monkeypatch.undo()
+    native._load.cache_clear()
+    np.testing.assert_allclose(got, conv(x, kernel), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("forgotten_library")
+def test_a_compiler_that_fails_leaves_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(native, "OPTIONS", (*native.OPTIONS, "--no-such-option"))
+    assert not native.available()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_the_library_is_kept_and_mended(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(native, "OPTIONS", ("-O0", *native.OPTIONS))  # sooner compiled
+    path = native._build()
+    before = path.stat().st_mtime_ns
+    assert native._build() == path
+    assert path.stat().st_mtime_ns == before
+    path.write_bytes(b"no library")
+    assert hasattr(native._open(), "jaxdae_gather")
+    assert path.read_bytes() != b"no library"
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_model_can_be_exported_as_it_is():
+    """By `jax.export` itself: a file knows nothing of these kernels."""
+    model = DenoisingAutoencoder((8, 8, 1), features=(4, 8))
+    x = normal(0, (3, 8, 8, 1))
+    params = jax.jit(model.init)(jax.random.key(0), x)
+    whole = jax.jit(partial(model.apply, params))
+    assert "jaxdae_gather" in whole.lower(x).as_text()
+    exported = export.export(whole)(x)
+    assert "jaxdae" not in exported.mlir_module().replace("jaxdae/", "")
+    np.testing.assert_allclose(exported.call(x), whole(x), rtol=1e-5, atol=1e-5)
