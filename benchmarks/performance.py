@@ -106,7 +106,7 @@ CUDA = "torch:compile torch:compile-channels-last torch:cudagraphs torch:cudagra
 PARTS: dict[str, Part] = {
     "throughput": Part(
         "Throughput",
-        "throughput --dtypes float32 bfloat16",
+        "throughput --dtypes float32 bfloat16 --operations",
         "Training and inference of the `strided` network (178,001 parameters). In brackets the "
         "share of the ceiling that was measured in the same run. Operations and bytes are those of "
         "the network in XLA's own operations: what our kernels move is less, and at small types "

@@ -16,7 +16,8 @@ measured in the same run: a product of two large matrices of the same type, accu
 and a copy too large for any cache. What stays in a cache may move faster than that copy, and our
 own kernels (`jaxdae.native`) move less.
 
-With `--plain` the same network in the layers of `flax.linen`, on `jax.lax`'s convolutions, is timed
+With `--operations` the same on a CPU without our kernels, in XLA's operations: what there is where no
+C++ compiler is. With `--plain` the same network in the layers of `flax.linen`, on `jax.lax`'s convolutions, is timed
 too. It takes the same train step, on a CPU in a loop in Python over a compiled step, for in a scan
 XLA's convolutions are many times slower there; elsewhere both ways, and the faster counts.
 """
@@ -69,6 +70,9 @@ class PlainFlax(nn.Module):
         return nn.ConvTranspose(1, window, dtype=self.dtype)(x).astype(jnp.float32)
 
 
+OPERATIONS = "jaxdae in operations"
+
+
 class Case(NamedTuple):
     """What is timed: one line of the table."""
 
@@ -114,15 +118,16 @@ def ready(case: Case, images: int, devices: int) -> Timed:
     """Compiles a case and runs it once."""
     dtype, shape = jnp.dtype(case.dtype), (case.image_size, case.image_size, 1)
     model: Any = PlainFlax(dtype=dtype)
-    if case.network == "jaxdae":
+    if not case.network.startswith("plain"):
         model = DenoisingAutoencoder(shape, features=case.features, dtype=dtype)
     steps = max(1, images // case.batch_size)
     images = steps * case.batch_size
     make = _train if case.task == "train" else _infer
-    start_to_call, costs = make(model, case, steps, devices)
-    start = time.perf_counter()
-    call = start_to_call()
-    seconds = time.perf_counter() - start
+    with native.without() if case.network == OPERATIONS else contextlib.nullcontext():
+        start_to_call, costs = make(model, case, steps, devices)
+        start = time.perf_counter()
+        call = start_to_call()
+        seconds = time.perf_counter() - start
     call()
     return Timed(call, images, seconds, *costs)
 
@@ -134,7 +139,8 @@ def _train(model: Any, case: Case, steps: int, devices: int) -> tuple[Callable, 
     clean = pixels(steps * case.batch_size, model.image_shape)
     batch = jnp.asarray(clean[: case.batch_size])
     # Of one piece, if the batch is taken in pieces: XLA counts the turns of a loop as one.
-    size = min(case.batch_size, cpu_piece()) if _on_cpu() else case.batch_size
+    with native.without():
+        size = min(case.batch_size, cpu_piece()) if _on_cpu() else case.batch_size
     costs = cost(make(), size, state, batch[:size], key)
     indices = np.arange(len(clean), dtype=np.int32).reshape(steps, devices, -1).swapaxes(0, 1)
 
@@ -172,7 +178,7 @@ def _infer(model: Any, case: Case, steps: int, devices: int) -> tuple[Callable, 
     batches = [jax.random.uniform(jax.random.key(i), shape) for i in range(min(steps, 64))]
 
     def apply(params, images):
-        if case.network == "jaxdae":
+        if not case.network.startswith("plain"):
             return denoise(model, params, images)
         return model.apply({"params": params}, images)
 
@@ -232,7 +238,7 @@ def measure(
     limits = ceilings(dtypes, repeats)
     timed = {}
     for case in cases:
-        slow = 8 if cpu and case.network != "jaxdae" else 10 if case.batch_size == 1 else 1
+        slow = 8 if cpu and case.network.startswith("plain") else 10 if case.batch_size == 1 else 1
         heavy = (case.image_size / 28 * case.features[0] / 32) ** 2
         timed[case] = ready(case, int(images / slow / max(1, heavy)), devices)
     seconds = in_turn({str(case): work.call for case, work in timed.items()}, repeats)
@@ -311,6 +317,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--batch-sizes", type=int, nargs="+", metavar="N", help="(default: by the device)")
     add("--dtypes", nargs="+", default=["float32"], choices=["float32", "bfloat16"])
     add("--devices", type=int, default=1, metavar="N", help="share each batch (default: 1)")
+    add("--operations", action="store_true", help="the same without our CPU kernels beside it")
     add("--plain", action="store_true", help="the same network in flax.linen's layers beside it")
     add("--repeats", type=int, default=5, metavar="N", help="timed turns (default: 5)")
     add("--images", type=int, metavar="N", help="in a timed call (default: by the device)")
@@ -343,7 +350,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for task in flags.tasks
         for dtype in flags.dtypes
         for size in sizes
-        for network in ("jaxdae", *_plain(task, flags.plain))
+        for network in ("jaxdae", *[OPERATIONS] * flags.operations, *_plain(task, flags.plain))
         if (task, size) != ("train", 1)
     ]
     rows, limits = measure(cases, images=images, repeats=flags.repeats, devices=flags.devices)
@@ -378,7 +385,7 @@ def fastest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
     best: dict[tuple, dict[str, Any]] = {}
     for row in rows:
-        key = (*_kind(row), row["network"] == "jaxdae")
+        key = (*_kind(row), row["network"].partition(" in a ")[0])
         if key not in best or speed(row) > speed(best[key]):
             best[key] = row
     return list(best.values())

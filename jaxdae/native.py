@@ -44,6 +44,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
+from jaxdae.data import cache_folder
+
 SOURCE = Path(__file__).with_name("native.cc")
 OPTIONS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fPIC", "-shared", "-w")
 TYPES = (jnp.float32, jnp.bfloat16)
@@ -137,8 +139,7 @@ def _build() -> Path:
     headers = jax.ffi.include_dir()
     words = " ".join([headers, jax.__version__, *OPTIONS]).encode()
     digest = hashlib.sha256(b"\0".join([SOURCE.read_bytes(), defined, words])).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = cache / "jaxdae" / "kernels" / f"{digest[:32]}.so"
+    path = cache_folder(None) / "kernels" / f"{digest[:32]}.so"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
