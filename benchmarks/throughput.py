@@ -16,10 +16,11 @@ measured in the same run: a product of two large matrices of the same type, accu
 and a copy too large for any cache. What stays in a cache may move faster than that copy, and our
 own kernels (`jaxdae.native`) move less.
 
-With `--operations` the same on a CPU without our kernels, in XLA's operations: what there is where no
-C++ compiler is. With `--plain` the same network in the layers of `flax.linen`, on `jax.lax`'s convolutions, is timed
-too. It takes the same train step, on a CPU in a loop in Python over a compiled step, for in a scan
-XLA's convolutions are many times slower there; elsewhere both ways, and the faster counts.
+With `--operations` the same on a CPU without our kernels, in XLA's operations: what there is where
+there is no C++ compiler. With `--plain` the same network in the layers of `flax.linen`, on
+`jax.lax`'s convolutions, is timed too. It takes the same train step, on a CPU in a loop in Python
+over a compiled step, for in a scan XLA's convolutions are many times slower there; elsewhere both
+ways, and the faster counts.
 """
 
 import argparse

@@ -154,7 +154,7 @@ class Experiment(Trainer):
     def _kernels(self) -> str:
         if self.devices[0].platform != "cpu" or native.available():
             return ""
-        return ", without a C++ compiler: half as fast"
+        return ", slower for want of a C++ compiler"
 
     def saved(self) -> int | None:
         """The step of the last checkpoint on disk, as the folder says at this moment."""
