@@ -285,7 +285,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import ScalarFormatter
 
-    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    figure = Figure(figsize=(8.5, 4), layout="constrained")
     axes = figure.add_subplot()
     kinds = dict.fromkeys((r["task"], r["dtype"], r["network"]) for r in rows)
     for kind in kinds:
@@ -303,7 +303,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside right upper", fontsize="small")
     figure.savefig(path, dpi=150)
 
 
