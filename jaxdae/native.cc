@@ -49,7 +49,7 @@ constexpr int PANEL = 2 * LANES;  // columns of a product
 constexpr int PARTS = 4;          // sums of a correlation that are added up at its end
 
 typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef uint32_t Words __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES), aligned(2)));
 typedef uint16_t Halves __attribute__((vector_size(4 * LANES), aligned(2)));
 typedef uint16_t Narrow __attribute__((vector_size(2 * LANES), aligned(2)));
 typedef int16_t Shorts __attribute__((vector_size(4 * LANES), aligned(2)));

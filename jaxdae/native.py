@@ -47,7 +47,10 @@ from jaxtyping import Array
 from jaxdae.data import cache_folder
 
 SOURCE = Path(__file__).with_name("native.cc")
-OPTIONS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fPIC", "-shared", "-w")
+OPTIONS = (
+    *("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-strict-aliasing"),
+    *("-fPIC", "-shared", "-w"),
+)
 TYPES = (jnp.float32, jnp.bfloat16)
 _wanted = ContextVar("wanted", default=True)
 _lock = threading.Lock()

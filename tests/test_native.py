@@ -1,6 +1,7 @@
 """The kernels against what they stand for, in every way that they can be asked."""
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -159,6 +160,45 @@ def test_the_bits_do_not_depend_on_the_threads():
 
     assert len(run(1).splitlines()) == 8
     assert run(1) == run(os.cpu_count())
+
+
+OTHERS = """
+import sys, numpy as np, jax, jax.numpy as jnp
+from jaxdae import native
+from jaxdae.convolution import conv, conv_transpose
+native.OPTIONS = (*native.OPTIONS, *sys.argv[1:])
+assert native.available()
+
+def run(layer, x, kernel, bias):
+    out, vjp = jax.vjp(lambda *a: layer(*a, stride=2, rectify=True), x, kernel, bias)
+    return out, *vjp(jax.random.normal(jax.random.key(1), out.shape, out.dtype))
+
+for layer in (conv, conv_transpose):
+    for inputs, outputs in ((1, 32), (20, 1), (33, 70)):
+        for dtype, eps in ((jnp.float32, 1e-5), (jnp.bfloat16, 2.0**-7)):
+            keys = jax.random.split(jax.random.key(0), 3)
+            x = jax.random.normal(keys[0], (3, 9, 8, inputs), dtype)
+            kernel = jax.random.normal(keys[1], (3, 3, inputs, outputs)) / 3
+            bias = jax.random.normal(keys[2], (outputs,))
+            got = run(layer, x, kernel, bias)
+            with native.without():
+                want = run(layer, x, kernel, bias)
+            for a, b in zip(got, want, strict=True):
+                a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+                assert np.linalg.norm(a - b) <= eps * np.linalg.norm(b), (layer, inputs, dtype)
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="flags of another processor")
+@pytest.mark.parametrize("flags", [["-march=x86-64-v3"], ["-mno-amx-tile", "-mno-amx-bf16"]])
+def test_processors_that_have_less(flags, tmp_path):
+    """Vectors of eight, without bfloat16; and vectors of sixteen, without tiles."""
+    subprocess.run(
+        [sys.executable, "-c", OTHERS, *flags],
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
+        check=True,
+        timeout=300,
+    )
 
 
 @pytest.fixture

@@ -12,14 +12,15 @@ from benchmarks.timing import in_turn
 
 def test_times_training_and_inference_beside_plain_layers(tmp_path, capsys):
     file, plot = tmp_path / "figures.json", tmp_path / "plot.png"
-    words = f"--batch-sizes 1 32 --images 64 --repeats 2 --plain --json {file} --plot {plot}"
-    assert throughput.main(words.split()) == 0
+    words = "--batch-sizes 1 32 --images 64 --repeats 2 --operations --plain"
+    assert throughput.main([*words.split(), "--json", str(file), "--plot", str(plot)]) == 0
     report = json.loads(file.read_text())
     assert report["machine"]["jax"] == jax.__version__ and report["machine"]["cores"] >= 1
     assert min(report["ceilings"].values()) > 0
-    kinds = [(r["task"], r["batch_size"], r["network"].split()[0]) for r in report["rows"]]
+    kinds = [(r["task"], r["batch_size"], r["network"].split(" in a ")[0]) for r in report["rows"]]
     tasks = [("train", 32), ("infer", 1), ("infer", 32)]
-    assert kinds == [(*task, network) for task in tasks for network in ("jaxdae", "plain")]
+    networks = ("jaxdae", throughput.OPERATIONS, "plain")
+    assert kinds == [(*task, network) for task in tasks for network in networks]
     for row in report["rows"]:
         assert len(row["images_per_second"]) == 2 and min(row["images_per_second"]) > 0
         assert row["compile_seconds"] > 0 and row["bytes"] > 4 * 784
