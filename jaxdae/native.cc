@@ -6,10 +6,11 @@
 //     gather     y = unfold(x) W          scatter     x = fold(y W^T)
 //     correlate  W = unfold(x)^T y
 //
-// A gather is a product of matrices of which the left one, the patches, is made a few rows at a
-// time, in the first-level cache. A scatter is one too, for each phase of the image (positions with
-// the same remainder modulo the stride), which a part of the taps reach. A correlation takes blocks
-// of positions, and adds up their products.
+// A gather is a product of matrices of which the left one, the patches, is never made: it is read
+// where its pixels lie, in a copy of the image with zeros around it (a window), in which the taps
+// of a row are neighbours (a run). A scatter is one too, for each phase of the image (positions
+// with the same remainder modulo the stride), which a part of the taps reach. A correlation takes
+// some images at a time, and adds up their products.
 //
 // All products are of words of four bytes: a float, or a pair of bfloat16 that are neighbours along
 // the axis that is summed over, as the instructions for bfloat16 want them. So one code serves both
