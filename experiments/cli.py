@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import tyro
 
+from jaxdae.cache import cache_folder
 from jaxdae.errors import DivergenceError, InputError
 
 from . import program
@@ -141,7 +142,6 @@ def prepare_jax(
     if cluster is not None and cluster.several:
         connect(cluster)
     if cache:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "jaxdae" / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -157,11 +157,6 @@ def load(name: str, *, crop: int | None = None, cache_dir: Path | None = None) -
     raise InputError(f"{name!r} is no data set; give {FORMS}{hint}")
 
 
-def cache_folder(cache_dir: Path | None) -> Path:
-    """Where decoded images are kept: as given, `$XDG_CACHE_HOME/jaxdae` or `~/.cache/jaxdae`."""
-    return cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxdae"
-
-
 def _take(split: Split, rows: slice | np.ndarray) -> Split:
     return Split(split.images[rows], None if split.labels is None else split.labels[rows])
 

@@ -459,7 +459,8 @@ long words(const Phase& phase, long channels) {
   return sum;
 }
 
-// What is multiplied by: element (k, n) of a tap is `matrix[tap * tap_step + k * row + n * column]`.
+// What is multiplied by: element (k, n) of a tap is
+// `matrix[tap * tap_step + k * row + n * column]`.
 template <class T>
 struct Matrix {
   const float* matrix;
@@ -519,7 +520,8 @@ void apply(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source
     for (long panel = 0; panel < panels; ++panel)
       matrix.pack(packed + offsets[p] + panel * depths[p] * PANEL, phases[p], panel * PANEL);
   const Window<T> whole(source, phases);
-  const long taken = std::max(1L, std::min(rows, 131072 / std::max(1L, whole.size(1) * long(sizeof(T)))));
+  const long bytes = std::max<long>(1, whole.size(1) * sizeof(T));
+  const long taken = std::max(1L, std::min(rows, 131072 / bytes));
   const long parts = (rows + taken - 1) / taken;
   parallel(pool, batch * parts, [&](long item) {
     const long image = item / parts, top = item % parts * taken;
@@ -580,8 +582,8 @@ void apply(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source
 
 // A scatter to few channels: what each pixel of the grid gives to each tap first, then their sums.
 template <class T>
-void scatter_few(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& grid, const float* matrix,
-                 const float* bias, const T* gate, T* out) {
+void scatter_few(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& grid,
+                 const float* matrix, const float* bias, const T* gate, T* out) {
   const long filled = g.taps() * g.channels, rows = round_up(filled, LANES);  // whole vectors
   Phase whole{{0, 0}, 1, {g.grid[0], g.grid[1]}, 1, {{0, 0, 1, 0, 1}}};
   float* parts = memory<float>(TOTALS, g.batch * g.grid[0] * g.grid[1] * rows);
@@ -658,7 +660,9 @@ void correlate(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
     Window<T> window = whole;
     T* pixels = memory<T>(RAW, several * one + (g.grid[1] + 1) * g.outputs);
     T* row = pixels + several * one;
-    uint32_t* left = memory<uint32_t>(LEFT, tiles ? (most + 1) * width : PER == 2 ? several * one : 0);
+    uint32_t* left = memory<uint32_t>(LEFT, tiles      ? (most + 1) * width
+                                            : PER == 2 ? several * one
+                                                       : 0);
     uint32_t* paired = tiles && together > 1 ? memory<uint32_t>(PAIRED, several * one) : left;
     uint32_t* right = memory<uint32_t>(RIGHT, most * line);
     uint32_t* columns = memory<uint32_t>(COLUMNS, tiles ? most * rows : 0);
@@ -740,9 +744,10 @@ void correlate(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
         }
         continue;
       }
+      const long height = share(rows);
       for (long group = 0; group < groups; ++group)
         for (long n = 0; n < width; n += PANEL)
-          for (long m = 0; m < rows; m += share(rows)) {
+          for (long m = 0; m < rows; m += height) {
             terms.clear();
             for (long i = 0; i < total; ++i) {
               const long at = lines[i] - pixels + shift(phase.runs[group]) + m;
@@ -752,7 +757,7 @@ void correlate(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
                                pairs});
             }
             float* sum = sums + (group * width + n) * rows + m * PANEL;
-            choose<T>(std::min(share(rows), rows - m), g.outputs - n)(
+            choose<T>(std::min(height, rows - m), g.outputs - n)(
                 sum, sum, terms.data(), terms.size(),
                 {PER, PER * step, direct ? g.outputs : line, PANEL});
           }
@@ -773,7 +778,8 @@ void correlate(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
         for (long m = 0; m < g.outputs; m += TILE) {
           const long panel = n / PANEL * PANEL, within = n % PANEL;
           for (long i = 0; i < TILE; ++i)
-            lines[i] = (uint32_t*)totals + (group * width + panel) * rows + (m + i) * PANEL + within;
+            lines[i] =
+                (uint32_t*)totals + (group * width + panel) * rows + (m + i) * PANEL + within;
           transpose(turned, lines);
           for (long i = 0; i < std::min<long>(TILE, filled - n); ++i)
             std::memcpy(out + (n + i) * g.outputs + m, turned + i * TILE,
@@ -808,8 +814,9 @@ void total(ffi::ThreadPool& pool, const T* x, long positions, long channels, flo
     }
     for (; c < channels; ++c)
       for (long i = first; i < last; ++i) {
-        const uint32_t bits = sizeof(T) == 2 ? uint32_t(((const bfloat16*)x)[i * channels + c]) << 16
-                                             : ((const uint32_t*)x)[i * channels + c];
+        const long at = i * channels + c;
+        const uint32_t bits = sizeof(T) == 2 ? uint32_t(((const bfloat16*)x)[at]) << 16
+                                             : ((const uint32_t*)x)[at];
         float value;
         std::memcpy(&value, &bits, 4);
         sums[c] += value;
@@ -844,8 +851,9 @@ void run_gather(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix,
                 ffi::Result<ffi::AnyBuffer> y) {
   Source<T> image{(const T*)x.untyped_data(), optional<T>(gate_x), g.image[0], g.image[1],
                   g.channels};
-  Matrix<T> taps{(const float*)matrix.untyped_data(), g.channels * g.outputs, g.outputs, 1, g.channels,
-                 g.outputs, g.outputs};
+  const float* weights = (const float*)matrix.untyped_data();
+  Matrix<T> taps{weights,    g.channels * g.outputs, g.outputs, 1, g.channels, g.outputs,
+                 g.outputs};
   apply<T, T>(pool, {gathered(g)}, image, taps, optional<float>(bias), optional<T>(gate_y),
               (T*)y->untyped_data(), g.batch, g.grid[0], g.grid[1]);
 }

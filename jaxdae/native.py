@@ -44,7 +44,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
-from jaxdae.data import cache_folder
+from jaxdae.cache import cache_folder
 
 SOURCE = Path(__file__).with_name("native.cc")
 OPTIONS = (
@@ -63,7 +63,10 @@ def available() -> bool:
 
 @contextmanager
 def without() -> Iterator[None]:
-    """Traces what follows without the kernels: for programs that are to run elsewhere."""
+    """Traces what follows without the kernels: for programs that are to run elsewhere.
+
+    What `jax.jit` has traced before, it does not trace again.
+    """
     token = _wanted.set(False)
     try:
         yield
@@ -87,6 +90,11 @@ def product(
       x: the images, or for a scatter the grid, (batch, height, width, channels).
       bias: added to the result's channels, or None.
       geometry: a `jaxdae.convolution.Geometry`.
+      rectify: take relu(x) instead of x.
+
+    Returns:
+      A gather's grid, (batch, *geometry.grid, grid channels), or a scatter's images, (batch,
+      *geometry.image, image channels), in x's dtype.
     """
     gate = lax.stop_gradient(x) if rectify else none()
     gates = (gate, none()) if name == "gather" else (none(), gate)
@@ -142,7 +150,7 @@ def _build() -> Path:
     headers = jax.ffi.include_dir()
     words = " ".join([headers, jax.__version__, *OPTIONS]).encode()
     digest = hashlib.sha256(b"\0".join([SOURCE.read_bytes(), defined, words])).hexdigest()
-    path = cache_folder(None) / "kernels" / f"{digest[:32]}.so"
+    path = cache_folder() / "kernels" / f"{digest[:32]}.so"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:

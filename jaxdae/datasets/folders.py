@@ -27,7 +27,8 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxdae.data import Dataset, Split, cache_folder
+from jaxdae.cache import cache_folder
+from jaxdae.data import Dataset, Split
 from jaxdae.errors import InputError, explained, show
 from jaxdae.images import SUFFIXES, find, read_uint8
 from jaxdae.training import stream

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxdae.data import MAX_BYTES, cache_folder, explained, show
+from jaxdae.cache import cache_folder
+from jaxdae.data import MAX_BYTES, explained, show
 from jaxdae.errors import InputError
 
 PARTS = ("train", "test")
