@@ -32,6 +32,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxdae.errors import InputError
 from jaxdae.images import LUMA
+from jaxdae.threefry import fold_in, unrolled
 
 Image = Float[Array, "height width channels"]
 Images = Float[Array, "batch height width channels"]
@@ -40,7 +41,7 @@ Strength = float | Array | tuple[float, float]
 
 def example_keys(key: Key[Array, ""], positions: Int[Array, " batch"]) -> Key[Array, " batch"]:
     """A key for each example: `key` folded with its position."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
+    return jax.vmap(fold_in, (None, 0))(key, positions)
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def gaussian(sigma: Strength, mean: float = 0.5) -> Corruption:
 
     def corrupt(key: Key[Array, ""], image: Image) -> Image:
         key, strength = _strength(key, sigma, image.dtype)
-        noise = jax.random.normal(key, image.shape, image.dtype)
+        noise = jax.random.normal(unrolled(key), image.shape, image.dtype)
         return jnp.clip(image + mean + strength * noise, 0, 1)
 
     return Corruption(f"gaussian(sigma={sigma}, mean={mean})", corrupt)
@@ -136,7 +137,7 @@ def masking(p: Strength) -> Corruption:
 
     def corrupt(key: Key[Array, ""], image: Image) -> Image:
         key, strength = _strength(key, p, image.dtype)
-        lost = jax.random.uniform(key, (*image.shape[:2], 1)) < strength
+        lost = jax.random.uniform(unrolled(key), (*image.shape[:2], 1)) < strength
         return jnp.where(lost, 0, image)
 
     return Corruption(f"masking(p={p})", corrupt)
@@ -148,7 +149,7 @@ def salt_and_pepper(p: Strength) -> Corruption:
 
     def corrupt(key: Key[Array, ""], image: Image) -> Image:
         key, strength = _strength(key, p, image.dtype)
-        draw = jax.random.uniform(key, (*image.shape[:2], 1))
+        draw = jax.random.uniform(unrolled(key), (*image.shape[:2], 1))
         return jnp.where(draw < strength / 2, 0, jnp.where(draw < strength, 1, image))
 
     return Corruption(f"salt_and_pepper(p={p})", corrupt)
@@ -160,7 +161,7 @@ def speckle(sigma: Strength) -> Corruption:
 
     def corrupt(key: Key[Array, ""], image: Image) -> Image:
         key, strength = _strength(key, sigma, image.dtype)
-        noise = jax.random.normal(key, image.shape, image.dtype)
+        noise = jax.random.normal(unrolled(key), image.shape, image.dtype)
         return jnp.clip(image * (1 + strength * noise), 0, 1)
 
     return Corruption(f"speckle(sigma={sigma})", corrupt)
