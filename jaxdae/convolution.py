@@ -40,6 +40,7 @@ what they move to float32 and back, so they move it as integers.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import prod
 from typing import Any, NamedTuple
 
 import jax
@@ -132,6 +133,33 @@ def conv_transpose(
     )
 
 
+def dense(
+    x: Float[Array, "batch *inputs"],
+    kernel: Float[Array, "inputs outputs"],
+    bias: Float[Array, " outputs"],
+    *,
+    rectify: bool = False,
+) -> Float[Array, "batch outputs"]:
+    """A fully connected layer: all that comes of an example times a matrix, and a bias added.
+
+    Args:
+      x: vectors, or images, which are taken as vectors; any float dtype.
+      kernel: the matrix. It is rounded to x's dtype; on a CPU its gradient is not.
+      bias: as of `conv`.
+      rectify: take relu(x) instead of x.
+
+    Returns:
+      Vectors in x's dtype, accumulated in float32 at least.
+    """
+    return lax.platform_dependent(
+        x,
+        kernel,
+        bias,
+        cpu=partial(_dense_matmul, rectify=rectify),
+        default=_plain(_dense_lax, rectify),
+    )
+
+
 def across(
     function: Callable[..., Array], *images: Float[Array, "batch height width channels"]
 ) -> Array:
@@ -150,12 +178,12 @@ def across(
 
 
 def mix(
-    weights: Float[Array, "batch n"], images: Float[Array, "n height width channels"]
+    weights: Float[Array, "batch n"],
+    images: Float[Array, "n height width channels"],
+    bias: Float[Array, "height width channels"],
 ) -> Float[Array, "batch height width channels"]:
-    """Weighted sums of images, laid out as the layers above take them. One dtype."""
-    if native.available():
-        return _mix_lax(weights, images)
-    return lax.platform_dependent(weights, images, cpu=_mix_matmul, default=_mix_lax)
+    """Weighted sums of images and a bias, laid out as the layers above take them."""
+    return lax.platform_dependent(weights, images, bias, cpu=_mix_matmul, default=_mix_lax)
 
 
 def precise_sum(x: Array, *others: Array) -> Array:
@@ -395,14 +423,33 @@ def _swapped(function: Callable[..., Array], *images: Array) -> Array:
     return _swap(function(*map(_swap, images)))
 
 
-def _mix_matmul(weights: Array, images: Array) -> Array:
+def _dense_lax(x: Array, kernel: Array) -> Array:
+    return x.reshape(x.shape[0], prod(x.shape[1:])) @ kernel.astype(x.dtype)
+
+
+def _dense_matmul(x: Array, kernel: Array, bias: Array, *, rectify: bool) -> Array:
+    if native.available() and native.suits(x, kernel):
+        # Vectors are images of one pixel.
+        x = x.reshape(x.shape[0], 1, 1, prod(x.shape[1:]))
+        geometry = Geometry((1, 1), (1, 1), 1, ((0, 0), (0, 0)))
+        return native.product("gather", kernel, x, bias, geometry, rectify)[:, 0, 0]
+    if rectify:
+        x = jax.nn.relu(x) if x.ndim != 4 else _swapped(jax.nn.relu, x)
+    return precise_sum(_dense_lax(x, kernel), bias)
+
+
+def _mix_matmul(weights: Array, images: Array, bias: Array) -> Array:
+    if native.available():
+        return _mix_lax(weights, images, bias)
     images = _swap(images)
     out = _matmul(images.reshape(-1, images.shape[3]), weights, (1, 1)).astype(weights.dtype)
-    return _swap(out.reshape(*images.shape[:3], len(weights)))
+    out = out.reshape(*images.shape[:3], len(weights))
+    return _swap(precise_sum(out, _swap(bias[None])))
 
 
-def _mix_lax(weights: Array, images: Array) -> Array:
-    return (weights @ images.reshape(len(images), -1)).reshape(len(weights), *images.shape[1:])
+def _mix_lax(weights: Array, images: Array, bias: Array) -> Array:
+    matrix = _flat(images.astype(bias.dtype))
+    return dense(weights, matrix, bias.reshape(-1)).reshape(weights.shape[0], *images.shape[1:])
 
 
 def _conv_lax(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxdae.convolution import Padding, across, conv, conv_transpose, mix, precise_sum
+from jaxdae.convolution import Padding, across, conv, conv_transpose, dense, mix, precise_sum
 from jaxdae.errors import InputError
 
 Dtype = Any
@@ -61,11 +61,11 @@ class Affine(nn.Module):
 
 
 class Dense(Affine):
-    """A fully connected layer: (..., inputs) to (..., outputs)."""
+    """A fully connected layer: (batch, ...), `inputs` numbers in each, to (batch, outputs)."""
 
-    def __call__(self, x: Array) -> Array:
-        x = self.cast(x)
-        return precise_sum(x @ self.kernel.astype(x.dtype), self.bias)
+    def __call__(self, x: Array, rectify: bool = False) -> Array:
+        """The layer on vectors, or on images as vectors, or on what a relu makes of them."""
+        return dense(self.cast(x), self.kernel, self.bias, rectify=rectify)
 
 
 class Conv(Affine):
@@ -94,22 +94,22 @@ class ConvTranspose(Conv):
         x = self.cast(x)
         return conv_transpose(x, self.kernel, self.bias, stride=self.stride, rectify=rectify)
 
-    def after_dense(self, dense: Dense, latent: Latent, shape: tuple[int, int, int]) -> Images:
-        """Equals `self(dense(latent).reshape(-1, *shape))`, for less work on a large batch.
+    def after_dense(self, layer: Dense, latent: Latent, shape: tuple[int, int, int]) -> Images:
+        """Equals `self(layer(latent).reshape(-1, *shape))`, for less work on a large batch.
 
         With no activation in between, the two layers are one affine map of the latent vector.
         The layer is applied to the rows of the dense kernel and to its bias, `inputs + 1` images
         however large the batch; the result is the kernel and the bias of the joint map.
         """
-        batch, small = latent.shape[0], 2 * (dense.inputs + 1)
+        batch, small = latent.shape[0], 2 * (layer.inputs + 1)
         # What little it saves of a small one, the odd size costs; a symbolic one has any size.
         if not isinstance(batch, int) or batch <= small:
-            return self(dense(latent).reshape(-1, *shape))
+            return self(layer(latent).reshape(-1, *shape))
         latent = self.cast(latent)
-        rows = jnp.concatenate([dense.kernel, dense.bias[None]]).astype(latent.dtype)
+        rows = jnp.concatenate([layer.kernel, layer.bias[None]]).astype(latent.dtype)
         images = conv_transpose(rows.reshape(-1, *shape), self.kernel, stride=self.stride)
         joint, constant = images[:-1], images[-1].astype(self.bias.dtype) + self.bias
-        return add(mix(latent, joint), constant[None])
+        return mix(latent, joint, constant)
 
 
 class Denoiser(nn.Module):
@@ -206,8 +206,8 @@ class StridedEncoder(nn.Module):
             name = f"conv_{i}"
             layer = Conv(inputs, outputs, self.dtype, self.kernel_size, stride=2, name=name)
             x, inputs = layer(x, rectify=i > 0), outputs
-        x = relu(x).reshape(x.shape[0], prod(x.shape[1:]))
-        return Dense(x.shape[1], self.latent_dim, self.dtype, name="latent")(x)
+        size = prod(x.shape[1:])
+        return Dense(size, self.latent_dim, self.dtype, name="latent")(x, rectify=True)
 
 
 class StridedDecoder(nn.Module):
@@ -338,10 +338,8 @@ class DenseStack(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch *inputs"]) -> Float[Array, "batch outputs"]:
-        x = x.reshape(x.shape[0], self.widths[0])
         for i, (inputs, outputs) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
-            x = nn.relu(x) if i else x
-            x = Dense(inputs, outputs, self.dtype, name=f"dense_{i}")(x)
+            x = Dense(inputs, outputs, self.dtype, name=f"dense_{i}")(x, rectify=i > 0)
         return x
 
 
@@ -417,10 +415,10 @@ class UNet(Denoiser):
     def _bridge(self, x: Images) -> Images:
         """What the whole of a small image says about each of its pixels."""
         channels, thin, one = x.shape[-1], self.bridge_channels, (1, 1)
-        narrow = relu(Conv(channels, thin, self.dtype, one, name="bridge_in")(x))
-        flat = narrow.reshape(x.shape[0], prod(narrow.shape[1:]))
-        hidden = nn.relu(Dense(flat.shape[1], self.bridge, self.dtype, name="bridge_hidden")(flat))
-        wide = Dense(self.bridge, flat.shape[1], self.dtype, name="bridge_wide")(hidden)
+        narrow = Conv(channels, thin, self.dtype, one, name="bridge_in")(x)
+        size = prod(narrow.shape[1:])
+        hidden = Dense(size, self.bridge, self.dtype, name="bridge_hidden")(narrow, rectify=True)
+        wide = Dense(self.bridge, size, self.dtype, name="bridge_wide")(hidden, rectify=True)
         return Conv(thin, channels, self.dtype, one, name="bridge_out")(wide.reshape(narrow.shape))
 
     @property

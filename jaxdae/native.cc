@@ -54,7 +54,10 @@ typedef uint32_t Words __attribute__((vector_size(4 * LANES), aligned(2)));
 typedef uint16_t Halves __attribute__((vector_size(4 * LANES), aligned(2)));
 typedef uint16_t Narrow __attribute__((vector_size(2 * LANES), aligned(2)));
 typedef int16_t Shorts __attribute__((vector_size(4 * LANES), aligned(2)));
+typedef int16_t NarrowShorts __attribute__((vector_size(2 * LANES), aligned(2)));
 typedef uint16_t bfloat16;
+typedef uint32_t Words16 __attribute__((vector_size(64), aligned(2)));
+typedef uint16_t Halves16 __attribute__((vector_size(32), aligned(2)));
 
 long round_up(long n, long unit) { return (n + unit - 1) / unit * unit; }
 
@@ -90,19 +93,16 @@ void store(bfloat16* out, float x) {
   std::memcpy(&bits, &x, 4);
   *out = x != x ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
-void store(float* out, Floats x) { *(Floats*)out = x; }
+Narrow narrowed(Floats x) {
 #if defined(__AVX512BF16__)
-void store(bfloat16* out, Floats x) {
   const auto rounded = _mm512_cvtneps_pbh((__m512)x);
-  std::memcpy(out, &rounded, 2 * LANES);
-}
+  return (Narrow)rounded;
 #else
-void store(bfloat16* out, Floats x) {
   const Words bits = (Words)x, nan = (Words)(x != x);
   const Words rounded = ((bits + 0x7fff + (bits >> 16 & 1)) & ~nan) | (nan & 0x7fc00000);
-  *(Narrow*)out = __builtin_convertvector(rounded >> 16, Narrow);
-}
+  return __builtin_convertvector(rounded >> 16, Narrow);
 #endif
+}
 
 // What a relu lets through, and gates: what is not at most 0, so that a NaN passes.
 bool open(float gate) { return !(gate <= 0); }
@@ -111,6 +111,19 @@ Words opened(const float* gate) { return ~(Words)(*(const Floats*)gate <= 0); }
 Words opened(const bfloat16* gate) {
   const Halves g = *(const Halves*)gate;
   return (Words)(((Shorts)g > 0) | (Shorts)(g > 0xff80));
+}
+
+// A vector of sums written, zeros where a gate is closed.
+void store(float* out, Floats x, const float* gate = nullptr) {
+  *(Words*)out = gate ? (Words)x & opened(gate) : (Words)x;
+}
+void store(bfloat16* out, Floats x, const bfloat16* gate = nullptr) {
+  Narrow rounded = narrowed(x);
+  if (gate) {
+    const Narrow g = *(const Narrow*)gate;
+    rounded &= (Narrow)(((NarrowShorts)g > 0) | (NarrowShorts)(g > 0xff80));
+  }
+  *(Narrow*)out = rounded;
 }
 
 template <class T>
@@ -132,7 +145,7 @@ inline Floats multiply_add<bfloat16>(Floats sum, uint32_t a, Words b) {
 }
 
 // Memory of a thread that is kept between calls, by its use.
-enum Use { MATRIX, LEFT, RIGHT, SUMS, RAW, TOTALS, COLUMNS, PAIRED, USES };
+enum Use { MATRIX, LEFT, RIGHT, SUMS, RAW, TOTALS, COLUMNS, PLANES, USES };
 template <class T>
 T* memory(Use use, long count) {
   thread_local std::vector<char> kept[USES];
@@ -183,6 +196,11 @@ void parallel(ffi::ThreadPool& pool, long count, const std::function<void(long)>
 struct Geometry {
   long batch, image[2], kernel[2], stride, low[2], grid[2], channels, outputs;
   long taps() const { return kernel[0] * kernel[1]; }
+  // Of images of one pixel the three sides are plain products, and positions far too few.
+  bool dense() const {
+    return taps() == 1 && image[0] * image[1] * grid[0] * grid[1] == 1 && low[0] == 0 &&
+           low[1] == 0;
+  }
 };
 
 // Positions that the same taps reach: (i, j) is pixel `step * (i, j) + first` of what is written.
@@ -252,6 +270,8 @@ struct Window {
   long above, below;                // rows that are read beside those of the positions
   T* pixels = nullptr;
 
+  Window(const Source<T>& source, long step, long left, long width, long above, long below)
+      : source(source), step(step), left(left), width(width), above(above), below(below) {}
   Window(const Source<T>& source, const std::vector<Phase>& phases) : source(source) {
     step = phases[0].source_step;
     left = above = 1 << 30;
@@ -389,36 +409,54 @@ void multiply_tiles(float* sums, const float* start, const Term<bfloat16>* terms
   if (M > 1 && N > 1) _tile_stored(3, sums + second.sums + TILE, strides.sums * 4);
 }
 
-// 16 rows of 16 words become columns.
-void transpose(uint32_t* out, const uint32_t* const* rows) {
+#else
+struct Tiles {};
+template <int M, int N>
+void multiply_tiles(float*, const float*, const Term<bfloat16>*, long, Strides, Second) {}
+#endif
+#if defined(__AVX512F__) && !defined(__clang__)
+// Which words of two rows that are 1, 2, 4 or 8 apart change places. (Written as constants where
+// they are used, GCC puts them together word by word, each time.)
+const struct Turns {
+  Words low[4], high[4];
+  Turns() {
+    for (int turn = 0; turn < 4; ++turn)
+      for (int lane = 0, s = 1 << turn; lane < TILE; ++lane) {
+        low[turn][lane] = lane & s ? TILE + lane - s : lane;
+        high[turn][lane] = lane & s ? TILE + lane : lane + s;
+      }
+  }
+} turns;
+#endif
+
+// 16 rows of 16 words, row(i), become columns, in rows that are `step` apart.
+template <class Row>
+inline void transpose(uint32_t* out, long step, const Row& row) {
+#if defined(__AVX512F__) && !defined(__clang__)
   Words v[TILE];
 #pragma GCC unroll 16
-  for (int i = 0; i < TILE; ++i) v[i] = *(const Words*)rows[i];
+  for (int i = 0; i < TILE; ++i) v[i] = row(i);
 #pragma GCC unroll 4
-  for (int s = 1; s < TILE; s *= 2) {
-    Words low, high;
-#pragma GCC unroll 16
-    for (int lane = 0; lane < TILE; ++lane) {
-      low[lane] = lane & s ? TILE + lane - s : lane;
-      high[lane] = lane & s ? TILE + lane : lane + s;
-    }
+  for (int turn = 0; turn < 4; ++turn) {
+    const Words low = turns.low[turn], high = turns.high[turn];
 #pragma GCC unroll 16
     for (int i = 0; i < TILE; ++i)
-      if (!(i & s)) {
+      if (const int s = 1 << turn; !(i & s)) {
         const Words a = v[i], b = v[i + s];
         v[i] = __builtin_shuffle(a, b, low);
         v[i + s] = __builtin_shuffle(a, b, high);
       }
   }
 #pragma GCC unroll 16
-  for (int i = 0; i < TILE; ++i) *(Words*)(out + i * TILE) = v[i];
-}
+  for (int i = 0; i < TILE; ++i) *(Words*)(out + i * step) = v[i];
 #else
-struct Tiles {};
-template <int M, int N>
-void multiply_tiles(float*, const float*, const Term<bfloat16>*, long, Strides, Second) {}
-void transpose(uint32_t*, const uint32_t* const*) {}
+  for (int i = 0; i < TILE; ++i) {
+    const auto words = row(i);
+    for (int lane = 0; lane < TILE; ++lane) out[lane * step + i] = words[lane];
+  }
 #endif
+}
+
 void multiply_tiles(float* sums, const float* start, const Term<bfloat16>* terms, long length,
                     Strides strides, Second second, bool two, long columns) {
   const auto f = two ? (columns > TILE ? multiply_tiles<2, 2> : multiply_tiles<2, 1>)
@@ -459,6 +497,26 @@ long words(const Phase& phase, long channels) {
   return sum;
 }
 
+// Sums written, zeros where a gate is closed.
+template <class T>
+inline void write(T* out, const float* sums, const T* gate, long count) {
+  long n = 0;
+  for (; n + LANES <= count; n += LANES)
+    store(out + n, *(const Floats*)(sums + n), gate ? gate + n : nullptr);
+  for (; n < count; ++n) store(out + n, gate && !open(gate[n]) ? 0.0f : sums[n]);
+}
+
+// Rows of bfloat16 as words of elements that are `step` apart.
+inline Words16 paired(const uint16_t* x, long step) {
+  return __builtin_convertvector(*(const Halves16*)x, Words16) |
+         __builtin_convertvector(*(const Halves16*)(x + step), Words16) << 16;
+}
+inline void pair_up(uint32_t* out, const uint16_t* x, long count, long step) {
+  long n = 0;
+  for (; n + TILE <= count; n += TILE) *(Words16*)(out + n) = paired(x + n, step);
+  for (; n < count; ++n) out[n] = x[n] | uint32_t(x[n + step]) << 16;
+}
+
 // What is multiplied by: element (k, n) of a tap is
 // `matrix[tap * tap_step + k * row + n * column]`.
 template <class T>
@@ -471,33 +529,42 @@ struct Matrix {
   void pack(uint32_t* out, const Phase& phase, long first) const {
     constexpr int PER = PER_WORD<T>;
     const long columns = std::min<long>(PANEL, filled - first);
-    if (columns < PANEL || PER > 1) std::memset(out, 0, words<T>(phase, inputs) * PANEL * 4);
-    T* at = (T*)out;
+    std::memset(out, 0, words<T>(phase, inputs) * PANEL * 4);
     for (const Run& run : phase.runs) {
-      for (long pixel = 0; pixel < run.columns; ++pixel)
-        for (long c = 0; c < inputs; ++c) {
-          const long k = pixel * inputs + c;
-          const float* from =
-              matrix + (run.tap + pixel * run.tap_step) * tap_step + c * row + first * column;
-          T* to = at + k / PER * PANEL * PER + k % PER;
-          for (long n = 0; n < columns; ++n) store(to + n * PER, from[n * column]);
+      for (long pixel = 0; pixel < run.columns; ++pixel) {
+        const float* from = matrix + (run.tap + pixel * run.tap_step) * tap_step + first * column;
+        for (long c = 0; c < inputs;) {
+          const long k = pixel * inputs + c, wide = PER * TILE;
+          uint32_t* to = out + k / PER * PANEL;
+          if (row == 1 && k % PER == 0 && c + wide <= inputs) {
+            // What lies along a column: 16 columns at a time are turned.
+            for (long n = 0; n < columns; n += TILE) {
+              T lines[TILE][2 * TILE] = {};
+              for (long i = 0; i < std::min<long>(TILE, columns - n); ++i)
+                round(lines[i], from + c + (n + i) * column, wide);
+              transpose(to + n, PANEL, [&](int i) { return *(const Words16*)lines[i]; });
+            }
+            c += wide;
+          } else if (column == 1 && k % PER == 0 && c + PER <= inputs) {
+            T rounded[2][PANEL];
+            for (int i = 0; i < PER; ++i) round(rounded[i], from + (c + i) * row, columns);
+            if (PER == 1)
+              std::memcpy(to, rounded, columns * 4);
+            else
+              pair_up(to, (const uint16_t*)rounded, columns, PANEL);
+            c += PER;
+          } else {
+            for (long n = 0; n < columns; ++n)
+              store((T*)to + n * PER + k % PER, from[c * row + n * column]);
+            ++c;
+          }
         }
-      at += words<T>(run, inputs) * PANEL * PER;
+      }
+      out += words<T>(run, inputs) * PANEL;
     }
   }
+  static void round(T* out, const float* x, long count) { write<T>(out, x, nullptr, count); }
 };
-
-// Sums written, zeros where a gate is closed.
-template <class T>
-inline void write(T* out, const float* sums, const T* gate, long count) {
-  constexpr long N = LANES * PER_WORD<T>;
-  long n = 0;
-  for (; n + N <= count; n += N) {
-    for (long v = 0; v < N; v += LANES) store(out + n + v, *(const Floats*)(sums + n + v));
-    if (gate) *(Words*)(out + n) &= opened(gate + n);
-  }
-  for (; n < count; ++n) store(out + n, gate && !open(gate[n]) ? 0.0f : sums[n]);
-}
 
 // A gather or a scatter: what is written from what is read, a few rows of positions at a time.
 template <class T, class Out>
@@ -580,48 +647,116 @@ void apply(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source
   });
 }
 
-// A scatter to few channels: what each pixel of the grid gives to each tap first, then their sums.
+// A scatter to few channels: what each pixel of the grid gives to each tap first, as an image (a
+// plane) for every one of them, and then their sums.
 template <class T>
 void scatter_few(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& grid,
                  const float* matrix, const float* bias, const T* gate, T* out) {
-  const long filled = g.taps() * g.channels, rows = round_up(filled, LANES);  // whole vectors
-  Phase whole{{0, 0}, 1, {g.grid[0], g.grid[1]}, 1, {{0, 0, 1, 0, 1}}};
-  float* parts = memory<float>(TOTALS, g.batch * g.grid[0] * g.grid[1] * rows);
-  apply<T, float>(pool, {whole}, grid, {matrix, 0, 1, g.outputs, g.outputs, rows, filled}, nullptr,
-                  nullptr, parts, g.batch, g.grid[0], g.grid[1]);
+  const long filled = g.taps() * g.channels, size = g.grid[0] * g.grid[1];
+  const Phase whole{{0, 0}, 1, {g.grid[0], g.grid[1]}, 1, {{0, 0, 1, 0, 1}}};
+  const Run& run = whole.runs[0];
+  const long deep = words<T>(run, g.outputs), tile = tiled<T>() ? 2 * TILE : ROWS;
+  const long margin = round_up(g.image[1] + g.kernel[1], TILE);  // what is read beside a plane
+  const long plane = round_up(size, TILE) + TILE, line = g.image[1] + LANES;
+  float* start = memory<float>(MATRIX, PANEL + deep * PANEL + g.kernel[1] * line);
+  uint32_t* packed = (uint32_t*)start + PANEL;
+  // Whether a tap of a row brings something to a pixel of a row.
+  uint32_t* inside = packed + deep * PANEL;
+  for (long b = 0; b < g.kernel[1]; ++b)
+    for (long v = 0; v < line; ++v) {
+      const long right = v + g.low[1] - b;
+      inside[b * line + v] =
+          right >= 0 && right % g.stride == 0 && right / g.stride < g.grid[1] ? ~0u : 0;
+    }
+  std::memset(start, 0, PANEL * sizeof(float));
+  Matrix<T>{matrix, 0, 1, g.outputs, g.outputs, filled, filled}.pack(packed, whole, 0);
+  const Window<T> pixels(grid, {whole});
+  // So many rows of the grid that what is made of them stays in the nearest cache.
+  const long taken = std::clamp(256 / g.grid[1], 1L, g.grid[0]);
   parallel(pool, g.batch, [&](long image) {
-    const long size = g.image[1] * g.channels;
-    float* sums = memory<float>(SUMS, size);
-    for (long u = 0; u < g.image[0]; ++u) {
-      for (long n = 0; n < size; ++n) sums[n] = bias ? bias[n % g.channels] : 0;
-      for (long a = 0; a < g.kernel[0]; ++a) {
-        const long down = u + g.low[0] - a, i = down / g.stride;
-        if (down < 0 || down % g.stride || i >= g.grid[0]) continue;
-        for (long b = 0; b < g.kernel[1]; ++b) {
-          const float* from = parts + (image * g.grid[0] + i) * g.grid[1] * rows +
-                              (a * g.kernel[1] + b) * g.channels;
-          // Pixel v takes from column j where v = stride * j + b - low.
-          const long shift = b - g.low[1];
-          const long j0 = std::max(0L, (-shift + g.stride - 1) / g.stride),
-                     j1 = std::min(g.grid[1], (g.image[1] - shift + g.stride - 1) / g.stride);
-          if (g.channels == 1 && g.stride == 1) {  // what an image of one channel ends with
-            for (long j = j0; j < j1; ++j) sums[j + shift] += from[j * rows];
-            continue;
-          }
-          for (long j = j0; j < j1; ++j)
-            for (long c = 0; c < g.channels; ++c)
-              sums[(g.stride * j + shift) * g.channels + c] += from[j * rows + c];
-        }
+    float* planes = memory<float>(PLANES, round_up(filled, TILE) * plane + 2 * margin) + margin;
+    float* sums = memory<float>(COLUMNS, 2 * g.channels * line);
+    float* woven = sums + g.channels * line;
+    std::vector<const float*> reach;  // what a row of pixels takes from
+    std::optional<Tiles> tiles;
+    if (tiled<T>()) tiles.emplace();
+    Window<T> window = pixels;
+    T* room = memory<T>(LEFT, window.size(taken) + 2 * TILE * g.outputs);
+    float* parts = memory<float>(SUMS, (taken * g.grid[1] + 2 * TILE) * PANEL);
+    for (long top = 0; top < g.grid[0]; top += taken) {
+      const long count = std::min(taken, g.grid[0] - top) * g.grid[1];
+      window.read(room, image, top, count / g.grid[1]);
+      for (long m = 0; m < count; m += tile) {
+        const Term<T> term{room + m * g.outputs, packed, deep};
+        const Strides strides{g.outputs, PER_WORD<T>, PANEL, PANEL};
+        float* to = parts + m * PANEL;
+        if (tiled<T>())
+          multiply_tiles(to, start, (const Term<bfloat16>*)&term, 1, strides,
+                         {TILE * g.outputs, TILE * PANEL}, m + TILE < count, filled);
+        else
+          choose<T>(std::min(tile, count - m), filled)(to, start, &term, 1, strides);
       }
-      const long to = (image * g.image[0] + u) * size;
-      write(out + to, sums, gate ? gate + to : nullptr, size);
+      for (long m = 0; m < count; m += TILE)
+        for (long n = 0; n < filled; n += TILE) {
+          const float* from = parts + m * PANEL + n;
+          transpose((uint32_t*)planes + n * plane + top * g.grid[1] + m, plane,
+                    [&](int i) { return *(const Words16*)(from + i * PANEL); });
+        }
+    }
+    for (long u = 0; u < g.image[0]; ++u) {
+      reach.clear();
+      for (long a = 0; a < g.kernel[0]; ++a) {
+        const long down = u + g.low[0] - a;
+        if (down >= 0 && down % g.stride == 0 && down / g.stride < g.grid[0])
+          reach.push_back(planes + a * g.kernel[1] * g.channels * plane +
+                          down / g.stride * g.grid[1]);
+      }
+      for (long c = 0; c < g.channels; ++c)
+        for (long v = 0; v < g.image[1]; v += LANES) {
+          Floats sum = bias ? Floats{} + bias[c] : Floats{};
+          for (const float* from : reach)
+            for (long b = 0; b < g.kernel[1]; ++b) {
+              const float* x = from + (b * g.channels + c) * plane;
+              // Pixel v takes from column j where v = stride * j + b - low.
+              const long first = v + g.low[1] - b;
+              const uint32_t* takes = inside + b * line + v;
+              if (g.stride == 1)
+                sum += (Floats)(*(const Words*)(x + first) & *(const Words*)takes);
+              else
+                for (long lane = 0; lane < LANES; ++lane)
+                  if (takes[lane]) sum[lane] += x[(first + lane) / g.stride];
+            }
+          *(Floats*)(sums + c * line + v) = sum;
+        }
+      const float* row = sums;
+      if (g.channels > 1) {
+        for (long v = 0; v < g.image[1]; ++v)
+          for (long c = 0; c < g.channels; ++c) woven[v * g.channels + c] = sums[c * line + v];
+        row = woven;
+      }
+      const long to = (image * g.image[0] + u) * g.image[1] * g.channels;
+      write(out + to, row, gate ? gate + to : nullptr, g.image[1] * g.channels);
     }
   });
 }
 
-// Rows of bfloat16 as words of elements that are `step` apart.
-inline void pair_up(uint32_t* out, const uint16_t* x, long count, long step) {
-  for (long n = 0; n < count; ++n) out[n] = x[n] | uint32_t(x[n + step]) << 16;
+// Rows of the parts of a sum, added up: row(i) says where in a part row i is.
+template <class Row>
+void add_up(ffi::ThreadPool& pool, const float* parts, long count, long size, long rows,
+            long columns, float* out, const Row& row) {
+  const long blocks = std::min(rows, std::max(1L, rows * columns / 4096));
+  parallel(pool, blocks, [&](long block) {
+    for (long i = rows * block / blocks; i < rows * (block + 1) / blocks; ++i)
+      for (long n = 0; n < columns; n += PANEL) {
+        const float* from = parts + row(i, n);
+        const long here = std::min<long>(PANEL, columns - n);
+        float sums[PANEL];
+        std::memcpy(sums, from, sizeof(sums));
+        for (long part = 1; part < count; ++part)
+          for (long c = 0; c < PANEL; ++c) sums[c] += from[part * size + c];
+        std::memcpy(out + i * columns + n, sums, here * sizeof(float));
+      }
+  });
 }
 
 // A correlation, of some images (or some rows of one) at a time, and in parts that are added up.
@@ -631,17 +766,10 @@ void correlate(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
   constexpr int PER = PER_WORD<T>;
   const Phase phase = gathered(g);
   const Window<T> whole(image, {phase});
-  const bool tiles = tiled<T>();
-  // Numbers of a patch are taken a run at a time; by tiles all at once where they are few.
-  const long numbers = g.kernel[1] * g.channels;
-  const long together = tiles && g.kernel[0] * numbers <= PANEL ? g.kernel[0] : 1;
-  const long filled = numbers * together, groups = g.kernel[0] / together;
-  // Sums lie in panels: of outputs, with a row for each number; of tiles the other way round.
-  const long rows = tiles ? round_up(g.outputs, TILE) : filled;
-  const long width = round_up(tiles ? filled : g.outputs, PANEL);
-  const long size = groups * rows * width;
-  const long line = round_up(g.outputs, tiles ? TILE : PANEL);  // words of a position of the grid
-  const long pairs = (g.grid[1] + PER - 1) / PER;               // words along a row of positions
+  // Sums lie in panels of outputs, with a row for each number of a run of taps.
+  const long rows = g.kernel[1] * g.channels, groups = g.kernel[0];
+  const long width = round_up(g.outputs, PANEL), size = groups * rows * width;
+  const long pairs = (g.grid[1] + PER - 1) / PER;  // words along a row of positions
   // A chunk: rows of one image, or several whole ones, so that the sums pay.
   const long taken = std::max(1L, std::min(g.grid[0], 65536 / std::max(1L, whole.size(1))));
   const long several =
@@ -649,7 +777,6 @@ void correlate(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
   const long chunks = (g.grid[0] + taken - 1) / taken;
   const long all = (g.batch + several - 1) / several * chunks;
   const long parts = std::min<long>(PARTS, all);
-  const long most = round_up(several * taken * pairs, TILE);
   const bool direct = PER == 1 && !grid.gate && g.outputs % LANES == 0;
   const long step = PER * g.stride * g.channels;  // from one word's pixels to the next's
   const long one = whole.size(taken);             // the room of one image's pixels
@@ -660,14 +787,8 @@ void correlate(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
     Window<T> window = whole;
     T* pixels = memory<T>(RAW, several * one + (g.grid[1] + 1) * g.outputs);
     T* row = pixels + several * one;
-    uint32_t* left = memory<uint32_t>(LEFT, tiles      ? (most + 1) * width
-                                            : PER == 2 ? several * one
-                                                       : 0);
-    uint32_t* paired = tiles && together > 1 ? memory<uint32_t>(PAIRED, several * one) : left;
-    uint32_t* right = memory<uint32_t>(RIGHT, most * line);
-    uint32_t* columns = memory<uint32_t>(COLUMNS, tiles ? most * rows : 0);
-    std::optional<Tiles> shape;
-    if (tiles) shape.emplace();
+    uint32_t* left = memory<uint32_t>(LEFT, PER == 2 ? several * one : 0);
+    uint32_t* right = memory<uint32_t>(RIGHT, several * taken * pairs * width);
     std::vector<Term<T>> terms;
     std::vector<const T*> lines;    // of pixels, for each row of positions
     std::vector<const T*> outputs;  // of the grid
@@ -680,112 +801,182 @@ void correlate(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
         window.read(to, number, top, count);
         for (long i = 0; i < count; ++i) {
           lines.push_back(window.at({whole.above, whole.left, 0, 0, 0}, top + i, 0));
-          outputs.push_back(grid.x +
-                            ((number * g.grid[0] + top + i) * g.grid[1]) * g.outputs);
+          outputs.push_back(grid.x + (number * g.grid[0] + top + i) * g.grid[1] * g.outputs);
         }
-        if (PER == 2 && (!tiles || together > 1))
-          pair_up(paired + (number - first) * one, (uint16_t*)to,
+        if (PER == 2)
+          pair_up(left + (number - first) * one, (uint16_t*)to,
                   window.size(count) - g.stride * g.channels, g.stride * g.channels);
       }
       const long total = lines.size();
       for (long i = 0; i < total && !direct; ++i) {
-        uint32_t* to = right + i * pairs * line;
+        uint32_t* to = right + i * pairs * width;
         const T* gate = grid.gate ? grid.gate + (outputs[i] - grid.x) : nullptr;
         copy(row, outputs[i], gate, g.grid[1] * g.outputs);
         std::memset(row + g.grid[1] * g.outputs, 0, g.outputs * sizeof(T));
-        for (long j = 0; j < pairs; ++j, to += line) {
+        for (long j = 0; j < pairs; ++j, to += width) {
           const T* from = row + j * PER * g.outputs;
           if (PER == 1)
             std::memcpy(to, from, g.outputs * 4);
           else
             pair_up(to, (uint16_t*)from, g.outputs, g.outputs);
-          std::memset(to + g.outputs, 0, (line - g.outputs) * 4);
+          std::memset(to + g.outputs, 0, (width - g.outputs) * 4);
         }
-      }
-      // From a line to where the pixels of a run begin.
-      auto shift = [&](const Run& run) {
-        return ((run.down - whole.above) * whole.width + run.right - whole.left) * g.channels;
-      };
-      if (tiles) {
-        // The grid's words become columns, and the patches rows.
-        const long deep = round_up(total * pairs, TILE);
-        std::memset(right + total * pairs * line, 0, (deep - total * pairs) * line * 4);
-        for (long m = 0; m < rows; m += TILE)
-          for (long k = 0; k < deep; k += TILE) {
-            const uint32_t* words[TILE];
-            for (long at = 0; at < TILE; ++at) words[at] = right + (k + at) * line + m;
-            transpose(columns + m * deep + k * TILE, words);
-          }
-        for (long group = 0; group < groups; ++group) {
-          for (long n = 0; n < numbers; n += PANEL) {
-            uint32_t* to = left + n * deep;
-            for (const T* pixel : lines)
-              if (together > 1) {
-                const uint32_t* word = paired + (pixel - pixels);
-                for (long j = 0; j < pairs; ++j, word += step, to += PANEL)
-                  for (long r = 0; r < together; ++r)
-                    for (long c = 0; c < numbers; c += 4)  // may write on, before what is next
-                      std::memcpy(to + r * numbers + c, word + shift(phase.runs[r]) + c, 16);
-              } else {
-                const uint16_t* half = (const uint16_t*)pixel + shift(phase.runs[group]) + n;
-                for (long j = 0; j < pairs; ++j, half += step, to += PANEL)
-                  pair_up(to, half, std::min<long>(PANEL, numbers - n), g.stride * g.channels);
-              }
-            std::memset(to, 0, (deep - total * pairs) * PANEL * 4);
-          }
-          for (long n = 0; n < width; n += PANEL)
-            for (long m = 0; m < rows; m += 2 * TILE) {
-              terms.assign(1, {(const T*)(columns + m * deep), left + n * deep, deep});
-              float* sum = sums + (group * width + n) * rows + m * PANEL;
-              multiply_tiles(sum, sum, (const Term<bfloat16>*)terms.data(), 1,
-                             {TILE * PER, TILE * PER, PANEL, PANEL},
-                             {TILE * deep * PER, TILE * PANEL}, m + TILE < rows, filled - n);
-            }
-        }
-        continue;
       }
       const long height = share(rows);
-      for (long group = 0; group < groups; ++group)
+      for (long group = 0; group < groups; ++group) {
+        // From a line to where the pixels of a run begin.
+        const Run& run = phase.runs[group];
+        const long shift =
+            ((run.down - whole.above) * whole.width + run.right - whole.left) * g.channels;
         for (long n = 0; n < width; n += PANEL)
           for (long m = 0; m < rows; m += height) {
             terms.clear();
             for (long i = 0; i < total; ++i) {
-              const long at = lines[i] - pixels + shift(phase.runs[group]) + m;
+              const long at = lines[i] - pixels + shift + m;
               terms.push_back({PER == 1 ? pixels + at : (const T*)(left + at),
                                direct ? (const uint32_t*)outputs[i] + n
-                                      : right + i * pairs * line + n,
+                                      : right + i * pairs * width + n,
                                pairs});
             }
             float* sum = sums + (group * width + n) * rows + m * PANEL;
             choose<T>(std::min(height, rows - m), g.outputs - n)(
                 sum, sum, terms.data(), terms.size(),
-                {PER, PER * step, direct ? g.outputs : line, PANEL});
+                {PER, PER * step, direct ? g.outputs : width, PANEL});
           }
+      }
     }
   });
-  for (long part = 1; part < parts; ++part)
-    for (long n = 0; n < size; ++n) totals[n] += totals[part * size + n];
-  for (long group = 0; group < groups; ++group, out += filled * g.outputs)
-    if (!tiles) {
-      for (long n = 0; n < g.outputs; n += PANEL)
-        for (long m = 0; m < rows; ++m)
-          std::memcpy(out + m * g.outputs + n, totals + (group * width + n) * rows + m * PANEL,
-                      std::min<long>(PANEL, g.outputs - n) * sizeof(float));
-    } else {
-      const uint32_t* lines[TILE];
-      uint32_t turned[TILE * TILE];
-      for (long n = 0; n < filled; n += TILE)
-        for (long m = 0; m < g.outputs; m += TILE) {
-          const long panel = n / PANEL * PANEL, within = n % PANEL;
-          for (long i = 0; i < TILE; ++i)
-            lines[i] =
-                (uint32_t*)totals + (group * width + panel) * rows + (m + i) * PANEL + within;
-          transpose(turned, lines);
-          for (long i = 0; i < std::min<long>(TILE, filled - n); ++i)
-            std::memcpy(out + (n + i) * g.outputs + m, turned + i * TILE,
-                        std::min<long>(TILE, g.outputs - m) * sizeof(float));
-        }
+  add_up(pool, totals, parts, size, groups * rows, g.outputs, out, [&](long i, long n) {
+    return (i / rows * width + n) * rows + i % rows * PANEL;
+  });
+}
+
+// The same on tiles. What a product sums over must be neighbours there, in pairs; these are the
+// positions. So an image becomes planes, one for each channel and each remainder of a pixel's place
+// modulo the stride, in which a tap is only a shift. The rows of a plane are longer than those of
+// the grid, by what the taps reach; in between, and between images, the grid counts as zero.
+void correlate_tiles(ffi::ThreadPool& pool, const Geometry& g, const Source<bfloat16>& image,
+                     const Source<bfloat16>& grid, float* out) {
+  const long s = g.stride;
+  struct Tap {
+    long plane, shift;
+  };
+  std::vector<Tap> places[2];  // of the taps of an axis
+  long least[2], reach[2];
+  for (int axis = 0; axis < 2; ++axis) {
+    for (long tap = 0; tap < g.kernel[axis]; ++tap) {
+      const long at = tap - g.low[axis], plane = (at % s + s) % s;
+      places[axis].push_back({plane, (at - plane) / s});
     }
+    least[axis] = (-g.low[axis] - places[axis][0].plane) / s;
+    reach[axis] = places[axis].back().shift - least[axis];
+  }
+  const long pitch = round_up(g.grid[1] + reach[1], 2);
+  const long channels = round_up(g.channels, TILE), outputs = round_up(g.outputs, TILE);
+  const long filled = g.taps() * g.channels;
+  const bool together = filled <= PANEL;  // all numbers of a patch are rows of one product
+  // A chunk: rows of one image, or several whole ones, so that the sums pay.
+  const long taken =
+      std::clamp(131072 / (s * s * channels * pitch) - reach[0], 1L, g.grid[0]);
+  const long several =
+      taken < g.grid[0] ? 1 : std::clamp(256 / ((taken + reach[0]) * pitch), 1L, g.batch);
+  const long chunks = (g.grid[0] + taken - 1) / taken;
+  const long all = (g.batch + several - 1) / several * chunks;
+  const long parts = std::min<long>(PARTS, all);
+  const long most = round_up(several * (taken + reach[0]) * pitch, 2 * TILE);  // positions
+  const long length = most + round_up(reach[0] * pitch + reach[1], 2 * TILE);  // of a plane
+  const Window<bfloat16> whole(image, s, s * least[1], s * pitch, s * least[0],
+                               s * (least[0] + reach[0]) + s - 1);
+  const long one = whole.size(taken);
+  const long panels = (outputs + PANEL - 1) / PANEL, across = (channels + PANEL - 1) / PANEL;
+  const long size = (together ? 1 : g.taps() * across) * panels * PANEL * PANEL;
+  float* totals = memory<float>(TOTALS, parts * size);
+  parallel(pool, parts, [&](long part) {
+    float* sums = totals + part * size;
+    std::memset(sums, 0, size * sizeof(float));
+    Window<bfloat16> window = whole;
+    bfloat16* pixels = memory<bfloat16>(RAW, several * one + (pitch + 1) * g.outputs);
+    bfloat16* row = pixels + several * one;
+    bfloat16* planes = memory<bfloat16>(PLANES, channels * length);
+    bfloat16* patches = memory<bfloat16>(LEFT, together ? PANEL * most : 0);
+    uint32_t* right = memory<uint32_t>(RIGHT, most / 2 * panels * PANEL);
+    for (long i = 0; i < channels; ++i)  // whatever is zero times this must be zero
+      std::memset(planes + (i + 1) * length - (length - most) - 2 * TILE, 0,
+                  (length - most + 2 * TILE) * sizeof(bfloat16));
+    std::memset(row + g.grid[1] * g.outputs, 0,
+                (pitch + 1 - g.grid[1]) * g.outputs * sizeof(bfloat16));
+    std::optional<Tiles> shape;
+    shape.emplace();
+    std::vector<long> places_of_words;  // in the pixels
+    for (long chunk = all * part / parts; chunk < all * (part + 1) / parts; ++chunk) {
+      const long first = chunk / chunks * several, top = chunk % chunks * taken;
+      const long count = std::min(taken, g.grid[0] - top), rows = count + reach[0];
+      const long images = std::min(g.batch, first + several) - first;
+      places_of_words.clear();
+      for (long number = 0; number < images; ++number) {
+        window.read(pixels + number * one, first + number, top, count);
+        for (long i = 0; i < rows; ++i) {
+          for (long j = 0; j < pitch; j += 2)
+            places_of_words.push_back(number * one + (s * i * whole.width + s * j) * g.channels);
+          const long from = ((first + number) * g.grid[0] + top + i) * g.grid[1] * g.outputs;
+          if (i < count)
+            copy(row, grid.x + from, grid.gate ? grid.gate + from : nullptr,
+                 g.grid[1] * g.outputs);
+          for (long n = 0; n < g.outputs; n += PANEL) {
+            const long here = i < count ? std::min<long>(PANEL, g.outputs - n) : 0;
+            uint32_t* to = right + (n / PANEL * most + (number * rows + i) * pitch) / 2 * PANEL;
+            for (long j = 0; j < pitch; j += 2, to += PANEL) {
+              pair_up(to, row + j * g.outputs + n, here, g.outputs);
+              std::memset(to + here, 0, (PANEL - here) * 4);
+            }
+          }
+        }
+      }
+      const long total = places_of_words.size(), deep = round_up(total, TILE);
+      for (long n = 0; n < panels; ++n)
+        std::memset(right + (n * most / 2 + total) * PANEL, 0, (deep - total) * PANEL * 4);
+      places_of_words.resize(deep, places_of_words.back());
+      auto shift = [&](long tap) {
+        const Tap &down = places[0][tap / g.kernel[1]], &right = places[1][tap % g.kernel[1]];
+        return (down.shift - least[0]) * pitch + right.shift - least[1];
+      };
+      auto product = [&](const bfloat16* a, long apart, long count, long n, float* sum) {
+        const Term<bfloat16> term{a, right + n * (most / 2), deep};
+        multiply_tiles(sum, sum, &term, 1, {apart, 2, PANEL, PANEL},
+                       {TILE * apart, TILE * PANEL}, count > TILE, outputs - n);
+      };
+      for (long plane = 0; plane < s * s; ++plane) {
+        const bfloat16* corner = pixels + (plane / s * whole.width + plane % s) * g.channels;
+        for (long word = 0; word < deep; word += TILE)
+          for (long c = 0; c < channels; c += TILE) {
+            transpose((uint32_t*)(planes + c * length) + word, length / 2, [&](int i) {
+              return paired(corner + places_of_words[word + i] + c, s * g.channels);
+            });
+          }
+        // What is near stays near: all taps that see some channels of this plane.
+        for (long n = 0; n < (together ? 1 : outputs); n += PANEL)
+          for (long c = 0; c < (together ? 1 : channels); c += PANEL)
+            for (long tap = 0; tap < g.taps(); ++tap) {
+              if (places[0][tap / g.kernel[1]].plane * s + places[1][tap % g.kernel[1]].plane !=
+                  plane)
+                continue;
+              const bfloat16* a = planes + c * length + shift(tap);
+              if (!together)
+                product(a, length, channels - c, n,
+                        sums + ((tap * across + c / PANEL) * panels + n / PANEL) * PANEL * PANEL);
+              for (long row = 0; together && row < g.channels; ++row)
+                std::memcpy(patches + (tap * g.channels + row) * most, a + row * length, deep * 4);
+            }
+      }
+      for (long n = 0; together && n < outputs; n += PANEL)
+        product(patches, most, filled, n, sums + n * PANEL);
+    }
+  });
+  add_up(pool, totals, parts, size, filled, g.outputs, out, [&](long number, long n) {
+    const long c = together ? number : number % g.channels,
+               block = together ? 0 : number / g.channels * across + c / PANEL;
+    return ((block * panels + n / PANEL) * PANEL + c % PANEL) * PANEL;
+  });
 }
 
 // Images summed to a number for each channel, the gradient of a bias.
@@ -828,6 +1019,142 @@ void total(ffi::ThreadPool& pool, const T* x, long positions, long channels, flo
   }
 }
 
+// A factor of a product of matrices: element (i, j) is x[i * row + j * column], or zero where its
+// gate is closed. One of the two steps is 1.
+template <class T>
+struct Factor {
+  const T *x, *gate;
+  long row, column;
+};
+
+Floats widened(const float* x) { return *(const Floats*)x; }
+Floats widened(const bfloat16* x) {
+  return (Floats)(__builtin_convertvector(*(const Narrow*)x, Words) << 16);
+}
+
+// Elements beside each other as floats, rounded to T first.
+template <class T, class From>
+void widen(float* out, const From* x, const From* gate, long count) {
+  long n = 0;
+  for (; n + LANES <= count; n += LANES) {
+    Floats value = widened(x + n);
+    if (gate) value = (Floats)((Words)value & ~(Words)(widened(gate + n) <= 0));
+    if (sizeof(T) < sizeof(From)) {
+      const Narrow rounded = narrowed(value);
+      value = (Floats)(__builtin_convertvector(rounded, Words) << 16);
+    }
+    *(Floats*)(out + n) = value;
+  }
+  if (n == count) return;
+  From rest[2][LANES] = {};
+  float last[LANES];
+  std::memcpy(rest[0], x + n, (count - n) * sizeof(From));
+  if (gate) std::memcpy(rest[1], gate + n, (count - n) * sizeof(From));
+  widen<T>(last, rest[0], gate ? rest[1] : nullptr, LANES);
+  std::memcpy(out + n, last, (count - n) * sizeof(float));
+}
+
+// The product of two matrices, (m, k) and (k, n), of dense layers: of whatever type, in floats.
+// Blocks of it are shared among threads, and where k is long, parts of it too.
+template <class T, class A, class B, class Out>
+void dense(ffi::ThreadPool& pool, long m, long n, long k, Factor<A> a, Factor<B> b,
+           const float* bias, const Out* gate, Out* out) {
+  constexpr long DEPTH = 512;
+  const long parts = std::min(8L, std::max(1L, k / 256)), padded = round_up(n, PANEL);
+  const long height = share(m, 8 * ROWS), width = share(padded / PANEL, 7) * PANEL;
+  const long down = (m + height - 1) / height, across = (padded + width - 1) / width;
+  float* start = memory<float>(MATRIX, 2 * padded);  // what the first part begins with, and others
+  std::memset(start, 0, 2 * padded * sizeof(float));
+  if (bias) std::memcpy(start, bias, n * sizeof(float));
+  float* totals = memory<float>(TOTALS, parts > 1 ? parts * m * padded : 0);
+  const bool a_here = sizeof(A) == 4 && !a.gate;
+  const bool b_here = sizeof(B) == sizeof(T) && sizeof(B) == 4 && !b.gate && b.column == 1 &&
+                      n % LANES == 0;
+  parallel(pool, down * across * parts, [&](long item) {
+    const long part = item % parts, left = item / parts % across * width,
+               top = item / parts / across * height;
+    const long rows = std::min(height, m - top), columns = std::min(width, n - left);
+    const long first = k * part / parts, last = k * (part + 1) / parts;
+    float* sums = memory<float>(SUMS, height * width);
+    for (long at = first; at < last; at += DEPTH) {
+      const long deep = std::min(DEPTH, last - at);
+      const float* x = (const float*)a.x + top * a.row + at * a.column;
+      long row = a.row, step = a.column;
+      if (!a_here) {
+        // As it lies: along k, or along m.
+        const long lines = a.column == 1 ? rows : deep, length = a.column == 1 ? deep : rows;
+        const long apart = a.column == 1 ? a.row : a.column;
+        float* to = memory<float>(LEFT, lines * length);
+        x = to, row = a.column == 1 ? length : 1, step = a.column == 1 ? 1 : length;
+        for (long i = 0; i < lines; ++i) {
+          const long from = top * a.row + at * a.column + i * apart;
+          widen<A>(to + i * length, a.x + from, a.gate ? a.gate + from : nullptr, length);
+        }
+      }
+      const float* y = (const float*)b.x + at * b.row + left;
+      long b_step = b.row, panel_step = PANEL;
+      if (!b_here) {
+        float* to = memory<float>(RIGHT, round_up(deep, TILE) * width);
+        y = to, b_step = PANEL, panel_step = round_up(deep, TILE) * PANEL;
+        for (long panel = 0; panel < columns; panel += PANEL, to += panel_step) {
+          const long count = std::min<long>(PANEL, columns - panel);
+          if (count < PANEL) std::memset(to, 0, panel_step * sizeof(float));
+          for (long i = 0; i < deep && b.column == 1; ++i) {
+            const long from = (at + i) * b.row + left + panel;
+            widen<T>(to + i * PANEL, b.x + from, b.gate ? b.gate + from : nullptr, count);
+          }
+          for (long c = 0; c < count && b.column != 1; c += TILE)
+            for (long i = 0; i < deep; i += TILE) {
+              // Columns that lie along k.
+              float lines[TILE][TILE] = {};
+              const long here = std::min<long>(TILE, deep - i);
+              for (long j = 0; j < TILE; ++j) {
+                const long from = at + i + (left + panel + c + j) * b.column;
+                if (c + j < count)
+                  widen<T>(lines[j], b.x + from, b.gate ? b.gate + from : nullptr, here);
+              }
+              uint32_t turned[TILE * TILE];
+              transpose(turned, TILE, [&](int j) { return *(const Words16*)lines[j]; });
+              for (long j = 0; j < TILE; ++j)
+                std::memcpy(to + (i + j) * PANEL + c, turned + j * TILE,
+                            std::min<long>(TILE, PANEL - c) * sizeof(float));
+            }
+        }
+      }
+      const long tall = share(rows);
+      for (long panel = 0; panel < columns; panel += PANEL)
+        for (long i = 0; i < rows; i += tall) {
+          float* sum = sums + panel * height + i * PANEL;
+          const Term<float> term{x + i * row, (const uint32_t*)y + panel / PANEL * panel_step,
+                                 deep};
+          choose<float>(std::min(tall, rows - i), columns - panel)(
+              sum, at > first ? sum : start + (part > 0) * padded + left + panel, &term, 1,
+              {row, step, b_step, PANEL});
+        }
+    }
+    for (long panel = 0; panel < columns; panel += PANEL)
+      for (long i = 0; i < rows; ++i) {
+        const float* sum = sums + panel * height + i * PANEL;
+        const long to = (top + i) * n + left + panel,
+                   count = std::min<long>(PANEL, columns - panel);
+        if (parts == 1)
+          write(out + to, sum, gate ? gate + to : nullptr, count);
+        else
+          std::memcpy(totals + (part * m + top + i) * padded + left + panel, sum,
+                      count * sizeof(float));
+      }
+  });
+  if (parts == 1) return;
+  parallel(pool, down, [&](long block) {
+    for (long i = block * height; i < std::min(m, (block + 1) * height); ++i) {
+      float* sum = totals + i * padded;
+      for (long part = 1; part < parts; ++part)
+        for (long c = 0; c < n; ++c) sum[c] += sum[part * m * padded + c];
+      write(out + i * n, sum, gate ? gate + i * n : nullptr, n);
+    }
+  });
+}
+
 Geometry geometry(ffi::Span<const int64_t> sizes, ffi::AnyBuffer::Dimensions image,
                   ffi::AnyBuffer::Dimensions grid) {
   return {image[0],
@@ -852,6 +1179,12 @@ void run_gather(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix,
   Source<T> image{(const T*)x.untyped_data(), optional<T>(gate_x), g.image[0], g.image[1],
                   g.channels};
   const float* weights = (const float*)matrix.untyped_data();
+  if (g.dense()) {
+    dense<T, T, float, T>(pool, g.batch, g.outputs, g.channels, {image.x, image.gate, g.channels, 1},
+                          {weights, nullptr, g.outputs, 1}, optional<float>(bias),
+                          optional<T>(gate_y), (T*)y->untyped_data());
+    return;
+  }
   Matrix<T> taps{weights,    g.channels * g.outputs, g.outputs, 1, g.channels, g.outputs,
                  g.outputs};
   apply<T, T>(pool, {gathered(g)}, image, taps, optional<float>(bias), optional<T>(gate_y),
@@ -874,6 +1207,12 @@ void run_scatter(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix
   Source<T> grid{(const T*)y.untyped_data(), optional<T>(gate_y), g.grid[0], g.grid[1], g.outputs};
   const float* weights = (const float*)matrix.untyped_data();
   T* out = (T*)x->untyped_data();
+  if (g.dense()) {
+    dense<T, T, float, T>(pool, g.batch, g.channels, g.outputs, {grid.x, grid.gate, g.outputs, 1},
+                          {weights, nullptr, 1, g.outputs}, optional<float>(bias),
+                          optional<T>(gate_x), out);
+    return;
+  }
   if (g.taps() * g.channels <= PANEL) {
     scatter_few<T>(pool, g, grid, weights, optional<float>(bias), optional<T>(gate_x), out);
     return;
@@ -899,7 +1238,13 @@ void run_correlate(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer x, f
   Source<T> image{(const T*)x.untyped_data(), optional<T>(gate_x), g.image[0], g.image[1],
                   g.channels};
   Source<T> grid{(const T*)y.untyped_data(), optional<T>(gate_y), g.grid[0], g.grid[1], g.outputs};
-  correlate<T>(pool, g, image, grid, out);
+  if (g.dense())
+    dense<T, T, T, float>(pool, g.channels, g.outputs, g.batch, {image.x, image.gate, 1, g.channels},
+                          {grid.x, grid.gate, g.outputs, 1}, nullptr, nullptr, out);
+  else if (tiled<T>())
+    correlate_tiles(pool, g, (const Source<bfloat16>&)image, (const Source<bfloat16>&)grid, out);
+  else
+    correlate<T>(pool, g, image, grid, out);
 }
 
 ffi::Error correlation(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer y,

@@ -144,9 +144,9 @@ def test_a_kernel_of_a_wider_type_keeps_its_gradient(layer):
 
 
 def test_mix_is_a_weighted_sum():
-    weights, images = normal(0, (6, 3)), normal(1, (3, 5, 4, 2))
-    expected = np.einsum("bn,nhwc->bhwc", weights, images)
-    np.testing.assert_allclose(jax.jit(mix)(weights, images), expected, rtol=1e-5, atol=1e-5)
+    weights, images, bias = normal(0, (6, 3)), normal(1, (3, 5, 4, 2)), normal(2, (5, 4, 2))
+    expected = np.einsum("bn,nhwc->bhwc", weights, images) + bias
+    np.testing.assert_allclose(jax.jit(mix)(weights, images, bias), expected, rtol=1e-5, atol=1e-5)
 
 
 @few

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from jax import export
 
 from jaxdae import native
-from jaxdae.convolution import Geometry, conv, conv_transpose
+from jaxdae.convolution import Geometry, conv, conv_transpose, dense
 from jaxdae.model import DenoisingAutoencoder
 
 pytestmark = pytest.mark.skipif(
@@ -44,6 +44,7 @@ def geometries(draw):
     return Geometry(image, kernel, stride, tuple(pads))
 
 
+ONE_PIXEL = Geometry((1, 1), (1, 1), 1, ((0, 0), (0, 0)))
 # Channels about the sizes of vectors, tiles and panels.
 channels = st.sampled_from([1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 48, 64, 70])
 
@@ -54,17 +55,11 @@ def test_they_are_here():
         assert not native.available()
 
 
-@settings(max_examples=60)
-@given(
-    st.sampled_from(sorted(PRIMITIVES)),
-    geometries(),
-    st.integers(1, 5),
-    channels,
-    channels,
-    st.sampled_from(native.TYPES),
-    st.tuples(st.booleans(), st.booleans(), st.booleans()),
-)
-def test_each_is_what_it_stands_for(name, geometry, batch, inputs, outputs, dtype, extras):
+extras = st.tuples(st.booleans(), st.booleans(), st.booleans())
+
+
+def check(name, geometry, batch, inputs, outputs, dtype, extras):
+    """One of the primitives against what it stands for, with a bias and gates or without."""
     x = normal(0, (batch, *geometry.image, inputs), dtype)
     y = normal(1, (batch, *geometry.grid, outputs), dtype)
     matrix = normal(2, (geometry.kernel[0] * geometry.kernel[1] * inputs, outputs))
@@ -86,6 +81,47 @@ def test_each_is_what_it_stands_for(name, geometry, batch, inputs, outputs, dtyp
     np.testing.assert_allclose(got, want, rtol=eps, atol=eps / 4 * (1 + np.abs(want).max()))
 
 
+@settings(max_examples=60)
+@given(
+    st.sampled_from(sorted(PRIMITIVES)),
+    geometries(),
+    st.integers(1, 5),
+    channels,
+    channels,
+    st.sampled_from(native.TYPES),
+    extras,
+)
+def test_each_is_what_it_stands_for(name, geometry, batch, inputs, outputs, dtype, extras):
+    check(name, geometry, batch, inputs, outputs, dtype, extras)
+
+
+@settings(max_examples=40)
+@given(
+    st.sampled_from(sorted(PRIMITIVES)),
+    st.integers(1, 130),
+    st.one_of(channels, st.integers(1, 1500)),
+    st.one_of(channels, st.integers(1, 600)),
+    st.sampled_from(native.TYPES),
+    extras,
+)
+def test_images_of_one_pixel_are_vectors(name, batch, inputs, outputs, dtype, extras):
+    check(name, ONE_PIXEL, batch, inputs, outputs, dtype, extras)
+
+
+@pytest.mark.parametrize("name", sorted(PRIMITIVES))
+@pytest.mark.parametrize("dtype", native.TYPES)
+@pytest.mark.parametrize(
+    ("geometry", "inputs", "outputs"),
+    [
+        (Geometry((300, 70), (3, 3), 2, ((0, 1), (1, 1))), 33, 20),
+        (Geometry((260, 40), (5, 3), 1, ((2, 2), (1, 1))), 1, 32),
+        (Geometry((120, 130), (3, 3), 1, ((1, 1), (1, 1))), 3, 65),
+    ],
+)
+def test_images_that_are_taken_some_rows_at_a_time(name, dtype, geometry, inputs, outputs):
+    check(name, geometry, 2, inputs, outputs, dtype, (True, True, True))
+
+
 @pytest.mark.parametrize("dtype", native.TYPES)
 @pytest.mark.parametrize("layer", [conv, conv_transpose])
 def test_a_layer_with_its_relu_and_bias(layer, dtype):
@@ -102,6 +138,30 @@ def test_a_layer_with_its_relu_and_bias(layer, dtype):
         want = run(lambda x, k, b: layer(jax.nn.relu(x), k, b, stride=2))
     eps = 1e-5 if dtype == jnp.float32 else 2.0**-7
     for a, b in zip(got, want, strict=True):
+        assert a.dtype == b.dtype
+        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+        assert np.linalg.norm(a - b) <= eps * np.linalg.norm(b)
+
+
+@pytest.mark.parametrize("dtype", native.TYPES)
+def test_a_dense_layer_with_its_relu_and_bias(dtype):
+    x, kernel, bias = normal(0, (3, 7, 5, 20), dtype), normal(1, (700, 40)), normal(2, (40,))
+    g = normal(3, (3, 40), dtype)
+
+    def run(function):
+        out, vjp = jax.vjp(function, x, kernel, bias)
+        return out, *vjp(g)
+
+    got = run(partial(dense, rectify=True))
+    with native.without():
+        plain = run(partial(dense, rectify=True))
+    rounded = kernel.astype(dtype).astype(jnp.float32)
+    inputs = jax.nn.relu(x.astype(jnp.float32)).reshape(3, -1)
+    want = jax.jit(jnp.matmul)(inputs, rounded) + bias
+    eps = 1e-5 if dtype == jnp.float32 else 2.0**-7
+    assert got[0].dtype == dtype
+    np.testing.assert_allclose(got[0].astype(jnp.float32), want, rtol=eps, atol=20 * eps)
+    for a, b in zip(got, plain, strict=True):
         assert a.dtype == b.dtype
         a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
         assert np.linalg.norm(a - b) <= eps * np.linalg.norm(b)
