@@ -332,9 +332,10 @@ struct Second {
 };
 
 // sums (M, N * LANES) = start + a (M, count) b (count, N * LANES) of each term. `start` is the sums
-// themselves, or a row that all begin with.
+// themselves, or a row that all begin with. A gate lies as the sums do, if there is one.
 template <class T, int M, int N>
-void multiply(float* sums, const float* start, const Term<T>* terms, long length, Strides strides) {
+void multiply(float* sums, const float* start, const Term<T>* terms, long length, Strides strides,
+              const float* gate) {
   const long row = strides.row, step = strides.step, b_step = strides.b_step;
   const long begin = start == sums ? strides.sums : 0;
   Floats sum[M][N];
@@ -361,7 +362,10 @@ void multiply(float* sums, const float* start, const Term<T>* terms, long length
 #pragma GCC unroll 16
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 2
-    for (int n = 0; n < N; ++n) *(Floats*)(sums + m * strides.sums + n * LANES) = sum[m][n];
+    for (int n = 0; n < N; ++n) {
+      const long at = m * strides.sums + n * LANES;
+      store(sums + at, sum[m][n], gate ? gate + at : nullptr);
+    }
 }
 
 // The same on tiles, of bfloat16; the counts are whole tiles, and up to 16 rows of a are read.
@@ -465,7 +469,7 @@ void multiply_tiles(float* sums, const float* start, const Term<bfloat16>* terms
 }
 
 template <class T>
-using Multiply = void (*)(float*, const float*, const Term<T>*, long, Strides);
+using Multiply = void (*)(float*, const float*, const Term<T>*, long, Strides, const float*);
 
 template <class T, int... M>
 Multiply<T> choose(long rows, long columns, std::integer_sequence<int, M...>) {
@@ -627,13 +631,15 @@ void apply(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source
               const Second second{row * window.width, TILE * PANEL};
               multiply_tiles(room, start + first, (const Term<bfloat16>*)terms.data(),
                              terms.size(), strides, second, i + 1 < until, columns);
-            } else if (sizeof(Out) == 4 && !gate && columns % LANES == 0) {
+            } else if (sizeof(Out) == 4 && columns % LANES == 0) {
               // Whole vectors of floats are written where they belong.
               choose<T>(count, columns)((float*)out + to, start + first, terms.data(),
-                                        terms.size(), {row, PER_WORD<T>, PANEL, apart});
+                                        terms.size(), {row, PER_WORD<T>, PANEL, apart},
+                                        gate ? (const float*)gate + to : nullptr);
               continue;
             } else {
-              choose<T>(count, columns)(room, start + first, terms.data(), terms.size(), strides);
+              choose<T>(count, columns)(room, start + first, terms.data(), terms.size(), strides,
+                                        nullptr);
             }
             for (long line = 0; line < std::min(by, until - i); ++line)
               for (long m = 0; m < count; ++m) {
@@ -694,7 +700,7 @@ void scatter_few(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& grid
           multiply_tiles(to, start, (const Term<bfloat16>*)&term, 1, strides,
                          {TILE * g.outputs, TILE * PANEL}, m + TILE < count, filled);
         else
-          choose<T>(std::min(tile, count - m), filled)(to, start, &term, 1, strides);
+          choose<T>(std::min(tile, count - m), filled)(to, start, &term, 1, strides, nullptr);
       }
       for (long m = 0; m < count; m += TILE)
         for (long n = 0; n < filled; n += TILE) {
@@ -811,6 +817,10 @@ void correlate(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
       for (long i = 0; i < total && !direct; ++i) {
         uint32_t* to = right + i * pairs * width;
         const T* gate = grid.gate ? grid.gate + (outputs[i] - grid.x) : nullptr;
+        if (PER == 1 && width == g.outputs) {
+          copy((T*)to, outputs[i], gate, g.grid[1] * g.outputs);
+          continue;
+        }
         copy(row, outputs[i], gate, g.grid[1] * g.outputs);
         std::memset(row + g.grid[1] * g.outputs, 0, g.outputs * sizeof(T));
         for (long j = 0; j < pairs; ++j, to += width) {
@@ -841,7 +851,7 @@ void correlate(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
             float* sum = sums + (group * width + n) * rows + m * PANEL;
             choose<T>(std::min(height, rows - m), g.outputs - n)(
                 sum, sum, terms.data(), terms.size(),
-                {PER, PER * step, direct ? g.outputs : width, PANEL});
+                {PER, PER * step, direct ? g.outputs : width, PANEL}, nullptr);
           }
       }
     }
@@ -1129,7 +1139,7 @@ void dense(ffi::ThreadPool& pool, long m, long n, long k, Factor<A> a, Factor<B>
                                  deep};
           choose<float>(std::min(tall, rows - i), columns - panel)(
               sum, at > first ? sum : start + (part > 0) * padded + left + panel, &term, 1,
-              {row, step, b_step, PANEL});
+              {row, step, b_step, PANEL}, nullptr);
         }
     }
     for (long panel = 0; panel < columns; panel += PANEL)
