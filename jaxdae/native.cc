@@ -989,54 +989,6 @@ void correlate_tiles(ffi::ThreadPool& pool, const Geometry& g, const Source<bflo
   });
 }
 
-// Images summed to a number for each channel, the gradient of a bias.
-template <class T>
-void total(ffi::ThreadPool& pool, const T* x, long positions, long channels, float* out) {
-  constexpr long N = LANES * PER_WORD<T>;
-  const long parts = PARTS * 2, room = round_up(channels, N);
-  float* totals = memory<float>(TOTALS, parts * room);
-  parallel(pool, parts, [&](long part) {
-    float* sums = totals + part * room;
-    std::memset(sums, 0, room * sizeof(float));
-    const long first = positions * part / parts, last = positions * (part + 1) / parts;
-    long c = 0;
-    for (; c + N <= channels; c += N) {
-      Floats sum[PER_WORD<T>] = {};
-      for (long i = first; i < last; ++i) {
-        const Words words = *(const Words*)(x + i * channels + c);
-        if (sizeof(T) == 4) {
-          sum[0] += (Floats)words;
-        } else {  // the even ones, and the odd ones
-          sum[0] += (Floats)(words << 16);
-          sum[PER_WORD<T> - 1] += (Floats)(words & 0xffff0000u);
-        }
-      }
-      for (long n = 0; n < N; ++n) sums[c + n] = sum[n % PER_WORD<T>][n / PER_WORD<T>];
-    }
-    for (; c < channels; ++c)
-      for (long i = first; i < last; ++i) {
-        const long at = i * channels + c;
-        const uint32_t bits = sizeof(T) == 2 ? uint32_t(((const bfloat16*)x)[at]) << 16
-                                             : ((const uint32_t*)x)[at];
-        float value;
-        std::memcpy(&value, &bits, 4);
-        sums[c] += value;
-      }
-  });
-  for (long c = 0; c < channels; ++c) {
-    out[c] = 0;
-    for (long part = 0; part < parts; ++part) out[c] += totals[part * room + c];
-  }
-}
-
-// A factor of a product of matrices: element (i, j) is x[i * row + j * column], or zero where its
-// gate is closed. One of the two steps is 1.
-template <class T>
-struct Factor {
-  const T *x, *gate;
-  long row, column;
-};
-
 Floats widened(const float* x) { return *(const Floats*)x; }
 Floats widened(const bfloat16* x) {
   return (Floats)(__builtin_convertvector(*(const Narrow*)x, Words) << 16);
@@ -1063,6 +1015,68 @@ void widen(float* out, const From* x, const From* gate, long count) {
   widen<T>(last, rest[0], gate ? rest[1] : nullptr, LANES);
   std::memcpy(out + n, last, (count - n) * sizeof(float));
 }
+
+// Images summed to a number for each channel, the gradient of a bias.
+template <class T>
+void total(ffi::ThreadPool& pool, const T* x, long positions, long channels, float* out) {
+  constexpr int N = LANES * PER_WORD<T>, AT_ONCE = 4;
+  // Few channels are taken as those of several positions that are neighbours.
+  const long single = channels;
+  while (channels < N && positions % 2 == 0) positions /= 2, channels *= 2;
+  const long parts = std::clamp(positions / 64, 1L, 8L), blocks = (channels + 511) / 512;
+  float* totals = memory<float>(TOTALS, parts * channels);
+  const auto some = [&](long item) {
+    const long part = item / blocks, block = item % blocks;
+    float* sums = totals + part * channels;
+    const long first = positions * part / parts, last = positions * (part + 1) / parts;
+    long c = block * 512;
+    const long until = std::min(channels, c + 512);
+    for (; c + N <= until; c += N) {
+      Floats sum[AT_ONCE][PER_WORD<T>] = {};
+      auto add = [&](int n, long i) {
+        const Words words = *(const Words*)(x + i * channels + c);
+        if (sizeof(T) == 4) {
+          sum[n][0] += (Floats)words;
+        } else {  // the even ones, and the odd ones
+          sum[n][0] += (Floats)(words << 16);
+          sum[n][PER_WORD<T> - 1] += (Floats)(words & 0xffff0000u);
+        }
+      };
+      long i = first;
+      for (; i + AT_ONCE <= last; i += AT_ONCE)
+#pragma GCC unroll 4
+        for (int n = 0; n < AT_ONCE; ++n) add(n, i + n);
+      for (; i < last; ++i) add(0, i);
+      for (int p = 0; p < PER_WORD<T>; ++p) {
+        const Floats all = (sum[0][p] + sum[1][p]) + (sum[2][p] + sum[3][p]);
+        for (int lane = 0; lane < LANES; ++lane) sums[c + lane * PER_WORD<T> + p] = all[lane];
+      }
+    }
+    for (; c < until; ++c) {
+      sums[c] = 0;
+      for (long i = first; i < last; ++i) {
+        float value;
+        widen<T>(&value, x + i * channels + c, (const T*)nullptr, 1);
+        sums[c] += value;
+      }
+    }
+  };
+  if (positions * channels < 65536)  // done before another thread has woken up
+    for (long item = 0; item < parts * blocks; ++item) some(item);
+  else
+    parallel(pool, parts * blocks, some);
+  std::memset(out, 0, single * sizeof(float));
+  for (long row = 0; row < parts * channels; row += single)
+    for (long c = 0; c < single; ++c) out[c] += totals[row + c];
+}
+
+// A factor of a product of matrices: element (i, j) is x[i * row + j * column], or zero where its
+// gate is closed. One of the two steps is 1.
+template <class T>
+struct Factor {
+  const T *x, *gate;
+  long row, column;
+};
 
 // The product of two matrices, (m, k) and (k, n), of dense layers: of whatever type, in floats.
 // Blocks of it are shared among threads, and where k is long, parts of it too.
