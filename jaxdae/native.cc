@@ -658,16 +658,15 @@ void apply(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source
 template <class T>
 void scatter_few(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& grid,
                  const float* matrix, const float* bias, const T* gate, T* out) {
+  constexpr int PER = PER_WORD<T>;
   const long filled = g.taps() * g.channels, size = g.grid[0] * g.grid[1];
-  const Phase whole{{0, 0}, 1, {g.grid[0], g.grid[1]}, 1, {{0, 0, 1, 0, 1}}};
-  const Run& run = whole.runs[0];
-  const long deep = words<T>(run, g.outputs), tile = tiled<T>() ? 2 * TILE : ROWS;
+  const long deep = round_up(g.outputs, TILE * PER) / PER;       // words of a pixel of the grid
   const long margin = round_up(g.image[1] + g.kernel[1], TILE);  // what is read beside a plane
-  const long plane = round_up(size, TILE) + TILE, line = g.image[1] + LANES;
-  float* start = memory<float>(MATRIX, PANEL + deep * PANEL + g.kernel[1] * line);
-  uint32_t* packed = (uint32_t*)start + PANEL;
-  // Whether a tap of a row brings something to a pixel of a row.
-  uint32_t* inside = packed + deep * PANEL;
+  const long plane = round_up(size, PANEL) + TILE, line = g.image[1] + LANES;
+  const long tile = tiled<T>() ? 2 * TILE : share(filled), high = round_up(filled, tile);
+  float* start = memory<float>(MATRIX, PANEL + high * deep + g.kernel[1] * line);
+  uint32_t* inside = (uint32_t*)start + PANEL;  // whether a tap of a row brings a pixel something
+  T* weights = (T*)(inside + g.kernel[1] * line);
   for (long b = 0; b < g.kernel[1]; ++b)
     for (long v = 0; v < line; ++v) {
       const long right = v + g.low[1] - b;
@@ -675,38 +674,45 @@ void scatter_few(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& grid
           right >= 0 && right % g.stride == 0 && right / g.stride < g.grid[1] ? ~0u : 0;
     }
   std::memset(start, 0, PANEL * sizeof(float));
-  Matrix<T>{matrix, 0, 1, g.outputs, g.outputs, filled, filled}.pack(packed, whole, 0);
-  const Window<T> pixels(grid, {whole});
-  // So many rows of the grid that what is made of them stays in the nearest cache.
-  const long taken = std::clamp(256 / g.grid[1], 1L, g.grid[0]);
+  std::memset(weights, 0, high * deep * 4);
+  for (long n = 0; n < filled; ++n)
+    write<T>(weights + n * deep * PER, matrix + n * g.outputs, nullptr, g.outputs);
+  // So many pixels of the grid that they stay in the nearest cache.
+  constexpr long TAKEN = 4 * PANEL;
   parallel(pool, g.batch, [&](long image) {
-    float* planes = memory<float>(PLANES, round_up(filled, TILE) * plane + 2 * margin) + margin;
+    float* planes = memory<float>(PLANES, high * plane + 2 * margin) + margin;
     float* sums = memory<float>(COLUMNS, 2 * g.channels * line);
     float* woven = sums + g.channels * line;
     std::vector<const float*> reach;  // what a row of pixels takes from
     std::optional<Tiles> tiles;
     if (tiled<T>()) tiles.emplace();
-    Window<T> window = pixels;
-    T* room = memory<T>(LEFT, window.size(taken) + 2 * TILE * g.outputs);
-    float* parts = memory<float>(SUMS, (taken * g.grid[1] + 2 * TILE) * PANEL);
-    for (long top = 0; top < g.grid[0]; top += taken) {
-      const long count = std::min(taken, g.grid[0] - top) * g.grid[1];
-      window.read(room, image, top, count / g.grid[1]);
-      for (long m = 0; m < count; m += tile) {
-        const Term<T> term{room + m * g.outputs, packed, deep};
-        const Strides strides{g.outputs, PER_WORD<T>, PANEL, PANEL};
-        float* to = parts + m * PANEL;
-        if (tiled<T>())
-          multiply_tiles(to, start, (const Term<bfloat16>*)&term, 1, strides,
-                         {TILE * g.outputs, TILE * PANEL}, m + TILE < count, filled);
-        else
-          choose<T>(std::min(tile, count - m), filled)(to, start, &term, 1, strides, nullptr);
-      }
-      for (long m = 0; m < count; m += TILE)
-        for (long n = 0; n < filled; n += TILE) {
-          const float* from = parts + m * PANEL + n;
-          transpose((uint32_t*)planes + n * plane + top * g.grid[1] + m, plane,
-                    [&](int i) { return *(const Words16*)(from + i * PANEL); });
+    uint32_t* right = memory<uint32_t>(RIGHT, deep * TAKEN);
+    T lines[TILE][2 * TILE] = {};
+    for (long first = 0; first < size; first += TAKEN) {
+      const long count = std::min(TAKEN, size - first);
+      for (long p = 0; p < count; p += TILE)
+        for (long k = 0; k < deep; k += TILE) {
+          const long here = std::min<long>(TILE * PER, g.outputs - k * PER);
+          for (long i = 0; i < std::min<long>(TILE, count - p); ++i) {
+            const long from = (image * size + first + p + i) * g.outputs + k * PER;
+            copy(lines[i], grid.x + from, grid.gate ? grid.gate + from : nullptr, here);
+          }
+          if (here < TILE * PER)
+            for (long i = 0; i < TILE; ++i)
+              std::memset(lines[i] + here, 0, (TILE * PER - here) * sizeof(T));
+          transpose(right + k * TAKEN + p, TAKEN,
+                    [&](int i) { return *(const Words16*)lines[i]; });
+        }
+      for (long p = 0; p < count; p += PANEL)
+        for (long n = 0; n < filled; n += tile) {
+          float* to = planes + n * plane + first + p;
+          const Term<T> term{weights + n * deep * PER, right + p, deep};
+          const Strides strides{deep * PER, PER, TAKEN, plane};
+          if (tiled<T>())
+            multiply_tiles(to, start, (const Term<bfloat16>*)&term, 1, strides,
+                           {TILE * deep * PER, TILE * plane}, n + TILE < filled, count - p);
+          else
+            choose<T>(tile, count - p)(to, start, &term, 1, strides, nullptr);
         }
     }
     for (long u = 0; u < g.image[0]; ++u) {
