@@ -162,8 +162,10 @@ long own_number() {
 }
 
 // f(0) to f(count - 1), shared with the threads of XLA's pool that have time. Each thread begins in
-// a region of its own, the same from call to call, where its caches hold what it wrote before.
-void parallel(ffi::ThreadPool& pool, long count, const std::function<void(long)>& f) {
+// a region of its own, the same from call to call, where its caches hold what it wrote before. What
+// is not `worth` it is done before another thread has woken up.
+void parallel(ffi::ThreadPool& pool, long count, const std::function<void(long)>& f,
+              bool worth = true) {
   struct Job {
     long count, regions;
     std::unique_ptr<std::atomic<long>[]> next;
@@ -179,7 +181,7 @@ void parallel(ffi::ThreadPool& pool, long count, const std::function<void(long)>
     }
   };
   const long threads = std::max<long>(1, std::min<long>(pool.num_threads(), count));
-  if (threads == 1) {
+  if (threads == 1 || !worth) {
     for (long i = 0; i < count; ++i) f(i);
     return;
   }
@@ -587,14 +589,20 @@ void apply(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source
   float* start = memory<float>(MATRIX, panels * PANEL + total);  // the sums begin with the bias
   uint32_t* packed = (uint32_t*)start + panels * PANEL;
   for (long n = 0; n < panels * PANEL; ++n) start[n] = bias && n < outputs ? bias[n] : 0;
-  for (size_t p = 0; p < phases.size(); ++p)
-    for (long panel = 0; panel < panels; ++panel)
-      matrix.pack(packed + offsets[p] + panel * depths[p] * PANEL, phases[p], panel * PANEL);
+  const long products = batch * rows * phases[0].size[1] * total * PER_WORD<T>;
+  const bool worth = products + 32 * batch * height * width * outputs > 6 << 20;
+  parallel(
+      pool, phases.size() * panels,
+      [&](long item) {
+        const long p = item / panels, first = item % panels * PANEL;
+        matrix.pack(packed + offsets[p] + first * depths[p], phases[p], first);
+      },
+      worth);
   const Window<T> whole(source, phases);
   const long bytes = std::max<long>(1, whole.size(1) * sizeof(T));
   const long taken = std::max(1L, std::min(rows, 131072 / bytes));
   const long parts = (rows + taken - 1) / taken;
-  parallel(pool, batch * parts, [&](long item) {
+  const auto some = [&](long item) {
     const long image = item / parts, top = item % parts * taken;
     const long bottom = std::min(rows, top + taken);
     Window<T> window = whole;
@@ -650,7 +658,8 @@ void apply(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source
           }
       }
     }
-  });
+  };
+  parallel(pool, batch * parts, some, worth);
 }
 
 // A scatter to few channels: what each pixel of the grid gives to each tap first, as an image (a
@@ -963,12 +972,18 @@ void correlate_tiles(ffi::ThreadPool& pool, const Geometry& g, const Source<bflo
       };
       for (long plane = 0; plane < s * s; ++plane) {
         const bfloat16* corner = pixels + (plane / s * whole.width + plane % s) * g.channels;
-        for (long word = 0; word < deep; word += TILE)
-          for (long c = 0; c < channels; c += TILE) {
-            transpose((uint32_t*)(planes + c * length) + word, length / 2, [&](int i) {
-              return paired(corner + places_of_words[word + i] + c, s * g.channels);
-            });
-          }
+        const long apart = s * g.channels;
+        if (g.channels <= 3)
+          for (long c = 0; c < g.channels; ++c)
+            for (long word = 0; word < deep; ++word)
+              pair_up((uint32_t*)(planes + c * length) + word, corner + places_of_words[word] + c,
+                      1, apart);
+        else
+          for (long word = 0; word < deep; word += TILE)
+            for (long c = 0; c < channels; c += TILE)
+              transpose((uint32_t*)(planes + c * length) + word, length / 2, [&](int i) {
+                return paired(corner + places_of_words[word + i] + c, apart);
+              });
         // What is near stays near: all taps that see some channels of this plane.
         for (long n = 0; n < (together ? 1 : outputs); n += PANEL)
           for (long c = 0; c < (together ? 1 : channels); c += PANEL)
@@ -1067,10 +1082,7 @@ void total(ffi::ThreadPool& pool, const T* x, long positions, long channels, flo
       }
     }
   };
-  if (positions * channels < 65536)  // done before another thread has woken up
-    for (long item = 0; item < parts * blocks; ++item) some(item);
-  else
-    parallel(pool, parts * blocks, some);
+  parallel(pool, parts * blocks, some, positions * channels > 1 << 16);
   std::memset(out, 0, single * sizeof(float));
   for (long row = 0; row < parts * channels; row += single)
     for (long c = 0; c < single; ++c) out[c] += totals[row + c];
@@ -1100,7 +1112,7 @@ void dense(ffi::ThreadPool& pool, long m, long n, long k, Factor<A> a, Factor<B>
   const bool a_here = sizeof(A) == 4 && !a.gate;
   const bool b_here = sizeof(B) == sizeof(T) && sizeof(B) == 4 && !b.gate && b.column == 1 &&
                       n % LANES == 0;
-  parallel(pool, down * across * parts, [&](long item) {
+  const auto some = [&](long item) {
     const long part = item % parts, left = item / parts % across * width,
                top = item / parts / across * height;
     const long rows = std::min(height, m - top), columns = std::min(width, n - left);
@@ -1173,7 +1185,8 @@ void dense(ffi::ThreadPool& pool, long m, long n, long k, Factor<A> a, Factor<B>
           std::memcpy(totals + (part * m + top + i) * padded + left + panel, sum,
                       count * sizeof(float));
       }
-  });
+  };
+  parallel(pool, down * across * parts, some, m * n * k > 1 << 19);
   if (parts == 1) return;
   parallel(pool, down, [&](long block) {
     for (long i = block * height; i < std::min(m, (block + 1) * height); ++i) {
