@@ -48,7 +48,7 @@ from jaxdae.cache import cache_folder
 
 SOURCE = Path(__file__).with_name("native.cc")
 OPTIONS = (
-    *("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-strict-aliasing"),
+    *("-std=c++17", "-O2", "-march=native", "-fno-math-errno", "-fno-strict-aliasing"),
     *("-fPIC", "-shared", "-w"),
 )
 TYPES = (jnp.float32, jnp.bfloat16)
