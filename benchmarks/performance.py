@@ -118,7 +118,7 @@ PARTS: dict[str, Part] = {
         "Where the time goes",
         "step_profile --dtypes float32 bfloat16",
         "A training step of the main job, batch 32: the time of its operations, added up by what "
-        "they are for. Kernels are the convolutions, products those of the dense layers. "
+        "they are for. Kernels are the convolutions and the dense layers. "
         "Operations that run beside each other count each for itself.",
         profile,
         plot=False,
@@ -126,7 +126,7 @@ PARTS: dict[str, Part] = {
     "peers": Part(
         "Beside other frameworks",
         "peers --envs {envs} --images 3200 --repeats 5 --train 32 --peers keras:tensorflow "
-        "keras:jax torch:eager torch:channels-last torch:compile flax",
+        "keras:jax torch:eager torch:channels-last torch:compile torch:compile-channels-last flax",
         PEERS,
         peers,
         plot=False,
@@ -136,7 +136,7 @@ PARTS: dict[str, Part] = {
     "peers-bfloat16": Part(
         "Beside other frameworks, in bfloat16",
         "peers --envs {envs} --dtype bfloat16 --images 3200 --repeats 5 --train 32 --peers "
-        "keras:tensorflow torch:channels-last",
+        "keras:tensorflow torch:channels-last torch:compile-channels-last",
         "The same in mixed precision, the peers' by their own means.",
         peers,
         plot=False,

@@ -38,6 +38,8 @@ def whole_process(command: list[str], cache: Path, log: Path) -> dict[str, float
       RuntimeError: it fails.
     """
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(ROOT)}
+    # Python keeps what it has compiled of the packages, unless it is told not to.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     actions = [(os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)]
     start = time.perf_counter()
