@@ -61,7 +61,8 @@ class Operation(NamedTuple):
             return "kernels"
         if last.startswith("dot_general") or self.name.startswith("dot"):
             return "products"
-        if NOISE.search(self.origin):
+        # What clips the noise takes in all that is made of its bits.
+        if NOISE.search(self.origin) or "clamp" in self.name:
             return "noise"
         if last in MOVES or self.name.startswith(("concatenate", "pad", "copy", "transpose")):
             return "moving"

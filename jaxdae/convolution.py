@@ -1,4 +1,4 @@
-"""Convolution and transposed convolution, lowered to what is fast on each platform.
+"""Convolutions, transposed ones and dense layers, lowered to what is fast on each platform.
 
 `conv` and `conv_transpose` compute what `jax.lax.conv_general_dilated` and
 `jax.lax.conv_transpose` compute, for 2-d images with channels last (NHWC images, HWIO kernels).

@@ -761,7 +761,7 @@ void scatter_few(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& grid
   });
 }
 
-// Rows of the parts of a sum, added up: row(i) says where in a part row i is.
+// The parts of a sum added up: row(i, n) says where in a part row i is, from its column n on.
 template <class Row>
 void add_up(ffi::ThreadPool& pool, const float* parts, long count, long size, long rows,
             long columns, float* out, const Row& row) {
@@ -925,9 +925,6 @@ void correlate_tiles(ffi::ThreadPool& pool, const Geometry& g, const Source<bflo
     bfloat16* planes = memory<bfloat16>(PLANES, channels * length);
     bfloat16* patches = memory<bfloat16>(LEFT, together ? PANEL * most : 0);
     uint32_t* right = memory<uint32_t>(RIGHT, most / 2 * panels * PANEL);
-    for (long i = 0; i < channels; ++i)  // whatever is zero times this must be zero
-      std::memset(planes + (i + 1) * length - (length - most) - 2 * TILE, 0,
-                  (length - most + 2 * TILE) * sizeof(bfloat16));
     std::memset(row + g.grid[1] * g.outputs, 0,
                 (pitch + 1 - g.grid[1]) * g.outputs * sizeof(bfloat16));
     std::optional<Tiles> shape;
@@ -961,6 +958,9 @@ void correlate_tiles(ffi::ThreadPool& pool, const Geometry& g, const Source<bflo
       for (long n = 0; n < panels; ++n)
         std::memset(right + (n * most / 2 + total) * PANEL, 0, (deep - total) * PANEL * 4);
       places_of_words.resize(deep, places_of_words.back());
+      // What lies behind is read by the last taps, and multiplied by zero: it must be a number.
+      for (long c = 0; c < channels; ++c)
+        std::memset(planes + c * length + 2 * deep, 0, (length - most) * sizeof(bfloat16));
       auto shift = [&](long tap) {
         const Tap &down = places[0][tap / g.kernel[1]], &right = places[1][tap % g.kernel[1]];
         return (down.shift - least[0]) * pitch + right.shift - least[1];
@@ -1223,7 +1223,8 @@ void run_gather(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix,
                   g.channels};
   const float* weights = (const float*)matrix.untyped_data();
   if (g.dense()) {
-    dense<T, T, float, T>(pool, g.batch, g.outputs, g.channels, {image.x, image.gate, g.channels, 1},
+    dense<T, T, float, T>(pool, g.batch, g.outputs, g.channels,
+                          {image.x, image.gate, g.channels, 1},
                           {weights, nullptr, g.outputs, 1}, optional<float>(bias),
                           optional<T>(gate_y), (T*)y->untyped_data());
     return;
@@ -1282,7 +1283,8 @@ void run_correlate(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer x, f
                   g.channels};
   Source<T> grid{(const T*)y.untyped_data(), optional<T>(gate_y), g.grid[0], g.grid[1], g.outputs};
   if (g.dense())
-    dense<T, T, T, float>(pool, g.channels, g.outputs, g.batch, {image.x, image.gate, 1, g.channels},
+    dense<T, T, T, float>(pool, g.channels, g.outputs, g.batch,
+                          {image.x, image.gate, 1, g.channels},
                           {grid.x, grid.gate, g.outputs, 1}, nullptr, nullptr, out);
   else if (tiled<T>())
     correlate_tiles(pool, g, (const Source<bfloat16>&)image, (const Source<bfloat16>&)grid, out);

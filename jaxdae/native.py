@@ -1,6 +1,6 @@
-"""The convolutions' products on a CPU by kernels of our own, where there is a C++ compiler.
+"""Convolutions and dense layers on a CPU by kernels of our own, where there is a C++ compiler.
 
-`native.cc` is compiled for the processor at hand when a convolution is first traced on a CPU, by
+`native.cc` is compiled for the processor at hand when a layer is first traced on a CPU, by
 `c++`, `g++` or `clang++`, in five seconds or so; the library is kept in the user's cache folder.
 Without a compiler `jaxdae.convolution` makes do with forms of XLA's operations, and training has
 half to two thirds of the speed (`python -m benchmarks.throughput --operations`). Which of the two
@@ -15,7 +15,8 @@ There are three primitives, the sides of one trilinear form <W, unfold(x) y^T> i
 
 Either image may have a gate, an array of its shape: where a gate is at most 0, the image counts as
 0. With x itself for its gate, `gather` is a convolution of relu(x); the derivative of a relu is the
-same gate on a cotangent. So relus, their derivatives and biases cost no pass through the memory.
+same gate on a cotangent. So relus, their derivatives and biases cost no pass through the memory. A
+dense layer is a convolution of images of one pixel.
 
 Each primitive is linear in either factor and in the bias, and its transposes are the other two: as
 with any other operation, forward mode, higher derivatives and `vmap` work.

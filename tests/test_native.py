@@ -30,6 +30,11 @@ PRIMITIVES = {
 }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compiled():
+    assert native.available()
+
+
 def normal(seed, shape, dtype=jnp.float32):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32), dtype)
 
@@ -106,6 +111,40 @@ def test_each_is_what_it_stands_for(name, geometry, batch, inputs, outputs, dtyp
 )
 def test_images_of_one_pixel_are_vectors(name, batch, inputs, outputs, dtype, extras):
     check(name, ONE_PIXEL, batch, inputs, outputs, dtype, extras)
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 4), st.integers(1, 60), st.integers(1, 40), channels, st.booleans())
+def test_sums_of_images(batch, height, width, count, narrow):
+    x = normal(0, (batch, height, width, count), jnp.bfloat16 if narrow else jnp.float32)
+    got = native.total_p.bind(x, dtype=jnp.dtype(jnp.float32))
+    want = np.asarray(x, np.float64).sum((0, 1, 2))
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * x.size**0.5)
+
+
+@pytest.mark.parametrize("name", sorted(PRIMITIVES))
+@pytest.mark.parametrize("dtype", native.TYPES)
+@pytest.mark.parametrize("batch", [1, 5, 9])
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 32), (3, 8), (32, 64), (40, 1)])
+def test_what_was_computed_before_does_not_matter(name, dtype, batch, inputs, outputs):
+    """Threads keep their memory: whatever lies in it, here what is no number, is not read."""
+    for size in (14, 7):
+        pads = ((0, 1), (0, 1))
+        geometry = Geometry((2 * size, 2 * size), (3, 3), 2, pads)
+        x = jnp.full((8, *geometry.image, 32), jnp.nan, dtype)
+        y = jnp.full((8, *geometry.grid, 32), jnp.nan, dtype)
+        few = jnp.full((8, *geometry.image, 1), jnp.nan, dtype)
+        matrix, less = jnp.full((9 * 32, 32), jnp.nan), jnp.full((9, 32), jnp.nan)
+        extras = (native.none(), native.none(), native.none())
+        for primitive, factors in (
+            (native.gather_p, (matrix, x)),
+            (native.scatter_p, (matrix, y)),
+            (native.scatter_p, (less, y)),
+            (native.correlate_p, (x, y)),
+            (native.correlate_p, (few, y)),
+        ):
+            assert np.isnan(primitive.bind(*factors, *extras, geometry=geometry)).any()
+        check(name, geometry, batch, inputs, outputs, dtype, (True, False, True))
 
 
 @pytest.mark.parametrize("name", sorted(PRIMITIVES))
