@@ -183,7 +183,9 @@ def mix(
     bias: Float[Array, "height width channels"],
 ) -> Float[Array, "batch height width channels"]:
     """Weighted sums of images and a bias, laid out as the layers above take them."""
-    return lax.platform_dependent(weights, images, bias, cpu=_mix_matmul, default=_mix_lax)
+    # Chosen here: what is traced of a function that has a name is kept, whatever it went by.
+    form = _mix_lax if native.available() else _mix_matmul
+    return lax.platform_dependent(weights, images, bias, cpu=form, default=_mix_lax)
 
 
 def precise_sum(x: Array, *others: Array) -> Array:
@@ -439,8 +441,6 @@ def _dense_matmul(x: Array, kernel: Array, bias: Array, *, rectify: bool) -> Arr
 
 
 def _mix_matmul(weights: Array, images: Array, bias: Array) -> Array:
-    if native.available():
-        return _mix_lax(weights, images, bias)
     images = _swap(images)
     out = _matmul(images.reshape(-1, images.shape[3]), weights, (1, 1)).astype(weights.dtype)
     out = out.reshape(*images.shape[:3], len(weights))

@@ -24,6 +24,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <thread>
 #include <vector>
 
 #include "xla/ffi/api/ffi.h"
@@ -192,7 +193,12 @@ void parallel(ffi::ThreadPool& pool, long count, const std::function<void(long)>
   // One that comes too late finds nothing to do, and does not touch what is gone by then.
   for (long i = 1; i < threads; ++i) pool.Schedule([job] { job->work(); });
   job->work();
-  while (job->done < count) pause();
+  // Where more threads want to run than there are processors, the last one must be let in.
+  for (long turn = 0; job->done < count; ++turn)
+    if (turn < 256)
+      pause();
+    else
+      std::this_thread::yield();
 }
 
 struct Geometry {

@@ -343,6 +343,22 @@ def test_the_library_is_kept_and_mended(monkeypatch, tmp_path):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
+def test_what_was_traced_without_is_not_kept():
+    """A batch for which the dense layer and what follows it are one, through a named function."""
+    model = DenoisingAutoencoder((8, 8, 1), features=(4, 8), latent_dim=3)
+    x = normal(0, (40, 8, 8, 1))
+    params = jax.jit(model.init)(jax.random.key(0), x)
+
+    def program():
+        return jax.jit(lambda x: model.apply(params, x)).lower(x).as_text()
+
+    with native.without():
+        assert "jaxdae_gather" not in program()
+        assert "dot_general" in program()
+    assert "jaxdae_gather" in program()
+    assert "dot_general" not in program()
+
+
 def test_a_model_can_be_exported_as_it_is():
     """By `jax.export` itself: a file knows nothing of these kernels."""
     model = DenoisingAutoencoder((8, 8, 1), features=(4, 8))
