@@ -1,9 +1,9 @@
 """Convolutions and dense layers on a CPU by kernels of our own, where there is a C++ compiler.
 
-`native.cc` is compiled for the processor at hand when a layer is first traced on a CPU, by
-`c++`, `g++` or `clang++`, in five seconds or so; the library is kept in the user's cache folder.
+`native.cc` is compiled for the processor at hand when a layer is first traced on a CPU, by `c++`,
+`g++` or `clang++`, in five seconds or so; the library is kept in the user's cache folder.
 Without a compiler `jaxdae.convolution` makes do with forms of XLA's operations, and training has
-half to two thirds of the speed (`python -m benchmarks.throughput --operations`). Which of the two
+two to three fifths of the speed (`python -m benchmarks.throughput --operations`). Which of the two
 it is decides over roundings and over nothing else; how many threads there are, over nothing.
 
 There are three primitives, the sides of one trilinear form <W, unfold(x) y^T> in the words of
