@@ -1,4 +1,4 @@
-"""JAX's random numbers, bit for bit, computed in a quarter of the time on a CPU.
+"""JAX's random numbers, bit for bit, in a form that a CPU computes faster.
 
 JAX compiles threefry on a CPU to loops over its rounds, with a pass through the memory for each
 group of them. Written out, the twenty rounds become one loop over the numbers, and what is made of
@@ -25,7 +25,8 @@ def unrolled(key: Key[Array, "*batch"]) -> Key[Array, "*batch"]:
 
     A key that is not JAX's default, a typed threefry key, comes back as it is; and so do all where
     `jax_threefry_partitionable` is off, under which there are other numbers. Some distributions,
-    such as `jax.random.poisson`, refuse any key but JAX's own: give them that.
+    such as `jax.random.poisson`, refuse any key but JAX's own: give them that. Arrays of 2**32
+    numbers or more raise a ValueError where they are compiled.
     """
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     partitionable = jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
