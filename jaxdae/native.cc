@@ -535,12 +535,11 @@ template <class T>
 struct Matrix {
   const float* matrix;
   long tap_step, row, column, inputs, outputs;
-  long filled;  // of the outputs those that there are; the others are zero
 
   // For one phase, from column `first` on: (words, PANEL).
   void pack(uint32_t* out, const Phase& phase, long first) const {
     constexpr int PER = PER_WORD<T>;
-    const long columns = std::min<long>(PANEL, filled - first);
+    const long columns = std::min<long>(PANEL, outputs - first);
     std::memset(out, 0, words<T>(phase, inputs) * PANEL * 4);
     for (const Run& run : phase.runs) {
       for (long pixel = 0; pixel < run.columns; ++pixel) {
@@ -579,9 +578,9 @@ struct Matrix {
 };
 
 // A gather or a scatter: what is written from what is read, a few rows of positions at a time.
-template <class T, class Out>
+template <class T>
 void apply(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source<T>& source,
-           const Matrix<T>& matrix, const float* bias, const Out* gate, Out* out, long batch,
+           const Matrix<T>& matrix, const float* bias, const T* gate, T* out, long batch,
            long height, long width) {
   const long outputs = matrix.outputs, panels = (outputs + PANEL - 1) / PANEL;
   const long rows = phases[0].size[0];  // no other phase has more
@@ -645,7 +644,7 @@ void apply(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source
               const Second second{row * window.width, TILE * PANEL};
               multiply_tiles(room, start + first, (const Term<bfloat16>*)terms.data(),
                              terms.size(), strides, second, i + 1 < until, columns);
-            } else if (sizeof(Out) == 4 && columns % LANES == 0) {
+            } else if (sizeof(T) == 4 && columns % LANES == 0) {
               // Whole vectors of floats are written where they belong.
               choose<T>(count, columns)((float*)out + to, start + first, terms.data(),
                                         terms.size(), {row, PER_WORD<T>, PANEL, apart},
@@ -1030,7 +1029,7 @@ void widen(float* out, const From* x, const From* gate, long count) {
     if (gate) value = (Floats)((Words)value & ~(Words)(widened(gate + n) <= 0));
     if (sizeof(T) < sizeof(From)) {
       const Narrow rounded = narrowed(value);
-      value = (Floats)(__builtin_convertvector(rounded, Words) << 16);
+      value = widened((const bfloat16*)&rounded);
     }
     *(Floats*)(out + n) = value;
   }
@@ -1161,11 +1160,8 @@ void dense(ffi::ThreadPool& pool, long m, long n, long k, Factor<A> a, Factor<B>
                 if (c + j < count)
                   widen<T>(lines[j], b.x + from, b.gate ? b.gate + from : nullptr, here);
               }
-              uint32_t turned[TILE * TILE];
-              transpose(turned, TILE, [&](int j) { return *(const Words16*)lines[j]; });
-              for (long j = 0; j < TILE; ++j)
-                std::memcpy(to + (i + j) * PANEL + c, turned + j * TILE,
-                            std::min<long>(TILE, PANEL - c) * sizeof(float));
+              transpose((uint32_t*)to + i * PANEL + c, PANEL,
+                        [&](int j) { return *(const Words16*)lines[j]; });
             }
         }
       }
@@ -1235,10 +1231,9 @@ void run_gather(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix,
                           optional<T>(gate_y), (T*)y->untyped_data());
     return;
   }
-  Matrix<T> taps{weights,    g.channels * g.outputs, g.outputs, 1, g.channels, g.outputs,
-                 g.outputs};
-  apply<T, T>(pool, {gathered(g)}, image, taps, optional<float>(bias), optional<T>(gate_y),
-              (T*)y->untyped_data(), g.batch, g.grid[0], g.grid[1]);
+  Matrix<T> taps{weights, g.channels * g.outputs, g.outputs, 1, g.channels, g.outputs};
+  apply(pool, {gathered(g)}, image, taps, optional<float>(bias), optional<T>(gate_y),
+        (T*)y->untyped_data(), g.batch, g.grid[0], g.grid[1]);
 }
 
 ffi::Error gather(ffi::ThreadPool pool, ffi::AnyBuffer matrix, ffi::AnyBuffer x,
@@ -1267,10 +1262,9 @@ void run_scatter(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix
     scatter_few<T>(pool, g, grid, weights, optional<float>(bias), optional<T>(gate_x), out);
     return;
   }
-  Matrix<T> taps{weights,   g.channels * g.outputs, 1, g.outputs, g.outputs, g.channels,
-                 g.channels};
-  apply<T, T>(pool, scattered(g), grid, taps, optional<float>(bias), optional<T>(gate_x), out,
-              g.batch, g.image[0], g.image[1]);
+  Matrix<T> taps{weights, g.channels * g.outputs, 1, g.outputs, g.outputs, g.channels};
+  apply(pool, scattered(g), grid, taps, optional<float>(bias), optional<T>(gate_x), out,
+        g.batch, g.image[0], g.image[1]);
 }
 
 ffi::Error scatter(ffi::ThreadPool pool, ffi::AnyBuffer matrix, ffi::AnyBuffer y,
