@@ -298,7 +298,7 @@ class Trainer:
         config, epochs = self.config, range(max(done, stage.epochs.start), stage.epochs.stop)
         optimizer, _ = self.optimizer(stage)
         if epochs == stage.epochs and not taken:
-            state = state.replace(opt_state=optimizer.init(state.params))
+            state = state.replace(opt_state=jax.jit(optimizer.init)(state.params))
         make_step = partial(
             training.make_train_step,
             self.model,

@@ -19,6 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -227,6 +228,8 @@ def scan_first(
       The last carry, and the outputs stacked, with zeros from `count` on.
     """
 
+    body = jax.jit(body)  # traced once: for the shapes, and in the loop again
+
     def element(i):
         return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), xs)
 
@@ -410,7 +413,7 @@ def train(
     )
     # A fresh state lies on one device and a state that comes back on all: placed at once as it
     # comes back, it is compiled for once. A copy, for it is given away and the caller's is not.
-    state = jax.tree.map(jnp.copy, state)
+    state = jax.jit(partial(jax.tree.map, jnp.copy))(state)
     state, key = replicate((state, key), local)
     on_devices = replicate(np.asarray(images), local) if resident else None
     longest = max(1, min(chunk_steps, len(images) // batch_size))
