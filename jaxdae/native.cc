@@ -376,7 +376,8 @@ void multiply(float* sums, const float* start, const Term<T>* terms, long length
     }
 }
 
-// The same on tiles, of bfloat16; the counts are whole tiles, and up to 16 rows of a are read.
+// The same on tiles, of bfloat16; the counts are whole tiles, and as many rows of a are read as the
+// tiles have.
 #if defined(TILES)
 struct Tiles {
   struct __attribute__((packed)) {
@@ -384,7 +385,9 @@ struct Tiles {
     uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
     uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
   } shape;
-  Tiles() {
+  // Of sums and of what is multiplied there may be fewer rows, which takes less time.
+  explicit Tiles(long rows = TILE) {
+    std::fill_n(shape.rows, 6, rows);
     asm volatile("" ::"r"(&shape) : "memory");
     _tile_loadconfig(&shape);
   }
@@ -422,7 +425,9 @@ void multiply_tiles(float* sums, const float* start, const Term<bfloat16>* terms
 }
 
 #else
-struct Tiles {};
+struct Tiles {
+  explicit Tiles(long = TILE) {}
+};
 template <int M, int N>
 void multiply_tiles(float*, const float*, const Term<bfloat16>*, long, Strides, Second) {}
 #endif
@@ -603,6 +608,11 @@ void apply(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source
         matrix.pack(packed + offsets[p] + first * depths[p], phases[p], first);
       },
       worth);
+  const auto width_of_tile = [](const Phase& phase) {
+    return share(phase.size[1], tiled<T>() ? TILE : ROWS);
+  };
+  long widest = 1;
+  for (const Phase& phase : phases) widest = std::max(widest, width_of_tile(phase));
   const Window<T> whole(source, phases);
   const long bytes = std::max<long>(1, whole.size(1) * sizeof(T));
   const long taken = std::max(1L, std::min(rows, 131072 / bytes));
@@ -614,18 +624,18 @@ void apply(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source
     window.read(memory<T>(LEFT, window.size(bottom - top)), image, top, bottom - top);
     float* room = memory<float>(SUMS, 2 * TILE * PANEL);
     std::optional<Tiles> tiles;
-    if (tiled<T>()) tiles.emplace();
+    if (tiled<T>()) tiles.emplace(widest);
     std::vector<Term<T>> terms;
     for (size_t p = 0; p < phases.size(); ++p) {
       const Phase& phase = phases[p];
-      const long width_of_tile = share(phase.size[1], tiled<T>() ? TILE : ROWS);
+      const long tile = width_of_tile(phase);
       for (long panel = 0; panel < panels; ++panel) {
         const long first = panel * PANEL, columns = std::min<long>(PANEL, outputs - first);
         const long until = std::min(bottom, phase.size[0]);
         const long by = tiled<T>() ? 2 : 1;  // rows of positions
         for (long i = top; i < until; i += by)
-          for (long j = 0; j < phase.size[1]; j += width_of_tile) {
-            const long count = std::min(width_of_tile, phase.size[1] - j);
+          for (long j = 0; j < phase.size[1]; j += tile) {
+            const long count = std::min(tile, phase.size[1] - j);
             const uint32_t* b = packed + offsets[p] + panel * depths[p] * PANEL;
             terms.clear();
             for (const Run& run : phase.runs) {
