@@ -40,6 +40,7 @@ from benchmarks.timing import machine, markdown, not_a_file, spread
 from jaxdae.corruption import gaussian
 from jaxdae.losses import mean_squared_error
 from jaxdae.model import DenoisingAutoencoder
+from jaxdae.optimizers import make_optimizer
 from jaxdae.training import AXIS, create_state, make_train_step, train
 
 AXES = ("size", "width", "data", "devices")
@@ -81,7 +82,8 @@ def data(sizes: Sequence[int], images: int, repeats: int) -> list[dict[str, Any]
 
 def one(file: str, resident: bool, images: int) -> dict[str, float]:
     """Trains on so many images of a file: images/s after the first chunk, and the peak memory."""
-    model, optimizer = DenoisingAutoencoder(), optax.adam(1e-3)
+    model = DenoisingAutoencoder()
+    optimizer = make_optimizer("adam", optax.constant_schedule(1e-3))
     step = make_train_step(model, gaussian(0.5), mean_squared_error, optimizer, axis_name=AXIS)
     progress = train(
         step,

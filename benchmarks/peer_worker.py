@@ -47,11 +47,12 @@ class Jaxdae:
         from jaxdae.corruption import gaussian
         from jaxdae.losses import mean_squared_error
         from jaxdae.model import DenoisingAutoencoder
+        from jaxdae.optimizers import make_optimizer
         from jaxdae.training import AXIS, create_state, make_train_step
 
         self.jax = jax
         self.model: Any = DenoisingAutoencoder(dtype=jax.numpy.dtype(dtype))
-        self.optimizer = optax.adam(1e-3)
+        self.optimizer = make_optimizer("adam", optax.constant_schedule(1e-3))
         self.state = create_state(self.model, self.optimizer, 0)
         self.step = make_train_step(
             self.model, gaussian(0.5), mean_squared_error, self.optimizer, axis_name=AXIS
@@ -91,14 +92,17 @@ class PlainFlax(Jaxdae):
 
     def __init__(self, setting: str, dtype: str) -> None:
         super().__init__(setting, dtype)
+        import optax
+
         from benchmarks.throughput import PlainFlax as Network
         from jaxdae.corruption import gaussian
         from jaxdae.losses import mean_squared_error
         from jaxdae.training import create_state, make_train_step
 
         self.model = Network(dtype=self.jax.numpy.dtype(dtype))
-        self.state = create_state(self.model, self.optimizer, 0)
-        step = make_train_step(self.model, gaussian(0.5), mean_squared_error, self.optimizer)
+        optimizer = optax.adam(1e-3)
+        self.state = create_state(self.model, optimizer, 0)
+        step = make_train_step(self.model, gaussian(0.5), mean_squared_error, optimizer)
         self.step = self.jax.jit(step)
 
     def train(self, images: int, batch_size: int) -> Work:
@@ -241,6 +245,9 @@ class Torch:
         return work
 
 
+# Whoever is fast would else be timed mostly while the processor wakes up for it.
+TURN_SECONDS = 1.0
+
 FRAMEWORKS: dict[str, Any] = {
     "jaxdae": Jaxdae,
     "flax": PlainFlax,
@@ -267,9 +274,12 @@ def main() -> None:
             work()
             work()
             ready[name, images, batch_size] = work
-        start = time.perf_counter()
-        ready[name, images, batch_size]()
-        print(json.dumps({"seconds": time.perf_counter() - start}), file=replies, flush=True)
+        work, calls, start = ready[name, images, batch_size], 0, time.perf_counter()
+        while calls == 0 or time.perf_counter() - start < TURN_SECONDS:
+            work()
+            calls += 1
+        seconds = (time.perf_counter() - start) / calls
+        print(json.dumps({"seconds": seconds}), file=replies, flush=True)
 
 
 if __name__ == "__main__":

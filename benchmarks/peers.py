@@ -6,9 +6,9 @@
 
 Each peer runs in a process and an environment of its own, .peers/NAME, which is made from
 benchmarks/requirements/NAME.txt where it is missing. All processes are compiled and warm before
-anything is timed, and wait while others run. They are timed in turn, jaxdae first, and the table
-gives the median with the lowest and the highest, and the median of the ratios within a turn. What
-each does, `benchmarks/peer_worker.py` says.
+anything is timed, and wait while others run. They are timed in turn, jaxdae first, a second or
+more at a time, and the table gives the median with the lowest and the highest, and the median of
+the ratios within a turn. What each does, `benchmarks/peer_worker.py` says.
 """
 
 import argparse

@@ -46,6 +46,7 @@ from jaxdae.corruption import gaussian
 from jaxdae.inference import denoise
 from jaxdae.losses import mean_squared_error
 from jaxdae.model import DenoisingAutoencoder
+from jaxdae.optimizers import make_optimizer
 from jaxdae.training import AXIS, cpu_piece, create_state, make_chunk, make_train_step, replicate
 
 
@@ -134,7 +135,9 @@ def ready(case: Case, images: int, devices: int) -> Timed:
 
 
 def _train(model: Any, case: Case, steps: int, devices: int) -> tuple[Callable, tuple]:
-    optimizer, key = optax.adam(1e-3), jax.random.key(0)
+    ours = make_optimizer("adam", optax.constant_schedule(1e-3))
+    optimizer = optax.adam(1e-3) if case.network.startswith("plain") else ours
+    key = jax.random.key(0)
     make = partial(make_train_step, model, gaussian(0.5), mean_squared_error, optimizer)
     state = create_state(model, optimizer, 0)
     clean = pixels(steps * case.batch_size, model.image_shape)

@@ -25,11 +25,12 @@
 #include <memory>
 #include <optional>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "xla/ffi/api/ffi.h"
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 #if defined(__AMX_BF16__) && defined(__AVX512F__) && defined(__linux__) && !defined(__clang__)
@@ -1210,6 +1211,60 @@ void dense(ffi::ThreadPool& pool, long m, long n, long k, Factor<A> a, Factor<B>
   });
 }
 
+// Adam's step: averages of the gradient and of its square, and the update that they make, of all
+// parameters at once. `scales` says, in this order: what the averages keep of themselves; by what
+// the first average, the gradient and the second average are multiplied; and Adam's epsilon.
+struct Leaf {
+  const float *gradient, *mean, *square;
+  float *update, *new_mean, *new_square;
+  long count;
+};
+Floats root(Floats x) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_sqrt_ps((__m512)x);
+#else
+  for (int lane = 0; lane < LANES; ++lane) x[lane] = __builtin_sqrtf(x[lane]);
+  return x;
+#endif
+}
+void adam_vector(const float* scales, const float* g, const float* m, const float* v, float* u,
+                 float* new_m, float* new_v) {
+  const Floats gradient = *(const Floats*)g;
+  const Floats mean = scales[0] * *(const Floats*)m + (1 - scales[0]) * gradient;
+  const Floats square = scales[1] * *(const Floats*)v + (1 - scales[1]) * (gradient * gradient);
+  *(Floats*)new_m = mean, *(Floats*)new_v = square;
+  *(Floats*)u = (scales[2] * mean + scales[3] * gradient) / (root(scales[4] * square) + scales[5]);
+}
+void adam(ffi::ThreadPool& pool, const float* scales, const std::vector<Leaf>& leaves) {
+  constexpr long TAKEN = 4096;  // parameters at a time
+  std::vector<std::pair<const Leaf*, long>> items;
+  for (const Leaf& leaf : leaves)
+    for (long first = 0; first < leaf.count; first += TAKEN) items.push_back({&leaf, first});
+  parallel(
+      pool, items.size(),
+      [&](long item) {
+        const auto [leaf, first] = items[item];
+        const auto [g, m, v, u, new_m, new_v, count] = *leaf;
+        long n = first;
+        for (const long until = std::min(count, first + TAKEN); n < until; n += LANES) {
+          if (n + LANES <= count) {
+            adam_vector(scales, g + n, m + n, v + n, u + n, new_m + n, new_v + n);
+            continue;
+          }
+          float rest[6][LANES] = {};
+          const long size = (count - n) * sizeof(float);
+          std::memcpy(rest[0], g + n, size);
+          std::memcpy(rest[1], m + n, size);
+          std::memcpy(rest[2], v + n, size);
+          adam_vector(scales, rest[0], rest[1], rest[2], rest[3], rest[4], rest[5]);
+          std::memcpy(u + n, rest[3], size);
+          std::memcpy(new_m + n, rest[4], size);
+          std::memcpy(new_v + n, rest[5], size);
+        }
+      },
+      items.size() > 1);
+}
+
 Geometry geometry(ffi::Span<const int64_t> sizes, ffi::AnyBuffer::Dimensions image,
                   ffi::AnyBuffer::Dimensions grid) {
   return {image[0],
@@ -1321,6 +1376,24 @@ ffi::Error totals(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Result<ffi::AnyBu
   return ffi::Error::Success();
 }
 
+ffi::Error adam_step(ffi::ThreadPool pool, ffi::AnyBuffer scales, ffi::RemainingArgs given,
+                     ffi::RemainingRets made) {
+  const long count = made.size() / 3;
+  std::vector<Leaf> leaves;
+  for (long i = 0; i < count; ++i) {
+    const auto in = [&](long which) {
+      return (const float*)given.get<ffi::AnyBuffer>(which * count + i)->untyped_data();
+    };
+    const auto out = [&](long which) {
+      return (float*)(*made.get<ffi::AnyBuffer>(which * count + i))->untyped_data();
+    };
+    const long size = given.get<ffi::AnyBuffer>(i)->element_count();
+    leaves.push_back({in(0), in(1), in(2), out(0), out(1), out(2), size});
+  }
+  adam(pool, (const float*)scales.untyped_data(), leaves);
+  return ffi::Error::Success();
+}
+
 }  // namespace
 
 // Each takes its two factors, a bias, and the gates of the image and of the grid; what is empty is
@@ -1342,3 +1415,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxdae_correlate, correlation, signature());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     jaxdae_total, totals,
     ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxdae_adam, adam_step,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .RemainingArgs()
+                                  .RemainingRets());

@@ -1,4 +1,4 @@
-"""Convolutions and dense layers on a CPU by kernels of our own, where there is a C++ compiler.
+"""Layers and Adam on a CPU by kernels of our own, where there is a C++ compiler.
 
 `native.cc` is compiled for the processor at hand when a layer is first traced on a CPU, by `c++`,
 `g++` or `clang++`, in five seconds or so; the library is kept in the user's cache folder.
@@ -6,8 +6,8 @@ Without a compiler `jaxdae.convolution` makes do with forms of XLA's operations,
 two to three fifths of the speed (`python -m benchmarks.throughput --operations`). Which of the two
 it is decides over roundings and over nothing else; how many threads there are, over nothing.
 
-There are three primitives, the sides of one trilinear form <W, unfold(x) y^T> in the words of
-`jaxdae.convolution`, of images with channels last. None of them ever stores the patches:
+For layers there are three primitives, the sides of one trilinear form <W, unfold(x) y^T> in the
+words of `jaxdae.convolution`, of images with channels last. None ever stores the patches:
 
     gather       y = unfold(x) W + bias       a convolution
     scatter      x = fold(y W^T) + bias       a transposed convolution
@@ -19,7 +19,7 @@ same gate on a cotangent. So relus, their derivatives and biases cost no pass th
 dense layer is a convolution of images of one pixel.
 
 Each primitive is linear in either factor and in the bias, and its transposes are the other two: as
-with any other operation, forward mode, higher derivatives and `vmap` work.
+with any other operation, forward mode, higher derivatives and `vmap` work. So they do for `adam`.
 """
 
 import ctypes
@@ -120,7 +120,7 @@ def _load() -> bool:
         library = _open()
     except (OSError, subprocess.SubprocessError):
         return False
-    for name in ("gather", "scatter", "correlate", "total"):
+    for name in ("gather", "scatter", "correlate", "total", "adam"):
         handler = jax.ffi.pycapsule(getattr(library, f"jaxdae_{name}"))
         jax.ffi.register_ffi_target(f"jaxdae_{name}", handler, platform="cpu")
     return True
@@ -229,27 +229,36 @@ def _total(x: Array, *, dtype: Any) -> Array:
 
 def _primitive(
     name: str,
-    function: Callable[..., Array],
-    kernel: Callable[..., Array | None] = lambda *_, **options: None,
+    function: Callable[..., Any],
+    kernel: Callable[..., Any] = lambda *_, **options: None,
+    several: bool = False,
 ) -> Primitive:
-    """A primitive that is lowered to a kernel, or to the function where that gives None."""
+    """A primitive that is lowered to a kernel, or to the function where that gives None.
+
+    Args:
+      several: the results are several, in a list.
+    """
     primitive = Primitive(f"native_{name}")
+    primitive.multiple_results = several
 
     def abstract(*arguments: Any, **options: Any) -> Any:
-        out = jax.eval_shape(partial(function, **options), *arguments)
-        return arguments[0].update(shape=out.shape, dtype=out.dtype, weak_type=False)
+        def like(out: Any) -> Any:
+            return arguments[0].update(shape=out.shape, dtype=out.dtype, weak_type=False)
 
-    def batch(arguments: Sequence[Any], axes: Sequence[Any], **options: Any) -> tuple[Any, int]:
-        return jax.vmap(partial(function, **options), tuple(axes))(*arguments), 0
+        return jax.tree.map(like, jax.eval_shape(partial(function, **options), *arguments))
 
-    def form(*arrays: Array, **options: Any) -> Array:
+    def batch(arguments: Sequence[Any], axes: Sequence[Any], **options: Any) -> tuple[Any, Any]:
+        out = jax.vmap(partial(function, **options), tuple(axes))(*arguments)
+        return out, jax.tree.map(lambda _: 0, out)
+
+    def form(*arrays: Array, **options: Any) -> Any:
         out = kernel(*arrays, **options)
         return function(*arrays, **options) if out is None else out
 
     def lower(context: Any, *arguments: Any, **options: Any) -> Any:
         exported = context.module_context.lowering_parameters.for_export
         chosen = partial(function if exported else form, **options)
-        return mlir.lower_fun(chosen, multiple_results=False)(context, *arguments)
+        return mlir.lower_fun(chosen, multiple_results=several)(context, *arguments)
 
     compiled = functools.cache(lambda **options: jax.jit(partial(form, **options)))
     primitive.def_impl(lambda *arrays, **options: compiled(**options)(*arrays))
@@ -326,3 +335,57 @@ def _turned(primitive: Primitive) -> Callable[..., Any]:
 _transpose(gather_p, _turned(correlate_p), _turned(scatter_p))
 _transpose(scatter_p, correlate_p.bind, _turned(gather_p))
 _transpose(correlate_p, scatter_p.bind, gather_p.bind)
+
+
+# Adam, for which XLA makes three loops a leaf, each of which computes the averages again.
+
+
+def adam(
+    scales: Sequence[Array | float],
+    gradient: Sequence[Array],
+    mean: Sequence[Array],
+    square: Sequence[Array],
+) -> tuple[list[Array], list[Array], list[Array]]:
+    """A step of Adam's for all leaves at once.
+
+        mean = keep * mean + (1 - keep) * gradient
+        square = keep_square * square + (1 - keep_square) * gradient**2
+        update = (of_mean * mean + of_gradient * gradient) / (sqrt(of_square * square) + epsilon)
+
+    Args:
+      scales: keep, keep_square, of_mean, of_gradient, of_square and epsilon.
+      gradient, mean, square: a list of each, float32 and of the same shapes.
+
+    Returns:
+      The updates, the means and the squares.
+    """
+    numbers = jnp.stack([jnp.asarray(scale, jnp.float32) for scale in scales])
+    made, count = adam_p.bind(numbers, *gradient, *mean, *square), len(gradient)
+    return made[:count], made[count : 2 * count], made[2 * count :]
+
+
+def _adam(scales: Array, *leaves: Array) -> list[Array]:
+    keep, keep_square, of_mean, of_gradient, of_square, epsilon = scales
+    count, made = len(leaves) // 3, []
+    for i in range(count):
+        g, mean, square = leaves[i::count]
+        mean, square = keep * mean + (1 - keep) * g, keep_square * square + (1 - keep_square) * g**2
+        update = (of_mean * mean + of_gradient * g) / (jnp.sqrt(of_square * square) + epsilon)
+        made.append((update, mean, square))
+    return [leaf for kind in zip(*made, strict=True) for leaf in kind]
+
+
+def _adam_kernel(scales: Array, *leaves: Array) -> Any:
+    results = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+    count = len(leaves) // 3
+    kept = {1 + i: i for i in range(count, 3 * count)}  # the averages are written where they lie
+    call = jax.ffi.ffi_call("jaxdae_adam", results, input_output_aliases=kept)
+    return list(call(scales, *leaves))
+
+
+def _adam_jvp(primals: Sequence[Array], tangents: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    return jax.jvp(_adam, tuple(primals), tuple(map(ad.instantiate_zeros, tangents)))
+
+
+adam_p = _primitive("adam", _adam, _adam_kernel, several=True)
+ad.primitive_jvps[adam_p] = _adam_jvp

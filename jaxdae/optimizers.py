@@ -9,6 +9,7 @@ import optax
 import optax.contrib
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jaxdae import native
 from jaxdae.errors import InputError
 
 OPTIMIZERS = ("adam", "nadam", "adamw", "adadelta")
@@ -56,12 +57,10 @@ def make_optimizer(
       plateau_steps: where given, the rate falls by sqrt(0.1) when the loss, averaged over this
         many steps, has not improved five times in a row.
     """
-    if name == "adam":
-        optimizer = optax.adam(schedule, b1=b1, b2=b2, eps=1e-7)
-    elif name == "nadam":
-        optimizer = optax.nadam(schedule, b1=b1, b2=b2, eps=1e-7)
-    elif name == "adamw":
-        optimizer = optax.adamw(schedule, b1=b1, b2=b2, eps=1e-7, weight_decay=weight_decay)
+    if name in ("adam", "nadam", "adamw"):
+        scaled = scale_by_adam(b1, b2, 1e-7, nesterov=name == "nadam")
+        decay = [optax.add_decayed_weights(weight_decay)] if name == "adamw" else []
+        optimizer = optax.chain(scaled, *decay, optax.scale_by_learning_rate(schedule))
     elif name == "adadelta":
         optimizer = optax.adadelta(schedule, rho=0.95, eps=1e-7)
     else:
@@ -74,6 +73,32 @@ def make_optimizer(
         factor=0.1**0.5, patience=5, accumulation_size=plateau_steps
     )
     return optax.chain(optimizer, plateau)
+
+
+def scale_by_adam(
+    b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, *, nesterov: bool = False
+) -> optax.GradientTransformation:
+    """`optax.scale_by_adam`, all leaves at once in one kernel where there are `native` ones.
+
+    Its state is optax's, and so are its numbers, to rounding.
+    """
+    plain = optax.scale_by_adam(b1, b2, eps, nesterov=nesterov)
+
+    def update(updates, state, params=None):
+        gradient, tree = jax.tree.flatten(updates)
+        mean, square = jax.tree.leaves(state.mu), jax.tree.leaves(state.nu)
+        if not native.available() or any(x.dtype != jnp.float32 for x in gradient):
+            return plain.update(updates, state, params)
+        count = optax.safe_increment(state.count)
+        first, second = 1 - b1**count, 1 - b2**count
+        scales = [b1, b2, 1 / first, 0, 1 / second, eps]
+        if nesterov:
+            scales[2:4] = b1 / (1 - b1 ** optax.safe_increment(count)), (1 - b1) / first
+        made = native.adam(scales, gradient, mean, square)
+        updates, mean, square = (jax.tree.unflatten(tree, leaves) for leaves in made)
+        return updates, optax.ScaleByAdamState(count, mean, square)
+
+    return optax.GradientTransformation(plain.init, update)
 
 
 class CenteredState(NamedTuple):

@@ -192,7 +192,7 @@ def make_train_step(
 
         if microbatches is None:
             value, gradient = differentiate(state.params, inputs, target)
-            if axis_name is not None:
+            if axis_name is not None and lax.axis_size(axis_name) > 1:
                 # As one vector: a CPU pays for each collective, however small.
                 vector, unravel = ravel_pytree((value, gradient))
                 value, gradient = unravel(lax.pmean(vector, axis_name))

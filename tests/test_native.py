@@ -10,6 +10,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from jax import export
 from jaxdae import native
 from jaxdae.convolution import Geometry, conv, conv_transpose, dense
 from jaxdae.model import DenoisingAutoencoder
+from jaxdae.optimizers import scale_by_adam
 
 pytestmark = pytest.mark.skipif(
     not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="there is no C++ compiler"
@@ -216,6 +218,71 @@ def test_nothing_hides_a_nan(dtype, sign):
     assert not reached[5:].any()
 
 
+def leaves(seed, shapes, low=-1.0):
+    draw = np.random.default_rng(seed).uniform
+    return [jnp.asarray(draw(low, 1.0, shape), jnp.float32) for shape in shapes]
+
+
+SHAPES = [(), (0,), (1,), (15,), (16,), (17,), (3, 5, 7), (4096,), (4097,), (2, 5000)]
+
+
+@given(
+    st.lists(st.sampled_from(SHAPES), min_size=1, max_size=6), st.integers(1, 9999), st.booleans()
+)
+@settings(max_examples=40, deadline=None)
+def test_adam_is_optax_s(shapes, count, nesterov):
+    state = optax.ScaleByAdamState(jnp.int32(count), leaves(0, shapes), leaves(1, shapes, low=0.0))
+    gradient = leaves(2, shapes)
+    ours, theirs = (
+        jax.jit(make(0.9, 0.98, 1e-7, nesterov=nesterov).update)(gradient, state)
+        for make in (scale_by_adam, optax.scale_by_adam)
+    )
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_adam_maps_and_differentiates():
+    shapes = [(3, 20), (5,)]
+    gradient, mean, square = leaves(0, shapes), leaves(1, shapes), leaves(2, shapes, low=0.1)
+
+    def step(gradient, rate):
+        return native.adam([0.9, 0.99, rate, 0.5, 3.0, 1e-7], gradient, mean, square)
+
+    def plain(gradient, rate):
+        numbers = jnp.stack([0.9, 0.99, rate, 0.5, 3.0, 1e-7])
+        made = native._adam(numbers, *gradient, *mean, *square)
+        return made[:2], made[2:4], made[4:]
+
+    rates = jnp.arange(1.0, 4.0)
+    for form in (
+        lambda f: jax.vmap(f, (None, 0))(gradient, rates),
+        lambda f: jax.jvp(f, (gradient, rates[0]), (mean, rates[1])),
+        lambda f: jax.grad(lambda gradient: f(gradient, 1.0)[0][0].sum())(gradient),
+    ):
+        got, want = map(jax.tree.leaves, (form(step), form(plain)))
+        for a, b in zip(got, want, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_adam_leaves_alone_what_it_does_not_own():
+    """Its averages are written where they lie only where nobody else holds them."""
+    state = optax.ScaleByAdamState(jnp.int32(1), leaves(0, [(99,)]), leaves(1, [(99,)], low=0.0))
+    before = jax.device_get(state)
+    jax.block_until_ready(jax.jit(scale_by_adam().update)(leaves(2, [(99,)]), state))
+    scale_by_adam().update(leaves(2, [(99,)]), state)
+    jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(state))
+
+
+def test_adam_hides_no_nan():
+    gradient = [jnp.zeros(50).at[33].set(jnp.nan)]
+    state = scale_by_adam().init(gradient)
+    updates, state = scale_by_adam().update(gradient, state)
+    for x in (updates[0], state.mu[0], state.nu[0]):
+        np.testing.assert_array_equal(np.flatnonzero(np.isnan(x)), [33])
+
+
 def test_rounding_is_to_the_nearest_and_ties_to_even():
     values = jnp.float32([1, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-7, -1 - 2**-8, 3e38, 1e-30])
     x = jnp.ones((1, 1, 1, 1), jnp.bfloat16)
@@ -240,7 +307,10 @@ for dtype in (jnp.float32, jnp.bfloat16):
     x = jax.random.normal(jax.random.key(2), (32, 14, 14, 32)).astype(dtype)
     function = lambda x, k, b: conv(x, k, b, stride=2, rectify=True)
     y, vjp = jax.vjp(function, x, layer["kernel"], layer["bias"])
-    for array in (y, *vjp(y)):
+    sizes = [(1, 40), (70, 70), (3,), (4096, 3)]
+    leaves = [[jax.random.uniform(jax.random.key(i), n) for n in sizes] for i in range(3)]
+    steps = jax.jit(lambda *a: native.adam([0.9, 0.99, 2, 0, 3, 1e-7], *a))(*leaves)
+    for array in (y, *vjp(y), *jax.tree.leaves(steps)):
         print(hashlib.sha256(jax.device_get(array).tobytes()).hexdigest())
 """
 
@@ -257,7 +327,7 @@ def test_the_bits_do_not_depend_on_the_threads():
         )
         return said.stdout
 
-    assert len(run(1).splitlines()) == 8
+    assert len(run(1).splitlines()) == 2 * (4 + 12)
     assert run(1) == run(os.cpu_count())
 
 
@@ -285,6 +355,12 @@ for layer in (conv, conv_transpose):
             for a, b in zip(got, want, strict=True):
                 a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
                 assert np.linalg.norm(a - b) <= eps * np.linalg.norm(b), (layer, inputs, dtype)
+
+given = [[jax.random.uniform(jax.random.key(i), (n,)) for n in (3, 5000)] for i in range(3)]
+scales = [0.9, 0.99, 2.0, 0.5, 3.0, 1e-7]
+want = native._adam(jnp.stack(scales), *sum(given, []))
+for a, b in zip(jax.tree.leaves(native.adam(scales, *given)), want, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5)
 """
 
 
