@@ -93,7 +93,7 @@ def profile(report: Any) -> str:
 
 
 PEERS = """The same network, data, loss and optimiser, each framework in a process of its own that
-is warm before anything is timed, and all timed in turn; median, lowest and highest, and the ratio
+is warm before anything is timed, and all timed in turn, a second or more each; median, lowest and highest, and the ratio
 to jaxdae within a turn. Keras runs `fit` with 50 steps an execution and its backend's compiled
 function for inference; PyTorch with a fused or multi-tensor Adam, `torch.compile` at
 `max-autotune`; plain Flax the same train step on `flax.linen`'s layers. The peers train on noisy

@@ -386,9 +386,11 @@ struct Tiles {
     uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
     uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
   } shape;
-  // Of sums and of what is multiplied there may be fewer rows, which takes less time.
-  explicit Tiles(long rows = TILE) {
+  // Of sums and of what is multiplied there may be fewer rows, which takes less time; and of sums
+  // fewer columns.
+  explicit Tiles(long rows = TILE, long columns = TILE) {
     std::fill_n(shape.rows, 6, rows);
+    for (int tile : {0, 1, 2, 3, 6, 7}) shape.bytes[tile] = 4 * columns;
     asm volatile("" ::"r"(&shape) : "memory");
     _tile_loadconfig(&shape);
   }
@@ -427,7 +429,7 @@ void multiply_tiles(float* sums, const float* start, const Term<bfloat16>* terms
 
 #else
 struct Tiles {
-  explicit Tiles(long = TILE) {}
+  explicit Tiles(long = TILE, long = TILE) {}
 };
 template <int M, int N>
 void multiply_tiles(float*, const float*, const Term<bfloat16>*, long, Strides, Second) {}
@@ -688,7 +690,7 @@ void scatter_few(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& grid
   const long deep = round_up(g.outputs, TILE * PER) / PER;       // words of a pixel of the grid
   const long margin = round_up(g.image[1] + g.kernel[1], TILE);  // what is read beside a plane
   const long plane = round_up(size, PANEL) + TILE, line = g.image[1] + LANES;
-  const long tile = tiled<T>() ? 2 * TILE : share(filled), high = round_up(filled, tile);
+  const long tile = share(filled), high = round_up(filled, tile);
   float* start = memory<float>(MATRIX, PANEL + high * deep + g.kernel[1] * line);
   uint32_t* inside = (uint32_t*)start + PANEL;  // whether a tap of a row brings a pixel something
   T* weights = (T*)(inside + g.kernel[1] * line);
@@ -709,8 +711,6 @@ void scatter_few(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& grid
     float* sums = memory<float>(COLUMNS, 2 * g.channels * line);
     float* woven = sums + g.channels * line;
     std::vector<const float*> reach;  // what a row of pixels takes from
-    std::optional<Tiles> tiles;
-    if (tiled<T>()) tiles.emplace();
     uint32_t* right = memory<uint32_t>(RIGHT, deep * TAKEN);
     T lines[TILE][2 * TILE] = {};
     for (long first = 0; first < size; first += TAKEN) {
@@ -733,11 +733,7 @@ void scatter_few(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& grid
           float* to = planes + n * plane + first + p;
           const Term<T> term{weights + n * deep * PER, right + p, deep};
           const Strides strides{deep * PER, PER, TAKEN, plane};
-          if (tiled<T>())
-            multiply_tiles(to, start, (const Term<bfloat16>*)&term, 1, strides,
-                           {TILE * deep * PER, TILE * plane}, n + TILE < filled, count - p);
-          else
-            choose<T>(tile, count - p)(to, start, &term, 1, strides, nullptr);
+          choose<T>(tile, count - p)(to, start, &term, 1, strides, nullptr);
         }
     }
     for (long u = 0; u < g.image[0]; ++u) {
@@ -771,6 +767,62 @@ void scatter_few(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& grid
           for (long c = 0; c < g.channels; ++c) woven[v * g.channels + c] = sums[c * line + v];
         row = woven;
       }
+      const long to = (image * g.image[0] + u) * g.image[1] * g.channels;
+      write(out + to, row, gate ? gate + to : nullptr, g.image[1] * g.channels);
+    }
+  });
+}
+
+// The same on tiles, where the stride is 1: what a row of the grid gives, by every row of taps, is a
+// convolution along it; the image is sums of those.
+void scatter_rows(ffi::ThreadPool& pool, const Geometry& g, const Source<bfloat16>& grid,
+                  const float* matrix, const float* bias, const bfloat16* gate, bfloat16* out) {
+  const long deep = round_up(g.kernel[1] * g.outputs, 2 * TILE) / 2;  // words of a run of taps
+  const long wide = round_up(g.kernel[0] * g.channels, 4);            // numbers for a pixel
+  float* start = memory<float>(MATRIX, TILE + deep * wide);
+  uint32_t* weights = (uint32_t*)start + TILE;
+  std::memset(start, 0, (TILE + deep * wide) * sizeof(float));
+  for (long a = 0; a < g.kernel[0]; ++a)
+    for (long b = 0; b < g.kernel[1]; ++b)
+      for (long c = 0; c < g.channels; ++c)
+        for (long o = 0; o < g.outputs; ++o, ++matrix) {
+          const long k = (g.kernel[1] - 1 - b) * g.outputs + o;  // the last tap is leftmost
+          store((bfloat16*)(weights + k / 2 * wide + a * g.channels + c) + k % 2, *matrix);
+        }
+  const Window<bfloat16> whole(grid, 1, g.low[1] - g.kernel[1] + 1, g.image[1] + g.kernel[1] - 1,
+                               0, 0);
+  // So many rows of the grid that they stay in the nearest cache.
+  const long taken = std::max(2L, 8192 / (whole.width * g.outputs) / 2 * 2);
+  const long tile = share(g.image[1], TILE), line = round_up(g.image[1], tile) * wide;
+  parallel(pool, g.batch, [&](long image) {
+    Window<bfloat16> window = whole;
+    float* sums = memory<float>(SUMS, (g.grid[0] + 2) * line);
+    float* together = memory<float>(COLUMNS, line + g.image[1] * g.channels + LANES);
+    float* row = together + line + LANES;
+    const Tiles tiles(tile, wide);
+    for (long top = 0; top < g.grid[0]; top += taken) {
+      const long count = std::min(taken, g.grid[0] - top);
+      window.read(memory<bfloat16>(LEFT, window.size(taken)), image, top, count);
+      for (long i = 0; i < count; i += 2)
+        for (long v = 0; v < g.image[1]; v += tile) {
+          const Term<bfloat16> term{window.pixels + (i * window.width + v) * g.outputs, weights,
+                                    deep};
+          multiply_tiles(sums + (top + i) * line + v * wide, start, &term, 1,
+                         {g.outputs, 2, wide, wide}, {window.width * g.outputs, line},
+                         i + 1 < count, TILE);
+        }
+    }
+    for (long u = 0; u < g.image[0]; ++u) {
+      std::memset(together, 0, line * sizeof(float));
+      for (long a = 0; a < g.kernel[0]; ++a)
+        if (const long i = u + g.low[0] - a; i >= 0 && i < g.grid[0]) {
+          const float* from = sums + i * line + a * g.channels;
+          for (long n = 0; n < line; n += LANES)
+            *(Floats*)(together + n) += *(const Floats*)(from + n);
+        }
+      for (long v = 0; v < g.image[1]; ++v)
+        for (long c = 0; c < g.channels; ++c)
+          row[v * g.channels + c] = together[v * wide + c] + (bias ? bias[c] : 0);
       const long to = (image * g.image[0] + u) * g.image[1] * g.channels;
       write(out + to, row, gate ? gate + to : nullptr, g.image[1] * g.channels);
     }
@@ -1321,6 +1373,11 @@ void run_scatter(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix
     dense<T, T, float, T>(pool, g.batch, g.channels, g.outputs, {grid.x, grid.gate, g.outputs, 1},
                           {weights, nullptr, 1, g.outputs}, optional<float>(bias),
                           optional<T>(gate_x), out);
+    return;
+  }
+  if (tiled<T>() && g.stride == 1 && g.kernel[0] * g.channels <= TILE) {
+    scatter_rows(pool, g, (const Source<bfloat16>&)grid, weights, optional<float>(bias),
+                 optional<bfloat16>(gate_x), (bfloat16*)out);
     return;
   }
   if (g.taps() * g.channels <= PANEL) {
