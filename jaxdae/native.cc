@@ -1265,56 +1265,123 @@ void dense(ffi::ThreadPool& pool, long m, long n, long k, Factor<A> a, Factor<B>
 
 // Adam's step: averages of the gradient and of its square, and the update that they make, of all
 // parameters at once. `scales` says, in this order: what the averages keep of themselves; by what
-// the first average, the gradient and the second average are multiplied; and Adam's epsilon.
+// the first average, the gradient and the second average are multiplied; Adam's epsilon; and what
+// the averages of centred pairs keep of themselves.
 struct Leaf {
   const float *gradient, *mean, *square;
   float *update, *new_mean, *new_square;
   long count;
 };
+// A kernel, a row for each input, and its bias: jaxdae.optimizers.centered.
+struct Pair {
+  long kernel, bias;
+  const float *cross, *square;
+  float *new_cross, *new_square;
+};
+float root(float x) { return __builtin_sqrtf(x); }
 Floats root(Floats x) {
 #if defined(__AVX512F__)
   return (Floats)_mm512_sqrt_ps((__m512)x);
 #else
-  for (int lane = 0; lane < LANES; ++lane) x[lane] = __builtin_sqrtf(x[lane]);
+  for (int lane = 0; lane < LANES; ++lane) x[lane] = root(x[lane]);
   return x;
 #endif
 }
-void adam_vector(const float* scales, const float* g, const float* m, const float* v, float* u,
-                 float* new_m, float* new_v) {
-  const Floats gradient = *(const Floats*)g;
-  const Floats mean = scales[0] * *(const Floats*)m + (1 - scales[0]) * gradient;
-  const Floats square = scales[1] * *(const Floats*)v + (1 - scales[1]) * (gradient * gradient);
-  *(Floats*)new_m = mean, *(Floats*)new_v = square;
-  *(Floats*)u = (scales[2] * mean + scales[3] * gradient) / (root(scales[4] * square) + scales[5]);
+// A float, or a vector of them that may lie anywhere.
+template <class F>
+F load(const float* x) {
+  F value;
+  std::memcpy(&value, x, sizeof(F));
+  return value;
 }
-void adam(ffi::ThreadPool& pool, const float* scales, const std::vector<Leaf>& leaves) {
+template <class F>
+void put(float* out, F x) {
+  std::memcpy(out, &x, sizeof(F));
+}
+// Numbers of a leaf, from n on. Without `shift` their gradient counts as it is; with it, without
+// `center` times that, and center times the update is added to `moved`.
+template <class F>
+inline void adam_at(const float* scales, const Leaf& leaf, long n, float center,
+                    const float* shift, float* moved) {
+  F gradient = load<F>(leaf.gradient + n);
+  if (shift) gradient -= center * load<F>(shift);
+  const F mean = scales[0] * load<F>(leaf.mean + n) + (1 - scales[0]) * gradient;
+  const F square =
+      scales[1] * load<F>(leaf.square + n) + (1 - scales[1]) * (gradient * gradient);
+  const F update =
+      (scales[2] * mean + scales[3] * gradient) / (root(scales[4] * square) + scales[5]);
+  put<F>(leaf.new_mean + n, mean), put<F>(leaf.new_square + n, square);
+  put<F>(leaf.update + n, update);
+  if (shift) put<F>(moved, load<F>(moved) + center * update);
+}
+void adam_row(const float* scales, const Leaf& leaf, long first, long count, float center,
+              const float* shift, float* moved) {
+  long n = 0;
+  for (; n + LANES <= count; n += LANES)
+    adam_at<Floats>(scales, leaf, first + n, center, shift ? shift + n : nullptr, moved + n);
+  for (; n < count; ++n)
+    adam_at<float>(scales, leaf, first + n, center, shift ? shift + n : nullptr, moved + n);
+}
+float dot(const float* a, const float* b, long count) {
+  Floats sums{};
+  long n = 0;
+  for (; n + LANES <= count; n += LANES) sums += *(const Floats*)(a + n) * *(const Floats*)(b + n);
+  float sum = 0;
+  for (int lane = 0; lane < LANES; ++lane) sum += sums[lane];
+  for (; n < count; ++n) sum += a[n] * b[n];
+  return sum;
+}
+void adam(ffi::ThreadPool& pool, const float* scales, const std::vector<Leaf>& leaves,
+          const std::vector<Pair>& pairs) {
   constexpr long TAKEN = 4096;  // parameters at a time
-  std::vector<std::pair<const Leaf*, long>> items;
-  for (const Leaf& leaf : leaves)
-    for (long first = 0; first < leaf.count; first += TAKEN) items.push_back({&leaf, first});
-  parallel(
-      pool, items.size(),
-      [&](long item) {
-        const auto [leaf, first] = items[item];
-        const auto [g, m, v, u, new_m, new_v, count] = *leaf;
-        long n = first;
-        for (const long until = std::min(count, first + TAKEN); n < until; n += LANES) {
-          if (n + LANES <= count) {
-            adam_vector(scales, g + n, m + n, v + n, u + n, new_m + n, new_v + n);
-            continue;
-          }
-          float rest[6][LANES] = {};
-          const long size = (count - n) * sizeof(float);
-          std::memcpy(rest[0], g + n, size);
-          std::memcpy(rest[1], m + n, size);
-          std::memcpy(rest[2], v + n, size);
-          adam_vector(scales, rest[0], rest[1], rest[2], rest[3], rest[4], rest[5]);
-          std::memcpy(u + n, rest[3], size);
-          std::memcpy(new_m + n, rest[4], size);
-          std::memcpy(new_v + n, rest[5], size);
-        }
-      },
-      items.size() > 1);
+  const float keep = scales[6];
+  struct Item {
+    const Leaf* leaf;
+    const Pair* pair;
+    long first, count, moved;  // of rows, if they are a pair's; and where they are summed up
+  };
+  std::vector<Item> items;
+  std::vector<const Pair*> pair_of(leaves.size());
+  long length = 0;
+  for (const Pair& pair : pairs) pair_of[pair.kernel] = &pair;
+  for (size_t i = 0; i < leaves.size(); ++i) {
+    const long row = pair_of[i] ? leaves[pair_of[i]->bias].count : 1;
+    const long rows = row ? leaves[i].count / row : 0;
+    for (long first = 0, most = std::max(1L, TAKEN / std::max(1L, row)); first < rows;
+         first += most) {
+      items.push_back({&leaves[i], pair_of[i], first, std::min(most, rows - first), length});
+      if (pair_of[i]) length += row;
+    }
+  }
+  float* totals = memory<float>(TOTALS, length);
+  std::memset(totals, 0, length * sizeof(float));
+  for (const Pair& pair : pairs) {
+    const Leaf& bias = leaves[pair.bias];
+    *pair.new_square = keep * *pair.square +
+                       (1 - keep) * dot(bias.gradient, bias.gradient, bias.count);
+  }
+  const auto some = [&](long number) {
+    const auto [leaf, pair, first, count, moved] = items[number];
+    if (!pair) {
+      adam_row(scales, *leaf, first, count, 0, nullptr, nullptr);
+      return;
+    }
+    const float* shift = leaves[pair->bias].gradient;
+    const float square = *pair->new_square > 0 ? *pair->new_square : 1;  // else no gradient yet
+    const long row = leaves[pair->bias].count;
+    for (long k = first; k < first + count; ++k) {
+      const float cross = keep * pair->cross[k] +
+                          (1 - keep) * dot(leaf->gradient + k * row, shift, row);
+      pair->new_cross[k] = cross;
+      adam_row(scales, *leaf, k * row, row, cross / square, shift, totals + moved);
+    }
+  };
+  parallel(pool, items.size(), some, items.size() > 1);
+  for (const Item& item : items)
+    if (item.pair) {
+      const Leaf& bias = leaves[item.pair->bias];
+      for (long n = 0; n < bias.count; ++n) bias.update[n] -= totals[item.moved + n];
+    }
 }
 
 Geometry geometry(ffi::Span<const int64_t> sizes, ffi::AnyBuffer::Dimensions image,
@@ -1433,21 +1500,30 @@ ffi::Error totals(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Result<ffi::AnyBu
   return ffi::Error::Success();
 }
 
+// The leaves' gradients, means and squares, and the pairs' averages: `pairs` says which leaves they
+// are, the kernels and then the biases.
 ffi::Error adam_step(ffi::ThreadPool pool, ffi::AnyBuffer scales, ffi::RemainingArgs given,
-                     ffi::RemainingRets made) {
-  const long count = made.size() / 3;
+                     ffi::RemainingRets made, ffi::Span<const int64_t> of_pairs) {
+  const long couples = of_pairs.size() / 2, count = (made.size() - 2 * couples) / 3;
+  const auto in = [&](long at) {
+    return (const float*)given.get<ffi::AnyBuffer>(at)->untyped_data();
+  };
+  const auto out = [&](long at) {
+    return (float*)(*made.get<ffi::AnyBuffer>(at))->untyped_data();
+  };
   std::vector<Leaf> leaves;
   for (long i = 0; i < count; ++i) {
-    const auto in = [&](long which) {
-      return (const float*)given.get<ffi::AnyBuffer>(which * count + i)->untyped_data();
-    };
-    const auto out = [&](long which) {
-      return (float*)(*made.get<ffi::AnyBuffer>(which * count + i))->untyped_data();
-    };
     const long size = given.get<ffi::AnyBuffer>(i)->element_count();
-    leaves.push_back({in(0), in(1), in(2), out(0), out(1), out(2), size});
+    leaves.push_back({in(i), in(count + i), in(2 * count + i), out(i), out(count + i),
+                      out(2 * count + i), size});
   }
-  adam(pool, (const float*)scales.untyped_data(), leaves);
+  std::vector<Pair> pairs;
+  for (long i = 0; i < couples; ++i) {
+    const long cross = 3 * count + i, square = cross + couples;
+    pairs.push_back({of_pairs[i], of_pairs[couples + i], in(cross), in(square), out(cross),
+                     out(square)});
+  }
+  adam(pool, (const float*)scales.untyped_data(), leaves, pairs);
   return ffi::Error::Success();
 }
 
@@ -1477,4 +1553,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxdae_adam, adam_step,
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<ffi::AnyBuffer>()
                                   .RemainingArgs()
-                                  .RemainingRets());
+                                  .RemainingRets()
+                                  .Attr<ffi::Span<const int64_t>>("pairs"));

@@ -35,7 +35,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -340,12 +340,27 @@ _transpose(correlate_p, scatter_p.bind, gather_p.bind)
 # Adam, for which XLA makes three loops a leaf, each of which computes the averages again.
 
 
+class AdamState(NamedTuple):
+    """What a step of Adam changes.
+
+    Fields:
+      mean, square: of each leaf, the averages of its gradient and of the square.
+      cross, cross_square: of each centred pair, the averages of `jaxdae.optimizers.centered`: a
+        kernel's shape without the last axis, and a number.
+    """
+
+    mean: list[Array]
+    square: list[Array]
+    cross: list[Array]
+    cross_square: list[Array]
+
+
 def adam(
     scales: Sequence[Array | float],
     gradient: Sequence[Array],
-    mean: Sequence[Array],
-    square: Sequence[Array],
-) -> tuple[list[Array], list[Array], list[Array]]:
+    state: AdamState,
+    pairs: Sequence[tuple[int, int]] = (),
+) -> tuple[list[Array], AdamState]:
     """A step of Adam's for all leaves at once.
 
         mean = keep * mean + (1 - keep) * gradient
@@ -353,38 +368,67 @@ def adam(
         update = (of_mean * mean + of_gradient * gradient) / (sqrt(of_square * square) + epsilon)
 
     Args:
-      scales: keep, keep_square, of_mean, of_gradient, of_square and epsilon.
-      gradient, mean, square: a list of each, float32 and of the same shapes.
+      scales: keep, keep_square, of_mean, of_gradient, of_square, epsilon, and what the averages of
+        the pairs keep.
+      gradient: a list of leaves; all here is float32.
+      pairs: which leaves are a kernel and its bias, to go in centred coordinates.
 
     Returns:
-      The updates, the means and the squares.
+      The updates, and the state.
     """
     numbers = jnp.stack([jnp.asarray(scale, jnp.float32) for scale in scales])
-    made, count = adam_p.bind(numbers, *gradient, *mean, *square), len(gradient)
-    return made[:count], made[count : 2 * count], made[2 * count :]
+    made = adam_p.bind(numbers, *gradient, *jax.tree.leaves(state), pairs=tuple(pairs))
+    ends = np.cumsum([len(gradient), *map(len, state)])
+    parts = [
+        made[end - size : end] for end, size in zip(ends, np.diff(ends, prepend=0), strict=True)
+    ]
+    return parts[0], AdamState(*parts[1:])
 
 
-def _adam(scales: Array, *leaves: Array) -> list[Array]:
-    keep, keep_square, of_mean, of_gradient, of_square, epsilon = scales
-    count, made = len(leaves) // 3, []
-    for i in range(count):
-        g, mean, square = leaves[i::count]
-        mean, square = keep * mean + (1 - keep) * g, keep_square * square + (1 - keep_square) * g**2
-        update = (of_mean * mean + of_gradient * g) / (jnp.sqrt(of_square * square) + epsilon)
-        made.append((update, mean, square))
-    return [leaf for kind in zip(*made, strict=True) for leaf in kind]
+def _adam(scales: Array, *leaves: Array, pairs: tuple[tuple[int, int], ...]) -> list[Array]:
+    keep, keep_square, of_mean, of_gradient, of_square, epsilon, keep_cross = scales
+    count = (len(leaves) - 2 * len(pairs)) // 3
+    gradient, mean, square = (list(leaves[i * count : (i + 1) * count]) for i in range(3))
+    cross, cross_square = (
+        list(leaves[3 * count :][: len(pairs)]),
+        list(leaves[len(leaves) - len(pairs) :]),
+    )
+    centers = []
+    for i, (kernel, bias) in enumerate(pairs):
+        shift = gradient[bias]
+        cross[i] = keep_cross * cross[i] + (1 - keep_cross) * gradient[kernel] @ shift
+        cross_square[i] = keep_cross * cross_square[i] + (1 - keep_cross) * shift @ shift
+        safe = jnp.where(cross_square[i] > 0, cross_square[i], 1)  # no gradient yet: no mean
+        centers.append((cross[i] / safe)[..., None])
+    for (kernel, bias), center in zip(pairs, centers, strict=True):
+        gradient[kernel] = gradient[kernel] - center * gradient[bias]
+    mean = [keep * m + (1 - keep) * g for m, g in zip(mean, gradient, strict=True)]
+    square = [
+        keep_square * s + (1 - keep_square) * g**2 for s, g in zip(square, gradient, strict=True)
+    ]
+    update = [
+        (of_mean * m + of_gradient * g) / (jnp.sqrt(of_square * s) + epsilon)
+        for g, m, s in zip(gradient, mean, square, strict=True)
+    ]
+    for (kernel, bias), center in zip(pairs, centers, strict=True):
+        moved = (center * update[kernel]).reshape(-1, *update[bias].shape).sum(0)
+        update[bias] = update[bias] - moved
+    return [*update, *mean, *square, *cross, *cross_square]
 
 
-def _adam_kernel(scales: Array, *leaves: Array) -> Any:
+def _adam_kernel(scales: Array, *leaves: Array, pairs: tuple[tuple[int, int], ...]) -> Any:
     results = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
-    count = len(leaves) // 3
-    kept = {1 + i: i for i in range(count, 3 * count)}  # the averages are written where they lie
+    count = (len(leaves) - 2 * len(pairs)) // 3
+    kept = {1 + i: i for i in range(count, len(leaves))}  # averages are written where they lie
     call = jax.ffi.ffi_call("jaxdae_adam", results, input_output_aliases=kept)
-    return list(call(scales, *leaves))
+    return list(call(scales, *leaves, pairs=np.array(pairs, np.int64).reshape(-1, 2).T.reshape(-1)))
 
 
-def _adam_jvp(primals: Sequence[Array], tangents: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    return jax.jvp(_adam, tuple(primals), tuple(map(ad.instantiate_zeros, tangents)))
+def _adam_jvp(
+    primals: Sequence[Array], tangents: Sequence[Any], **options: Any
+) -> tuple[list[Any], list[Any]]:
+    tangents = tuple(map(ad.instantiate_zeros, tangents))
+    return jax.jvp(partial(_adam, **options), tuple(primals), tangents)
 
 
 adam_p = _primitive("adam", _adam, _adam_kernel, several=True)

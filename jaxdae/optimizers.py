@@ -1,6 +1,7 @@
 """Optimisers and learning-rate schedules by name, as the recipes spell them."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -57,10 +58,11 @@ def make_optimizer(
       plateau_steps: where given, the rate falls by sqrt(0.1) when the loss, averaged over this
         many steps, has not improved five times in a row.
     """
-    if name in ("adam", "nadam", "adamw"):
-        scaled = scale_by_adam(b1, b2, 1e-7, nesterov=name == "nadam")
-        decay = [optax.add_decayed_weights(weight_decay)] if name == "adamw" else []
-        optimizer = optax.chain(scaled, *decay, optax.scale_by_learning_rate(schedule))
+    if name in ("adam", "nadam"):
+        optimizer = adam(schedule, b1, b2, 1e-7, nesterov=name == "nadam", centering=centering)
+        centering = False
+    elif name == "adamw":
+        optimizer = optax.adamw(schedule, b1=b1, b2=b2, eps=1e-7, weight_decay=weight_decay)
     elif name == "adadelta":
         optimizer = optax.adadelta(schedule, rho=0.95, eps=1e-7)
     else:
@@ -73,32 +75,6 @@ def make_optimizer(
         factor=0.1**0.5, patience=5, accumulation_size=plateau_steps
     )
     return optax.chain(optimizer, plateau)
-
-
-def scale_by_adam(
-    b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, *, nesterov: bool = False
-) -> optax.GradientTransformation:
-    """`optax.scale_by_adam`, all leaves at once in one kernel where there are `native` ones.
-
-    Its state is optax's, and so are its numbers, to rounding.
-    """
-    plain = optax.scale_by_adam(b1, b2, eps, nesterov=nesterov)
-
-    def update(updates, state, params=None):
-        gradient, tree = jax.tree.flatten(updates)
-        mean, square = jax.tree.leaves(state.mu), jax.tree.leaves(state.nu)
-        if not native.available() or any(x.dtype != jnp.float32 for x in gradient):
-            return plain.update(updates, state, params)
-        count = optax.safe_increment(state.count)
-        first, second = 1 - b1**count, 1 - b2**count
-        scales = [b1, b2, 1 / first, 0, 1 / second, eps]
-        if nesterov:
-            scales[2:4] = b1 / (1 - b1 ** optax.safe_increment(count)), (1 - b1) / first
-        made = native.adam(scales, gradient, mean, square)
-        updates, mean, square = (jax.tree.unflatten(tree, leaves) for leaves in made)
-        return updates, optax.ScaleByAdamState(count, mean, square)
-
-    return optax.GradientTransformation(plain.init, update)
 
 
 class CenteredState(NamedTuple):
@@ -138,27 +114,19 @@ def centered(
     """
     inner: Any = optax.with_extra_args_support(optimizer)
 
-    def pairs(tree: dict[tuple[str, ...], jax.Array]) -> list[tuple[tuple[str, ...], ...]]:
-        """The paths of the kernels, each with its bias's."""
-        return [
-            (path, (*path[:-1], "bias"))
-            for path in tree
-            if path[-1] == "kernel" and (*path[:-1], "bias") in tree
-        ]
-
     def moved(mean: jax.Array, kernel: jax.Array) -> jax.Array:
         """What a kernel adds to the outputs of inputs that are at their mean: m W."""
         return (mean * kernel).reshape(-1, kernel.shape[-1]).sum(0)
 
     def init(params):
         flat = flatten_dict(params)
-        cross = {"/".join(kernel): jnp.zeros(flat[kernel].shape[:-1]) for kernel, _ in pairs(flat)}
+        cross = {"/".join(kernel): jnp.zeros(flat[kernel].shape[:-1]) for kernel, _ in _pairs(flat)}
         square = {name: jnp.zeros(()) for name in cross}
         return CenteredState(inner.init(params), cross, square)
 
     def update(updates, state, params=None, **extra):
         flat = flatten_dict(updates)
-        both = pairs(flat)
+        both = _pairs(flat)
         mean, cross, square = {}, {}, {}
         for kernel, bias in both:
             name = "/".join(kernel)
@@ -181,3 +149,65 @@ def centered(
         return unflatten_dict(flat), CenteredState(after, cross, square)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _pairs(tree: Mapping[tuple[str, ...], Any]) -> list[tuple[tuple[str, ...], ...]]:
+    """The paths of the kernels, each with its bias's."""
+    return [
+        (path, (*path[:-1], "bias"))
+        for path in tree
+        if path[-1] == "kernel" and (*path[:-1], "bias") in tree
+    ]
+
+
+def adam(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    *,
+    nesterov: bool = False,
+    centering: bool = False,
+    decay: float = 0.99,
+) -> optax.GradientTransformation:
+    """`optax.adam`, if wanted `centered`, in one kernel where there are `native` ones.
+
+    Its state is theirs, and so are its numbers, to rounding.
+    """
+    scaled = optax.scale_by_adam(b1, b2, eps, nesterov=nesterov)
+    rated = optax.scale_by_learning_rate(learning_rate)
+    plain: Any = optax.chain(scaled, rated)
+    plain = centered(plain, decay) if centering else plain
+
+    def update(updates, state, params=None, **extra):
+        if not native.available() or any(x.dtype != jnp.float32 for x in jax.tree.leaves(updates)):
+            return plain.update(updates, state, params, **extra)
+        (before, rate), cross, cross_square = state if centering else (state, {}, {})
+        count = optax.safe_increment(before.count)
+        first, second = 1 - b1**count, 1 - b2**count
+        scales = [b1, b2, 1 / first, 0, 1 / second, eps, decay]
+        if nesterov:
+            scales[2:4] = b1 / (1 - b1 ** optax.safe_increment(count)), (1 - b1) / first
+        gradient, tree = jax.tree.flatten(updates)
+        pairs, names = [], []
+        if centering:
+            keys = jax.tree_util.tree_flatten_with_path(updates)[0]
+            paths = {tuple(key.key for key in path): i for i, (path, _) in enumerate(keys)}
+            pairs = [(paths[kernel], paths[bias]) for kernel, bias in _pairs(paths)]
+            names = ["/".join(kernel) for kernel, _ in _pairs(paths)]
+        averages = native.AdamState(
+            *map(jax.tree.leaves, (before.mu, before.nu)),
+            *([averages[name] for name in names] for averages in (cross, cross_square)),
+        )
+        steps, after = native.adam(scales, gradient, averages, pairs)
+        updates, mean, square = (
+            jax.tree.unflatten(tree, leaves) for leaves in (steps, after.mean, after.square)
+        )
+        updates, rate = rated.update(updates, rate)
+        inner = (optax.ScaleByAdamState(count, mean, square), rate)
+        if not centering:
+            return updates, inner
+        crosses = (dict(zip(names, x, strict=True)) for x in (after.cross, after.cross_square))
+        return updates, CenteredState(inner, *crosses)
+
+    return optax.GradientTransformationExtraArgs(plain.init, update)
