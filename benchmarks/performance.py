@@ -93,11 +93,11 @@ def profile(report: Any) -> str:
 
 
 PEERS = """The same network, data, loss and optimiser, each framework in a process of its own that
-is warm before anything is timed, and all timed in turn, a second or more each; median, lowest and highest, and the ratio
-to jaxdae within a turn. Keras runs `fit` with 50 steps an execution and its backend's compiled
-function for inference; PyTorch with a fused or multi-tensor Adam, `torch.compile` at
-`max-autotune`; plain Flax the same train step on `flax.linen`'s layers. The peers train on noisy
-images that were made beforehand; jaxdae draws fresh noise at every step."""
+is warm before anything is timed, and all timed in turn, a second or more each; median, lowest and
+highest, and the ratio to jaxdae within a turn. Keras runs `fit` with 50 steps an execution and its
+backend's compiled function for inference; PyTorch with a fused or multi-tensor Adam,
+`torch.compile` at `max-autotune`; plain Flax the same train step on `flax.linen`'s layers. The
+peers train on noisy images that were made beforehand; jaxdae draws fresh noise at every step."""
 QUALITY = """Whole processes, from their start to their end, one after the other: Keras's script
 trains the tutorial's network for ten epochs and tests nothing; the main job trains it for two short
 ones, with its tests, checkpoints and closing table; with an empty cache of compiled programs and
@@ -145,7 +145,7 @@ PARTS: dict[str, Part] = {
     ),
     "quality": Part(
         "Time to a quality",
-        "time_to_quality --epochs 2 --words '--train-images 41984 --b2 0.98' --keras "
+        "time_to_quality --epochs 2 --words '--train-images 46080 --b2 0.98' --keras "
         "{envs}/tensorflow/bin/python",
         QUALITY,
         quality,
