@@ -1263,6 +1263,144 @@ void dense(ffi::ThreadPool& pool, long m, long n, long k, Factor<A> a, Factor<B>
   });
 }
 
+// The same on tiles, in bfloat16. `turned`, the product is written as (n, m).
+template <class B, class Out>
+void dense_tiles(ffi::ThreadPool& pool, long m, long n, long k, Factor<bfloat16> a, Factor<B> b,
+                 const float* bias, const Out* gate, Out* out, bool turned) {
+  constexpr long DEEP = 2 * TILE;  // what a tile sums over
+  const long steps = (k + DEEP - 1) / DEEP, parts = std::clamp(k / 256, 1L, 8L);
+  const long padded = round_up(n, PANEL);
+  const long height = share(m, 128), width = share(padded / PANEL, 7) * PANEL;
+  const long down = (m + height - 1) / height, across = (padded + width - 1) / width;
+  float* start = memory<float>(MATRIX, 2 * padded);  // what the first part begins with, and others
+  std::memset(start, 0, 2 * padded * sizeof(float));
+  if (bias) std::memcpy(start, bias, n * sizeof(float));
+  float* totals = memory<float>(TOTALS, parts > 1 ? parts * m * padded : 0);
+  const bool a_here = a.column == 1 && !a.gate && m % TILE == 0 && k % DEEP == 0;
+  // Elements beside each other, from (i, j) of a factor on, as bfloat16.
+  const auto take = [](bfloat16* to, const auto& factor, long i, long j, long count) {
+    const long from = i * factor.row + j * factor.column;
+    if constexpr (sizeof(*factor.x) == 2)
+      copy(to, factor.x + from, factor.gate ? factor.gate + from : nullptr, count);
+    else
+      write<bfloat16>(to, factor.x + from, nullptr, count);
+  };
+  const auto some = [&](long item) {
+    const long part = item % parts, left = item / parts % across * width,
+               top = item / parts / across * height;
+    const long rows = std::min(height, m - top), columns = std::min(width, n - left);
+    const long first = steps * part / parts * DEEP, last = steps * (part + 1) / parts * DEEP;
+    const long deep = last - first, inside = std::min(deep, k - first);
+    const bfloat16* x = a.x + top * a.row + first;
+    const long row = a_here ? a.row : deep;
+    bfloat16 lines[TILE][DEEP];
+    if (!a_here) {
+      bfloat16* to = memory<bfloat16>(LEFT, round_up(rows, TILE) * deep);
+      x = to;
+      for (long i = 0; i < rows && a.column == 1; ++i, to += deep) {
+        take(to, a, top + i, first, inside);
+        std::memset(to + inside, 0, (deep - inside) * sizeof(bfloat16));
+      }
+      for (long i = 0; i < rows && a.column != 1; i += TILE, to += TILE * deep)
+        for (long j = 0; j < deep; j += DEEP) {
+          std::memset(lines, 0, sizeof(lines));  // pairs of k, each with 16 rows
+          for (long line = 0; line < std::min(DEEP, inside - j); ++line)
+            take(lines[line / 2] + line % 2 * TILE, a, top + i, first + j + line,
+                 std::min<long>(TILE, rows - i));
+          transpose((uint32_t*)(to + j), deep / 2,
+                    [&](int line) { return paired(lines[line], TILE); });
+        }
+    }
+    uint32_t* words = memory<uint32_t>(RIGHT, deep / 2 * PANEL);
+    float* room = memory<float>(SUMS, 2 * TILE * PANEL);
+    const Tiles tiles;
+    for (long panel = 0; panel < columns; panel += PANEL) {
+      const long count = std::min<long>(PANEL, columns - panel);
+      for (long j = 0; j < deep && b.column == 1; j += 2) {
+        if constexpr (sizeof(B) == 2)
+          if (!b.gate && j + 1 < inside) {
+            pair_up(words + j / 2 * PANEL, b.x + (first + j) * b.row + left + panel, count, b.row);
+            continue;
+          }
+        bfloat16 both[2][PANEL] = {};
+        for (int i = 0; i < 2 && j + i < inside; ++i)
+          take(both[i], b, first + j + i, left + panel, count);
+        pair_up(words + j / 2 * PANEL, both[0], round_up(count, TILE), PANEL);
+      }
+      for (long c = 0; c < count && b.column != 1; c += TILE)
+        for (long j = 0; j < deep; j += DEEP) {
+          // Columns that lie along k.
+          if (inside - j < DEEP || count - c < TILE) std::memset(lines, 0, sizeof(lines));
+          for (long i = 0; i < std::min<long>(TILE, count - c); ++i)
+            take(lines[i], b, first + j, left + panel + c + i, std::min(DEEP, inside - j));
+          transpose(words + j / 2 * PANEL + c, PANEL,
+                    [&](int i) { return *(const Words16*)lines[i]; });
+        }
+      for (long i = 0; i < rows; i += 2 * TILE) {
+        const long here = std::min<long>(2 * TILE, rows - i), to = top + i;
+        const Term<bfloat16> term{x + i * row, words, deep / 2};
+        multiply_tiles(room, start + (part > 0) * padded + left + panel, &term, 1,
+                       {row, 2, PANEL, PANEL}, {TILE * row, TILE * PANEL}, here > TILE, count);
+        if (parts > 1) {
+          for (long r = 0; r < here; ++r)
+            std::memcpy(totals + (part * m + to + r) * padded + left + panel, room + r * PANEL,
+                        count * sizeof(float));
+          continue;
+        }
+        for (long r = 0; r < here && !turned; ++r) {
+          const long at = (to + r) * n + left + panel;
+          write(out + at, room + r * PANEL, gate ? gate + at : nullptr, count);
+        }
+        for (long r = 0; r < here && turned; r += TILE)
+          for (long c = 0; c < count; c += TILE) {
+            float turn[TILE][TILE];
+            transpose((uint32_t*)turn, TILE, [&](int line) {
+              return *(const Words16*)(room + (r + line) * PANEL + c);
+            });
+            for (long line = 0; line < std::min<long>(TILE, count - c); ++line) {
+              const long at = (left + panel + c + line) * m + to + r;
+              write(out + at, turn[line], gate ? gate + at : nullptr,
+                    std::min<long>(TILE, here - r));
+            }
+          }
+      }
+    }
+  };
+  parallel(pool, down * across * parts, some, m * n * k > 1 << 19);
+  if (parts == 1) return;
+  parallel(pool, down, [&](long block) {
+    for (long i = block * height; i < std::min(m, (block + 1) * height); ++i) {
+      float* sum = totals + i * padded;
+      for (long part = 1; part < parts; ++part)
+        for (long c = 0; c < n; ++c) sum[c] += sum[part * m * padded + c];
+      if (!turned) write(out + i * n, sum, gate ? gate + i * n : nullptr, n);
+      for (long c = 0; c < n && turned; ++c)
+        write(out + c * m + i, sum + c, gate ? gate + c * m + i : nullptr, 1);
+    }
+  });
+}
+
+// Either of them.
+template <class T, class A, class B, class Out>
+void dense_product(ffi::ThreadPool& pool, long m, long n, long k, Factor<A> a, Factor<B> b,
+                   const float* bias, const Out* gate, Out* out) {
+  if constexpr (sizeof(T) == 2) {
+    if (tiled<T>()) {
+      // A gradient whose rows are many is that of the other one's, turned.
+      if constexpr (sizeof(B) == 2) {
+        if (m > n) {
+          dense_tiles<A, Out>(pool, n, m, k, {b.x, b.gate, b.column, b.row},
+                              {a.x, a.gate, a.column, a.row}, bias, gate, out, true);
+          return;
+        }
+      }
+      dense_tiles<B, Out>(pool, m, n, k, a, b, bias, gate, out, false);
+      return;
+    }
+  }
+  dense<T, A, B, Out>(pool, m, n, k, a, b, bias, gate, out);
+}
+
 // Adam's step: averages of the gradient and of its square, and the update that they make, of all
 // parameters at once. `scales` says, in this order: what the averages keep of themselves; by what
 // the first average, the gradient and the second average are multiplied; Adam's epsilon; and what
@@ -1409,7 +1547,7 @@ void run_gather(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix,
                   g.channels};
   const float* weights = (const float*)matrix.untyped_data();
   if (g.dense()) {
-    dense<T, T, float, T>(pool, g.batch, g.outputs, g.channels,
+    dense_product<T, T, float, T>(pool, g.batch, g.outputs, g.channels,
                           {image.x, image.gate, g.channels, 1},
                           {weights, nullptr, g.outputs, 1}, optional<float>(bias),
                           optional<T>(gate_y), (T*)y->untyped_data());
@@ -1437,7 +1575,7 @@ void run_scatter(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix
   const float* weights = (const float*)matrix.untyped_data();
   T* out = (T*)x->untyped_data();
   if (g.dense()) {
-    dense<T, T, float, T>(pool, g.batch, g.channels, g.outputs, {grid.x, grid.gate, g.outputs, 1},
+    dense_product<T, T, float, T>(pool, g.batch, g.channels, g.outputs, {grid.x, grid.gate, g.outputs, 1},
                           {weights, nullptr, 1, g.outputs}, optional<float>(bias),
                           optional<T>(gate_x), out);
     return;
@@ -1472,7 +1610,7 @@ void run_correlate(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer x, f
                   g.channels};
   Source<T> grid{(const T*)y.untyped_data(), optional<T>(gate_y), g.grid[0], g.grid[1], g.outputs};
   if (g.dense())
-    dense<T, T, T, float>(pool, g.channels, g.outputs, g.batch,
+    dense_product<T, T, T, float>(pool, g.channels, g.outputs, g.batch,
                           {image.x, image.gate, 1, g.channels},
                           {grid.x, grid.gate, g.outputs, 1}, nullptr, nullptr, out);
   else if (tiled<T>())

@@ -147,6 +147,10 @@ def test_what_was_computed_before_does_not_matter(name, dtype, batch, inputs, ou
         ):
             assert np.isnan(primitive.bind(*factors, *extras, geometry=geometry)).any()
         check(name, geometry, batch, inputs, outputs, dtype, (True, False, True))
+    wide = [jnp.full(shape, jnp.nan, dtype) for shape in [(64, 1, 1, 600), (64, 1, 1, 64)]]
+    native.gather_p.bind(jnp.full((600, 64), jnp.nan), wide[0], *extras, geometry=ONE_PIXEL)
+    native.correlate_p.bind(*wide, *extras, geometry=ONE_PIXEL)
+    check(name, ONE_PIXEL, batch, 550 + inputs, outputs, dtype, (True, False, True))
 
 
 @pytest.mark.parametrize("name", sorted(PRIMITIVES))
