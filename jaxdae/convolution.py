@@ -366,7 +366,7 @@ def _conv_matmul(
             for k, (low, high) in zip(window, geometry.padding, strict=True)
         )
         mirrored_geometry = Geometry(geometry.grid, window, 1, mirrored)
-        return _matmul_fold(x, kernel[::-1, ::-1], bias, mirrored_geometry, rectify)
+        return _matmul_fold(x, kernel, bias, mirrored_geometry, rectify)
     matrix = kernel.reshape(kh * kw * inputs, outputs)
     return _product("gather", matrix, x, bias, geometry, rectify)
 
@@ -384,7 +384,7 @@ def _conv_transpose_matmul(
         for k, (low, high) in zip(kernel.shape[:2], transpose_padding(kernel, stride), strict=True)
     )
     geometry = Geometry(image, kernel.shape[:2], stride, crops)
-    return _matmul_fold(x, kernel[::-1, ::-1], bias, geometry, rectify)
+    return _matmul_fold(x, kernel, bias, geometry, rectify)
 
 
 def transpose_padding(kernel: Any, stride: int) -> list[tuple[int, int]]:
@@ -400,8 +400,11 @@ def transpose_padding(kernel: Any, stride: int) -> list[tuple[int, int]]:
 def _matmul_fold(
     x: Array, kernel: Array, bias: Array | None, geometry: Geometry, rectify: bool
 ) -> Array:
-    kh, kw, inputs, outputs = kernel.shape
-    matrix = kernel.transpose(0, 1, 3, 2).reshape(kh * kw * outputs, inputs)
+    """A scatter by a kernel rotated by 180 degrees, its last two axes exchanged."""
+    matrix = kernel.reshape(-1, kernel.shape[3])
+    if native.available() and native.suits(x, matrix):  # which reads it as it lies
+        return native.product("scatter", matrix, x, bias, geometry, rectify, turned=True)
+    matrix = kernel[::-1, ::-1].transpose(0, 1, 3, 2).reshape(-1, kernel.shape[2])
     return _product("scatter", matrix, x, bias, geometry, rectify)
 
 

@@ -204,10 +204,16 @@ void parallel(ffi::ThreadPool& pool, long count, const std::function<void(long)>
 
 struct Geometry {
   long batch, image[2], kernel[2], stride, low[2], grid[2], channels, outputs;
+  bool turned;  // the matrix lies as (taps, outputs, channels), the last tap first
   long taps() const { return kernel[0] * kernel[1]; }
+  // Where the matrix has the first tap, and its steps from a tap, a channel, an output to the next.
+  long first() const { return turned ? (taps() - 1) * channels * outputs : 0; }
+  long tap_step() const { return (turned ? -1 : 1) * channels * outputs; }
+  long channel_step() const { return turned ? 1 : outputs; }
+  long output_step() const { return turned ? channels : 1; }
   // Of images of one pixel the three sides are plain products, and positions far too few.
   bool dense() const {
-    return taps() == 1 && image[0] * image[1] * grid[0] * grid[1] == 1 && low[0] == 0 &&
+    return taps() == 1 && !turned && image[0] * image[1] * grid[0] * grid[1] == 1 && low[0] == 0 &&
            low[1] == 0;
   }
 };
@@ -703,7 +709,10 @@ void scatter_few(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& grid
   std::memset(start, 0, PANEL * sizeof(float));
   std::memset(weights, 0, high * deep * 4);
   for (long n = 0; n < filled; ++n)
-    write<T>(weights + n * deep * PER, matrix + n * g.outputs, nullptr, g.outputs);
+    for (long o = 0; o < g.outputs; ++o)
+      store(weights + n * deep * PER + o,
+            matrix[g.first() + n / g.channels * g.tap_step() +
+                   n % g.channels * g.channel_step() + o * g.output_step()]);
   // So many pixels of the grid that they stay in the nearest cache.
   constexpr long TAKEN = 4 * PANEL;
   parallel(pool, g.batch, [&](long image) {
@@ -785,9 +794,11 @@ void scatter_rows(ffi::ThreadPool& pool, const Geometry& g, const Source<bfloat1
   for (long a = 0; a < g.kernel[0]; ++a)
     for (long b = 0; b < g.kernel[1]; ++b)
       for (long c = 0; c < g.channels; ++c)
-        for (long o = 0; o < g.outputs; ++o, ++matrix) {
+        for (long o = 0; o < g.outputs; ++o) {
           const long k = (g.kernel[1] - 1 - b) * g.outputs + o;  // the last tap is leftmost
-          store((bfloat16*)(weights + k / 2 * wide + a * g.channels + c) + k % 2, *matrix);
+          store((bfloat16*)(weights + k / 2 * wide + a * g.channels + c) + k % 2,
+                matrix[g.first() + (a * g.kernel[1] + b) * g.tap_step() + c * g.channel_step() +
+                       o * g.output_step()]);
         }
   const Window<bfloat16> whole(grid, 1, g.low[1] - g.kernel[1] + 1, g.image[1] + g.kernel[1] - 1,
                                0, 0);
@@ -829,21 +840,41 @@ void scatter_rows(ffi::ThreadPool& pool, const Geometry& g, const Source<bfloat1
   });
 }
 
-// The parts of a sum added up: row(i, n) says where in a part row i is, from its column n on.
+// The parts of a matrix added up: row(i, n) says where in a part row i is, from its column n on, a
+// multiple of PANEL.
 template <class Row>
-void add_up(ffi::ThreadPool& pool, const float* parts, long count, long size, long rows,
-            long columns, float* out, const Row& row) {
+void add_up(ffi::ThreadPool& pool, const Geometry& g, const float* parts, long count, long size,
+            float* out, const Row& row) {
+  const long rows = g.taps() * g.channels, columns = g.outputs;
+  const auto sum = [&](float* sums, const float* from, long number) {
+    std::memcpy(sums, from, number * sizeof(float));
+    for (long part = 1; part < count; ++part)
+      for (long c = 0; c < number; ++c) sums[c] += from[part * size + c];
+  };
+  if (g.turned) {
+    const long across = (g.channels + TILE - 1) / TILE;
+    parallel(pool, g.taps() * across, [&](long item) {
+      const long tap = item / across, c = item % across * TILE;
+      const long here = std::min<long>(TILE, g.channels - c);
+      float* to = out + g.first() + tap * g.tap_step() + c;
+      for (long n = 0; n < columns; n += TILE) {
+        float block[TILE][TILE] = {}, turn[TILE][TILE];
+        for (long i = 0; i < here; ++i)
+          sum(block[i], parts + row(tap * g.channels + c + i, n / PANEL * PANEL) + n % PANEL, TILE);
+        transpose((uint32_t*)turn, TILE, [&](int i) { return *(const Words16*)block[i]; });
+        for (long i = 0; i < std::min<long>(TILE, columns - n); ++i)
+          std::memcpy(to + (n + i) * g.channels, turn[i], here * sizeof(float));
+      }
+    });
+    return;
+  }
   const long blocks = std::min(rows, std::max(1L, rows * columns / 4096));
   parallel(pool, blocks, [&](long block) {
     for (long i = rows * block / blocks; i < rows * (block + 1) / blocks; ++i)
       for (long n = 0; n < columns; n += PANEL) {
-        const float* from = parts + row(i, n);
-        const long here = std::min<long>(PANEL, columns - n);
         float sums[PANEL];
-        std::memcpy(sums, from, sizeof(sums));
-        for (long part = 1; part < count; ++part)
-          for (long c = 0; c < PANEL; ++c) sums[c] += from[part * size + c];
-        std::memcpy(out + i * columns + n, sums, here * sizeof(float));
+        sum(sums, parts + row(i, n), PANEL);
+        std::memcpy(out + i * columns + n, sums, std::min<long>(PANEL, columns - n) * sizeof(float));
       }
   });
 }
@@ -939,7 +970,7 @@ void correlate(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
       }
     }
   });
-  add_up(pool, totals, parts, size, groups * rows, g.outputs, out, [&](long i, long n) {
+  add_up(pool, g, totals, parts, size, out, [&](long i, long n) {
     return (i / rows * width + n) * rows + i % rows * PANEL;
   });
 }
@@ -1071,7 +1102,7 @@ void correlate_tiles(ffi::ThreadPool& pool, const Geometry& g, const Source<bflo
         product(patches, most, filled, n, sums + n * PANEL);
     }
   });
-  add_up(pool, totals, parts, size, filled, g.outputs, out, [&](long number, long n) {
+  add_up(pool, g, totals, parts, size, out, [&](long number, long n) {
     const long c = together ? number : number % g.channels,
                block = together ? 0 : number / g.channels * across + c / PANEL;
     return ((block * panels + n / PANEL) * PANEL + c % PANEL) * PANEL;
@@ -1531,7 +1562,8 @@ Geometry geometry(ffi::Span<const int64_t> sizes, ffi::AnyBuffer::Dimensions ima
           {sizes[3], sizes[4]},
           {grid[1], grid[2]},
           image[3],
-          grid[3]};
+          grid[3],
+          sizes[5] != 0};
 }
 
 template <class T>
@@ -1553,7 +1585,8 @@ void run_gather(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix,
                           optional<T>(gate_y), (T*)y->untyped_data());
     return;
   }
-  Matrix<T> taps{weights, g.channels * g.outputs, g.outputs, 1, g.channels, g.outputs};
+  Matrix<T> taps{weights + g.first(), g.tap_step(), g.channel_step(), g.output_step(), g.channels,
+                 g.outputs};
   apply(pool, {gathered(g)}, image, taps, optional<float>(bias), optional<T>(gate_y),
         (T*)y->untyped_data(), g.batch, g.grid[0], g.grid[1]);
 }
@@ -1589,7 +1622,8 @@ void run_scatter(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix
     scatter_few<T>(pool, g, grid, weights, optional<float>(bias), optional<T>(gate_x), out);
     return;
   }
-  Matrix<T> taps{weights, g.channels * g.outputs, 1, g.outputs, g.outputs, g.channels};
+  Matrix<T> taps{weights + g.first(), g.tap_step(), g.output_step(), g.channel_step(), g.outputs,
+                 g.channels};
   apply(pool, scattered(g), grid, taps, optional<float>(bias), optional<T>(gate_x), out,
         g.batch, g.image[0], g.image[1]);
 }

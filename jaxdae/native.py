@@ -82,7 +82,13 @@ def suits(x: Array, matrix: Array) -> bool:
 
 
 def product(
-    name: str, matrix: Array, x: Array, bias: Array | None, geometry: Any, rectify: bool
+    name: str,
+    matrix: Array,
+    x: Array,
+    bias: Array | None,
+    geometry: Any,
+    rectify: bool,
+    turned: bool = False,
 ) -> Array:
     """A "gather" or a "scatter" of images, or of what a relu makes of them.
 
@@ -92,6 +98,8 @@ def product(
       bias: added to the result's channels, or None.
       geometry: a `jaxdae.convolution.Geometry`.
       rectify: take relu(x) instead of x.
+      turned: the matrix lies as a transposed convolution's kernel does, (taps * grid channels,
+        image channels) and with the last tap first.
 
     Returns:
       A gather's grid, (batch, *geometry.grid, grid channels), or a scatter's images, (batch,
@@ -100,7 +108,8 @@ def product(
     gate = lax.stop_gradient(x) if rectify else none()
     gates = (gate, none()) if name == "gather" else (none(), gate)
     primitive = {"gather": gather_p, "scatter": scatter_p}[name]
-    return primitive.bind(matrix, x, none() if bias is None else bias, *gates, geometry=geometry)
+    bias = none() if bias is None else bias
+    return primitive.bind(matrix, x, bias, *gates, geometry=geometry, turned=turned)
 
 
 def none() -> Array:
@@ -162,20 +171,32 @@ def _build() -> Path:
     return path
 
 
-def _shape(name: str, a: Any, b: Any, geometry: Any) -> tuple[tuple[int, ...], Any]:
+def _shape(name: str, a: Any, b: Any, geometry: Any, turned: bool) -> tuple[tuple[int, ...], Any]:
     """The shape and the type of what a primitive makes of its factors."""
     taps = geometry.kernel[0] * geometry.kernel[1]
+    if name == "correlate":  # of images and grids
+        channels, outputs = (b, a) if turned else (a, b)
+        return (taps * channels.shape[3], outputs.shape[3]), jnp.float32
+    inner, last = a.shape[0] // taps, a.shape[1]
     if name == "gather":  # of a matrix and images
-        return (b.shape[0], *geometry.grid, a.shape[1]), b.dtype
-    if name == "scatter":  # of a matrix and grids
-        return (b.shape[0], *geometry.image, a.shape[0] // taps), b.dtype
-    return (taps * a.shape[3], b.shape[3]), jnp.float32  # of images and grids
+        return (b.shape[0], *geometry.grid, inner if turned else last), b.dtype
+    return (b.shape[0], *geometry.image, last if turned else inner), b.dtype  # and grids
+
+
+def _turn(matrix: Array, geometry: Any) -> Array:
+    """A matrix as it lies turned, and back."""
+    taps = geometry.kernel[0] * geometry.kernel[1]
+    blocks = matrix.reshape(taps, -1, matrix.shape[1])[::-1].transpose(0, 2, 1)
+    return blocks.reshape(-1, blocks.shape[2])
 
 
 # What the primitives compute, in JAX's operations: for `vmap`, and where a program is exported.
 
 
-def _gather(matrix: Array, x: Array, bias: Array, *gates: Array, geometry: Any) -> Array:
+def _gather(
+    matrix: Array, x: Array, bias: Array, *gates: Array, geometry: Any, turned: bool = False
+) -> Array:
+    matrix = _turn(matrix, geometry) if turned else matrix
     x, narrow = _gated(x, gates[0]), x.dtype
     kernel = matrix.reshape(*geometry.kernel, x.shape[3], -1).astype(narrow)
     wide = jnp.promote_types(narrow, jnp.float32)
@@ -189,8 +210,11 @@ def _gather(matrix: Array, x: Array, bias: Array, *gates: Array, geometry: Any) 
     return _gated((out + bias if bias.size else out).astype(narrow), gates[1])
 
 
-def _scatter(matrix: Array, y: Array, bias: Array, *gates: Array, geometry: Any) -> Array:
-    shape, _ = _shape("scatter", matrix, y, geometry)
+def _scatter(
+    matrix: Array, y: Array, bias: Array, *gates: Array, geometry: Any, turned: bool = False
+) -> Array:
+    matrix = _turn(matrix, geometry) if turned else matrix
+    shape, _ = _shape("scatter", matrix, y, geometry, False)
     wide = jnp.promote_types(y.dtype, jnp.float32)
     rounded = matrix.astype(y.dtype).astype(wide)
 
@@ -202,15 +226,17 @@ def _scatter(matrix: Array, y: Array, bias: Array, *gates: Array, geometry: Any)
     return _gated((out + bias if bias.size else out).astype(y.dtype), gates[0])
 
 
-def _correlate(x: Array, y: Array, bias: Array, *gates: Array, geometry: Any) -> Array:
-    shape, wide = _shape("correlate", x, y, geometry)
+def _correlate(
+    x: Array, y: Array, bias: Array, *gates: Array, geometry: Any, turned: bool = False
+) -> Array:
+    shape, wide = _shape("correlate", x, y, geometry, False)
     x, y = (_gated(*both).astype(wide) for both in zip((x, y), gates, strict=True))
 
     def adjoint(matrix: Array) -> Array:
         return _gather(matrix, x, none(), none(), none(), geometry=geometry)
 
     (out,) = jax.linear_transpose(adjoint, jax.ShapeDtypeStruct(shape, wide))(y)
-    return out
+    return _turn(out, geometry) if turned else out
 
 
 def _gated(x: Array, gate: Array) -> Array:
@@ -269,18 +295,18 @@ def _primitive(
 
 
 def _side(name: str, function: Callable[..., Array]) -> Primitive:
-    """One of the three: bind(factor, factor, bias, gate_x, gate_y, geometry=...)."""
+    """One of the three: bind(factor, factor, bias, gate_x, gate_y, geometry=..., turned=...)."""
 
-    def kernel(a: Array, b: Array, *others: Array, geometry: Any) -> Array:
+    def kernel(a: Array, b: Array, *others: Array, geometry: Any, turned: bool) -> Array:
         lows = [low for low, _ in geometry.padding]
-        sizes = np.array([*geometry.kernel, geometry.stride, *lows], np.int64)
-        result = jax.ShapeDtypeStruct(*_shape(name, a, b, geometry))
+        sizes = np.array([*geometry.kernel, geometry.stride, *lows, turned], np.int64)
+        result = jax.ShapeDtypeStruct(*_shape(name, a, b, geometry, turned))
         return jax.ffi.ffi_call(f"jaxdae_{name}", result)(a, b, *others, geometry=sizes)
 
-    def jvp(primals: Any, tangents: Any, *, geometry: Any) -> Any:
+    def jvp(primals: Any, tangents: Any, **options: Any) -> Any:
         a, b, _, *gates = primals
         da, db, dbias, *_ = tangents
-        bind = partial(primitive.bind, geometry=geometry)
+        bind = partial(primitive.bind, **options)
         out = bind(*primals)
         terms = []
         if not isinstance(da, ad.Zero):
@@ -316,11 +342,11 @@ ad.deflinear2(total_p, lambda g, x, **_: [spread_p.bind(g, shape=x.aval.shape, d
 def _transpose(primitive: Primitive, first: Callable[..., Any], second: Callable[..., Any]) -> None:
     """Says what a cotangent gives to either factor, from the other one."""
 
-    def rule(g: Any, a: Any, b: Any, bias: Any, *gates: Any, geometry: Any) -> list[Any]:
+    def rule(g: Any, a: Any, b: Any, bias: Any, *gates: Any, **options: Any) -> list[Any]:
         given: list[Any] = [None] * (3 + len(gates))
         if not isinstance(g, ad.Zero):
             which, other = (0, b) if ad.is_undefined_primal(a) else (1, a)
-            out = (first, second)[which](g, other, none(), *gates, geometry=geometry)
+            out = (first, second)[which](g, other, none(), *gates, **options)
             given[which] = out.astype((a, b)[which].aval.dtype)
         return given
 

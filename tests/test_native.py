@@ -62,15 +62,17 @@ def test_they_are_here():
         assert not native.available()
 
 
-extras = st.tuples(st.booleans(), st.booleans(), st.booleans())
+extras = st.tuples(*4 * [st.booleans()])
 
 
 def check(name, geometry, batch, inputs, outputs, dtype, extras):
-    """One of the primitives against what it stands for, with a bias and gates or without."""
+    """One of the primitives against what it stands for, with a bias and gates or without, and with
+    its matrix straight or turned."""
     x = normal(0, (batch, *geometry.image, inputs), dtype)
     y = normal(1, (batch, *geometry.grid, outputs), dtype)
     matrix = normal(2, (geometry.kernel[0] * geometry.kernel[1] * inputs, outputs))
-    biased, *gated = extras
+    biased, turned, *gated = extras
+    matrix = native._turn(matrix, geometry) if turned else matrix
     gates = [normal(3 + i, z.shape, dtype) if on else native.none()
              for i, (z, on) in enumerate(zip((x, y), gated, strict=True))]  # fmt: skip
     bias = native.none()
@@ -78,8 +80,8 @@ def check(name, geometry, batch, inputs, outputs, dtype, extras):
         bias = normal(5, (outputs if name == "gather" else inputs,))
     factors = {"gather": (matrix, x), "scatter": (matrix, y), "correlate": (x, y)}[name]
     arguments = (*factors, bias, *gates)
-    got = PRIMITIVES[name].bind(*arguments, geometry=geometry)
-    want = jax.jit(partial(REFERENCES[name], geometry=geometry))(*arguments)
+    got = PRIMITIVES[name].bind(*arguments, geometry=geometry, turned=turned)
+    want = jax.jit(partial(REFERENCES[name], geometry=geometry, turned=turned))(*arguments)
     assert got.shape == want.shape
     assert got.dtype == want.dtype
     got, want = np.asarray(got, np.float32), np.asarray(want, np.float32)
@@ -145,12 +147,15 @@ def test_what_was_computed_before_does_not_matter(name, dtype, batch, inputs, ou
             (native.correlate_p, (x, y)),
             (native.correlate_p, (few, y)),
         ):
-            assert np.isnan(primitive.bind(*factors, *extras, geometry=geometry)).any()
-        check(name, geometry, batch, inputs, outputs, dtype, (True, False, True))
+            assert np.isnan(
+                primitive.bind(*factors, *extras, geometry=geometry, turned=False)
+            ).any()
+        check(name, geometry, batch, inputs, outputs, dtype, (True, size == 7, False, True))
     wide = [jnp.full(shape, jnp.nan, dtype) for shape in [(64, 1, 1, 600), (64, 1, 1, 64)]]
-    native.gather_p.bind(jnp.full((600, 64), jnp.nan), wide[0], *extras, geometry=ONE_PIXEL)
-    native.correlate_p.bind(*wide, *extras, geometry=ONE_PIXEL)
-    check(name, ONE_PIXEL, batch, 550 + inputs, outputs, dtype, (True, False, True))
+    options = {"geometry": ONE_PIXEL, "turned": False}
+    native.gather_p.bind(jnp.full((600, 64), jnp.nan), wide[0], *extras, **options)
+    native.correlate_p.bind(*wide, *extras, **options)
+    check(name, ONE_PIXEL, batch, 550 + inputs, outputs, dtype, (True, False, False, True))
 
 
 @pytest.mark.parametrize("name", sorted(PRIMITIVES))
@@ -164,7 +169,8 @@ def test_what_was_computed_before_does_not_matter(name, dtype, batch, inputs, ou
     ],
 )
 def test_images_that_are_taken_some_rows_at_a_time(name, dtype, geometry, inputs, outputs):
-    check(name, geometry, 2, inputs, outputs, dtype, (True, True, True))
+    for turned in (False, True):
+        check(name, geometry, 2, inputs, outputs, dtype, (True, turned, True, True))
 
 
 @pytest.mark.parametrize("dtype", native.TYPES)
