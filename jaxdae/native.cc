@@ -1553,16 +1553,20 @@ void adam(ffi::ThreadPool& pool, const float* scales, const std::vector<Leaf>& l
     }
 }
 
+// Images of one pixel come without their height and width.
 Geometry geometry(ffi::Span<const int64_t> sizes, ffi::AnyBuffer::Dimensions image,
                   ffi::AnyBuffer::Dimensions grid) {
-  return {image[0],
-          {image[1], image[2]},
+  const auto size = [](ffi::AnyBuffer::Dimensions of, long axis) {
+    return of.size() == 4 ? of[axis] : 1;
+  };
+  return {image.front(),
+          {size(image, 1), size(image, 2)},
           {sizes[0], sizes[1]},
           sizes[2],
           {sizes[3], sizes[4]},
-          {grid[1], grid[2]},
-          image[3],
-          grid[3],
+          {size(grid, 1), size(grid, 2)},
+          image.back(),
+          grid.back(),
           sizes[5] != 0};
 }
 

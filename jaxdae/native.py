@@ -300,8 +300,12 @@ def _side(name: str, function: Callable[..., Array]) -> Primitive:
     def kernel(a: Array, b: Array, *others: Array, geometry: Any, turned: bool) -> Array:
         lows = [low for low, _ in geometry.padding]
         sizes = np.array([*geometry.kernel, geometry.stride, *lows, turned], np.int64)
-        result = jax.ShapeDtypeStruct(*_shape(name, a, b, geometry, turned))
-        return jax.ffi.ffi_call(f"jaxdae_{name}", result)(a, b, *others, geometry=sizes)
+        shape, dtype = _shape(name, a, b, geometry, turned)
+        # Of images of one pixel XLA would make copies, for it sees two layouts in one.
+        arrays = [x.reshape(len(x), -1) if x.shape[1:3] == (1, 1) else x for x in (a, b, *others)]
+        flat = (shape[0], shape[-1]) if shape[1:3] == (1, 1) else shape
+        call = jax.ffi.ffi_call(f"jaxdae_{name}", jax.ShapeDtypeStruct(flat, dtype))
+        return call(*arrays, geometry=sizes).reshape(shape)
 
     def jvp(primals: Any, tangents: Any, **options: Any) -> Any:
         a, b, _, *gates = primals
@@ -331,7 +335,8 @@ spread_p = _primitive("spread", _spread)
 def _total_kernel(x: Array, *, dtype: Any) -> Array | None:
     if x.dtype not in TYPES or dtype != jnp.float32:
         return None
-    return jax.ffi.ffi_call("jaxdae_total", jax.ShapeDtypeStruct(x.shape[3:], dtype))(x)
+    result = jax.ShapeDtypeStruct(x.shape[3:], dtype)
+    return jax.ffi.ffi_call("jaxdae_total", result)(x.reshape(-1, x.shape[3]))
 
 
 total_p = _primitive("total", _total, _total_kernel)
@@ -403,22 +408,17 @@ def adam(
       The updates, and the state.
     """
     numbers = jnp.stack([jnp.asarray(scale, jnp.float32) for scale in scales])
-    made = adam_p.bind(numbers, *gradient, *jax.tree.leaves(state), pairs=tuple(pairs))
-    ends = np.cumsum([len(gradient), *map(len, state)])
-    parts = [
-        made[end - size : end] for end, size in zip(ends, np.diff(ends, prepend=0), strict=True)
-    ]
-    return parts[0], AdamState(*parts[1:])
+    made = iter(adam_p.bind(numbers, *gradient, *jax.tree.leaves(state), pairs=tuple(pairs)))
+    update, *averages = ([next(made) for _ in part] for part in (gradient, *state))
+    return update, AdamState(*averages)
 
 
 def _adam(scales: Array, *leaves: Array, pairs: tuple[tuple[int, int], ...]) -> list[Array]:
     keep, keep_square, of_mean, of_gradient, of_square, epsilon, keep_cross = scales
     count = (len(leaves) - 2 * len(pairs)) // 3
     gradient, mean, square = (list(leaves[i * count : (i + 1) * count]) for i in range(3))
-    cross, cross_square = (
-        list(leaves[3 * count :][: len(pairs)]),
-        list(leaves[len(leaves) - len(pairs) :]),
-    )
+    rest = leaves[3 * count :]
+    cross, cross_square = list(rest[: len(pairs)]), list(rest[len(pairs) :])
     centers = []
     for i, (kernel, bias) in enumerate(pairs):
         shift = gradient[bias]
