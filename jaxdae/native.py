@@ -294,6 +294,11 @@ def _primitive(
     return primitive
 
 
+def _vectors(x: Array) -> Array:
+    """Images of one pixel as vectors: XLA would make copies, for it sees two layouts in one."""
+    return x.reshape(len(x), -1) if x.shape[1:3] == (1, 1) else x
+
+
 def _side(name: str, function: Callable[..., Array]) -> Primitive:
     """One of the three: bind(factor, factor, bias, gate_x, gate_y, geometry=..., turned=...)."""
 
@@ -301,8 +306,7 @@ def _side(name: str, function: Callable[..., Array]) -> Primitive:
         lows = [low for low, _ in geometry.padding]
         sizes = np.array([*geometry.kernel, geometry.stride, *lows, turned], np.int64)
         shape, dtype = _shape(name, a, b, geometry, turned)
-        # Of images of one pixel XLA would make copies, for it sees two layouts in one.
-        arrays = [x.reshape(len(x), -1) if x.shape[1:3] == (1, 1) else x for x in (a, b, *others)]
+        arrays = map(_vectors, (a, b, *others))
         flat = (shape[0], shape[-1]) if shape[1:3] == (1, 1) else shape
         call = jax.ffi.ffi_call(f"jaxdae_{name}", jax.ShapeDtypeStruct(flat, dtype))
         return call(*arrays, geometry=sizes).reshape(shape)
@@ -336,7 +340,7 @@ def _total_kernel(x: Array, *, dtype: Any) -> Array | None:
     if x.dtype not in TYPES or dtype != jnp.float32:
         return None
     result = jax.ShapeDtypeStruct(x.shape[3:], dtype)
-    return jax.ffi.ffi_call("jaxdae_total", result)(x.reshape(-1, x.shape[3]))
+    return jax.ffi.ffi_call("jaxdae_total", result)(_vectors(x))
 
 
 total_p = _primitive("total", _total, _total_kernel)
