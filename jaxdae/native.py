@@ -3,8 +3,9 @@
 `native.cc` is compiled for the processor at hand when a layer is first traced on a CPU, by `c++`,
 `g++` or `clang++`, in five seconds or so; the library is kept in the user's cache folder.
 Without a compiler `jaxdae.convolution` makes do with forms of XLA's operations, and training has
-two to three fifths of the speed (`python -m benchmarks.throughput --operations`). Which of the two
-it is decides over roundings and over nothing else; how many threads there are, over nothing.
+half the speed in float32, a third in bfloat16 (`python -m benchmarks.throughput --operations`).
+Which of the two it is decides over roundings and over nothing else; how many threads there are,
+over nothing.
 
 For layers there are three primitives, the sides of one trilinear form <W, unfold(x) y^T> in the
 words of `jaxdae.convolution`, of images with channels last. None ever stores the patches:
