@@ -1301,7 +1301,7 @@ void dense_tiles(ffi::ThreadPool& pool, long m, long n, long k, Factor<bfloat16>
   constexpr long DEEP = 2 * TILE;  // what a tile sums over
   const long steps = (k + DEEP - 1) / DEEP, parts = std::clamp(k / 256, 1L, 8L);
   const long padded = round_up(n, PANEL);
-  const long height = share(m, 128), width = share(padded / PANEL, 7) * PANEL;
+  const long height = round_up(share(m, 128), TILE), width = share(padded / PANEL, 7) * PANEL;
   const long down = (m + height - 1) / height, across = (padded + width - 1) / width;
   float* start = memory<float>(MATRIX, 2 * padded);  // what the first part begins with, and others
   std::memset(start, 0, 2 * padded * sizeof(float));

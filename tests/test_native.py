@@ -107,8 +107,8 @@ def test_each_is_what_it_stands_for(name, geometry, batch, inputs, outputs, dtyp
 @settings(max_examples=40)
 @given(
     st.sampled_from(sorted(PRIMITIVES)),
-    st.integers(1, 130),
-    st.one_of(channels, st.integers(1, 1500)),
+    st.one_of(st.integers(1, 130), st.sampled_from([128, 144, 200])),
+    st.one_of(channels, st.integers(1, 1500), st.sampled_from([320, 1024])),
     st.one_of(channels, st.integers(1, 600)),
     st.sampled_from(native.TYPES),
     extras,
