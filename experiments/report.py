@@ -184,12 +184,16 @@ def read(folder: Path) -> Material:
 
 def measured(material: Material) -> Material:
     """With the error of each image."""
+    import jax
+
     from jaxdae.evaluation import Evaluator
 
     run = material.run
     ranged = material.by_sigma and material.strength is None
     at = (lambda _: run.corruption) if ranged else material.at
-    evaluator = Evaluator(run.model, at, run.dataset.test.images)
+    # On as many devices as the run's own test, which to the last bit another number would change.
+    devices = jax.devices()[: run.config.devices]
+    evaluator = Evaluator(run.model, at, run.dataset.test.images, devices=devices)
     errors = evaluator.per_image(run.params, material.strength or 0.0)["mse"]
     return material._replace(errors=errors)
 
