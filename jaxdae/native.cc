@@ -16,6 +16,8 @@
 // the axis that is summed over, as the instructions for bfloat16 want them. So one code serves both
 // types, and what differs is `multiply_add` and how words are put together. All sums are float32,
 // and their order depends on the shapes alone, not on how many threads there are.
+//
+// Dense layers are products of matrices at the end, and Adam, which is none, comes last.
 
 #include <algorithm>
 #include <atomic>
@@ -1195,6 +1197,33 @@ struct Factor {
   long row, column;
 };
 
+// A row of a product begins with these: the first part of its sum with the bias, others with zeros,
+// which lie behind.
+const float* beginnings(long n, const float* bias) {
+  const long padded = round_up(n, PANEL);
+  float* start = memory<float>(MATRIX, 2 * padded);
+  std::memset(start, 0, 2 * padded * sizeof(float));
+  if (bias) std::memcpy(start, bias, n * sizeof(float));
+  return start;
+}
+
+// The parts of a product, (m, n) in padded rows, added up and written; `turned`, as (n, m).
+template <class Out>
+void sum_parts(ffi::ThreadPool& pool, float* totals, long parts, long m, long n, long height,
+               const Out* gate, Out* out, bool turned) {
+  const long padded = round_up(n, PANEL);
+  parallel(pool, (m + height - 1) / height, [&](long block) {
+    for (long i = block * height; i < std::min(m, (block + 1) * height); ++i) {
+      float* sum = totals + i * padded;
+      for (long part = 1; part < parts; ++part)
+        for (long c = 0; c < n; ++c) sum[c] += sum[part * m * padded + c];
+      if (!turned) write(out + i * n, sum, gate ? gate + i * n : nullptr, n);
+      for (long c = 0; c < n && turned; ++c)
+        write(out + c * m + i, sum + c, gate ? gate + c * m + i : nullptr, 1);
+    }
+  });
+}
+
 // The product of two matrices, (m, k) and (k, n), of dense layers: of whatever type, in floats.
 // Blocks of it are shared among threads, and where k is long, parts of it too.
 template <class T, class A, class B, class Out>
@@ -1204,9 +1233,7 @@ void dense(ffi::ThreadPool& pool, long m, long n, long k, Factor<A> a, Factor<B>
   const long parts = std::min(8L, std::max(1L, k / 256)), padded = round_up(n, PANEL);
   const long height = share(m, 8 * ROWS), width = share(padded / PANEL, 7) * PANEL;
   const long down = (m + height - 1) / height, across = (padded + width - 1) / width;
-  float* start = memory<float>(MATRIX, 2 * padded);  // what the first part begins with, and others
-  std::memset(start, 0, 2 * padded * sizeof(float));
-  if (bias) std::memcpy(start, bias, n * sizeof(float));
+  const float* start = beginnings(n, bias);
   float* totals = memory<float>(TOTALS, parts > 1 ? parts * m * padded : 0);
   const bool a_here = sizeof(A) == 4 && !a.gate;
   const bool b_here = sizeof(B) == sizeof(T) && sizeof(B) == 4 && !b.gate && b.column == 1 &&
@@ -1283,15 +1310,7 @@ void dense(ffi::ThreadPool& pool, long m, long n, long k, Factor<A> a, Factor<B>
       }
   };
   parallel(pool, down * across * parts, some, m * n * k > 1 << 19);
-  if (parts == 1) return;
-  parallel(pool, down, [&](long block) {
-    for (long i = block * height; i < std::min(m, (block + 1) * height); ++i) {
-      float* sum = totals + i * padded;
-      for (long part = 1; part < parts; ++part)
-        for (long c = 0; c < n; ++c) sum[c] += sum[part * m * padded + c];
-      write(out + i * n, sum, gate ? gate + i * n : nullptr, n);
-    }
-  });
+  if (parts > 1) sum_parts(pool, totals, parts, m, n, height, gate, out, false);
 }
 
 // The same on tiles, in bfloat16. `turned`, the product is written as (n, m).
@@ -1303,9 +1322,7 @@ void dense_tiles(ffi::ThreadPool& pool, long m, long n, long k, Factor<bfloat16>
   const long padded = round_up(n, PANEL);
   const long height = round_up(share(m, 128), TILE), width = share(padded / PANEL, 7) * PANEL;
   const long down = (m + height - 1) / height, across = (padded + width - 1) / width;
-  float* start = memory<float>(MATRIX, 2 * padded);  // what the first part begins with, and others
-  std::memset(start, 0, 2 * padded * sizeof(float));
-  if (bias) std::memcpy(start, bias, n * sizeof(float));
+  const float* start = beginnings(n, bias);
   float* totals = memory<float>(TOTALS, parts > 1 ? parts * m * padded : 0);
   const bool a_here = a.column == 1 && !a.gate && m % TILE == 0 && k % DEEP == 0;
   // Elements beside each other, from (i, j) of a factor on, as bfloat16.
@@ -1398,17 +1415,7 @@ void dense_tiles(ffi::ThreadPool& pool, long m, long n, long k, Factor<bfloat16>
     }
   };
   parallel(pool, down * across * parts, some, m * n * k > 1 << 19);
-  if (parts == 1) return;
-  parallel(pool, down, [&](long block) {
-    for (long i = block * height; i < std::min(m, (block + 1) * height); ++i) {
-      float* sum = totals + i * padded;
-      for (long part = 1; part < parts; ++part)
-        for (long c = 0; c < n; ++c) sum[c] += sum[part * m * padded + c];
-      if (!turned) write(out + i * n, sum, gate ? gate + i * n : nullptr, n);
-      for (long c = 0; c < n && turned; ++c)
-        write(out + c * m + i, sum + c, gate ? gate + c * m + i : nullptr, 1);
-    }
-  });
+  if (parts > 1) sum_parts(pool, totals, parts, m, n, height, gate, out, turned);
 }
 
 // Either of them.

@@ -407,7 +407,8 @@ def adam(
       scales: keep, keep_square, of_mean, of_gradient, of_square, epsilon, and what the averages of
         the pairs keep.
       gradient: a list of leaves; all here is float32.
-      pairs: which leaves are a kernel and its bias, to go in centred coordinates.
+      pairs: which leaves are a kernel and its bias, to go in centred coordinates
+        (`jaxdae.optimizers.centered`).
 
     Returns:
       The updates, and the state.

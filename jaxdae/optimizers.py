@@ -173,6 +173,14 @@ def adam(
     """`optax.adam`, if wanted `centered`, in one kernel where there are `native` ones.
 
     Its state is theirs, and so are its numbers, to rounding.
+
+    Args:
+      learning_rate: above 0, or a schedule of it.
+      b1, b2: what the averages of the gradient and of its square keep of themselves, in [0, 1).
+      eps: is added to what the update is divided by.
+      nesterov: look ahead by the gradient itself, as Nadam does.
+      centering: in the coordinates of `centered`, whose averages keep `decay`; parameters are in
+        dictionaries then.
     """
     scaled = optax.scale_by_adam(b1, b2, eps, nesterov=nesterov)
     rated = optax.scale_by_learning_rate(learning_rate)
