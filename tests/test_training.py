@@ -236,6 +236,19 @@ def test_scan_first_is_a_scan_of_the_first():
         assert (out["sum"][count:] == 0).all()
 
 
+def test_scan_first_traces_its_body_once():
+    """A train step takes long to trace, and before that nothing begins."""
+    traced = []
+
+    def body(carry, x):
+        traced.append(x)
+        return carry + x, carry
+
+    carry, _ = jax.jit(lambda xs: training.scan_first(body, 0.0, xs, 3))(jnp.arange(5.0))
+    assert carry == 3
+    assert len(traced) == 1
+
+
 def test_pace_finds_how_many_steps_a_second_holds():
     pace = training.Pace(longest=100, seconds=1.0)
     assert pace.steps == 1
