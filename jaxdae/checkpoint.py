@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from math import nan
 from pathlib import Path
 from textwrap import shorten
+from time import sleep
 from typing import Any, NamedTuple
 
 import jax
@@ -69,6 +70,7 @@ class Checkpoints:
             raise InputError(f"keep={keep} checkpoints must be at least 1")
         self.directory = Path(directory).absolute()
         self._step: int | None = None  # of the save under way
+        self._failed: set[int] = set()
         self.directory.mkdir(parents=True, exist_ok=True)
         self._losses: dict[int, float] = {}  # of the steps whose JSON part is whole
         self._manager = ocp.CheckpointManager(
@@ -184,6 +186,13 @@ class Checkpoints:
         """Waits, and lets go of the folder."""
         self.wait()
         self._manager.close()
+        # Where one of a save's writes fails, nothing waits for the others, and those that come late
+        # make its folder anew.
+        for _ in range(20 if self._failed else 0):
+            self._sweep()
+            sleep(0.1)
+            if not any(self._debris(step) for step in self._failed):
+                break
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
@@ -194,9 +203,20 @@ class Checkpoints:
             code = re.search(r"os_error_code='(\d+)'", str(error))
             known = isinstance(error, OSError) and error.strerror
             self.failure = os.strerror(int(code[1])) if code else str(known or one_line(error))
-            for debris in self.directory.glob(f"{self._step}.orbax-checkpoint-tmp*"):
-                shutil.rmtree(debris, ignore_errors=True)
+            assert self._step is not None
+            self._failed.add(self._step)
             self._step = None
+            self._sweep()
+
+    def _debris(self, step: int) -> list[Path]:
+        """The folders of a save that did not come to its end."""
+        return list(self.directory.glob(f"{step}.orbax-checkpoint-tmp*"))
+
+    def _sweep(self) -> None:
+        """Removes what saves that failed have left."""
+        for step in self._failed:
+            for folder in self._debris(step):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 class _NewestAndBest:

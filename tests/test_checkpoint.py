@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -136,6 +137,29 @@ def test_saved_state_may_be_given_away_at_once(tmp_path):
         give_away(state)
         checkpoints.wait()
         assert tree_sha256(checkpoints.restore(FRESH).state) == tree_sha256(state_at(10))
+
+
+def test_what_a_failed_save_writes_late_is_removed(tmp_path, monkeypatch):
+    """Of a save's writes one fails, and the others come to their end in threads of their own."""
+    debris = tmp_path / "20.orbax-checkpoint-tmp"
+    late = threading.Timer(0.05, lambda: (debris / "state").mkdir(parents=True))
+
+    def fails():
+        debris.mkdir()
+        late.start()
+        raise OSError(28, "No space left on device")
+
+    save(tmp_path, 10)
+    checkpoints = Checkpoints(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints._manager, "save", lambda *_, **__: fails())
+        checkpoints.save(20, state_at(20), {}, loss=1.0)
+    assert checkpoints.failure == "No space left on device"
+    assert not debris.exists()
+    checkpoints.close()
+    late.join()
+    assert not debris.exists()
+    assert checkpoints.directory.joinpath("10").is_dir()
 
 
 def test_sha256_sees_values_shapes_types_and_names():
