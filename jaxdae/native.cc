@@ -25,6 +25,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -131,17 +132,15 @@ void store(bfloat16* out, Floats x, const bfloat16* gate = nullptr) {
 }
 
 template <class T>
-Floats multiply_add(Floats sum, uint32_t a, Words b);
+Floats multiply_add(Floats sum, Words a, Words b);
 template <>
-inline Floats multiply_add<float>(Floats sum, uint32_t a, Words b) {
-  float scalar;
-  std::memcpy(&scalar, &a, 4);
-  return sum + scalar * (Floats)b;
+inline Floats multiply_add<float>(Floats sum, Words a, Words b) {
+  return sum + (Floats)a * (Floats)b;
 }
 template <>
-inline Floats multiply_add<bfloat16>(Floats sum, uint32_t a, Words b) {
+inline Floats multiply_add<bfloat16>(Floats sum, Words a, Words b) {
 #if defined(__AVX512BF16__)
-  return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(a), (__m512bh)b);
+  return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
 #else
   sum = multiply_add<float>(sum, a << 16, b << 16);
   return multiply_add<float>(sum, a & 0xffff0000u, b & 0xffff0000u);
@@ -306,23 +305,24 @@ struct Window {
     return (rows(count) * width + 16 * step) * source.channels + 64;
   }
   void read(T* to, long image, long first, long count) {
-    const long channels = source.channels;
     pixels = to, top = step * first + above;
-    for (long row = 0; row < rows(count); ++row, to += width * channels) {
-      const long i = top + row;
-      const long from = std::min(std::max(0L, -left), width),
-                 until = std::max(from, std::min(width, source.width - left));
-      if (i < 0 || i >= source.height) {
-        std::memset(to, 0, width * channels * sizeof(T));
-        continue;
-      }
-      const long at = ((image * source.height + i) * source.width + left + from) * channels;
-      std::memset(to, 0, from * channels * sizeof(T));
-      copy(to + from * channels, source.x + at, source.gate ? source.gate + at : nullptr,
-           (until - from) * channels);
-      std::memset(to + until * channels, 0, (width - until) * channels * sizeof(T));
+    for (long row = 0; row < rows(count); ++row, to += width * source.channels)
+      read_row(to, image, top + row);
+    std::memset(to, 0, (16 * step * source.channels + 64) * sizeof(T));
+  }
+  void read_row(T* to, long image, long i) const {
+    const long channels = source.channels;
+    const long from = std::min(std::max(0L, -left), width),
+               until = std::max(from, std::min(width, source.width - left));
+    if (i < 0 || i >= source.height) {
+      std::memset(to, 0, width * channels * sizeof(T));
+      return;
     }
-    std::memset(to, 0, (16 * step * channels + 64) * sizeof(T));
+    const long at = ((image * source.height + i) * source.width + left + from) * channels;
+    std::memset(to, 0, from * channels * sizeof(T));
+    copy(to + from * channels, source.x + at, source.gate ? source.gate + at : nullptr,
+         (until - from) * channels);
+    std::memset(to + until * channels, 0, (width - until) * channels * sizeof(T));
   }
   const T* at(const Run& run, long i, long j) const {
     return pixels +
@@ -339,9 +339,9 @@ struct Term {
 };
 
 // Where the words of a term are: a[m, k] at a + m * row + k * step, b[k, n] at b + k * b_step + n;
-// and the rows of the sums.
+// the rows of the sums; and where in each term a and b begin.
 struct Strides {
-  long row, step, b_step, sums;
+  long row, step, b_step, sums, a = 0, b = 0;
 };
 // Of tiles, two blocks of rows are taken together: where the second is of each a, if there is one.
 struct Second {
@@ -350,19 +350,19 @@ struct Second {
 
 // sums (M, N * LANES) = start + a (M, count) b (count, N * LANES) of each term. `start` is the sums
 // themselves, or a row that all begin with. A gate lies as the sums do, if there is one.
-template <class T, int M, int N>
-void multiply(float* sums, const float* start, const Term<T>* terms, long length, Strides strides,
-              const float* gate) {
+template <class T, class Out, int M, int N>
+void multiply(Out* sums, const float* start, const Term<T>* terms, long length, Strides strides,
+              const Out* gate) {
   const long row = strides.row, step = strides.step, b_step = strides.b_step;
-  const long begin = start == sums ? strides.sums : 0;
+  const long begin = (const void*)start == sums ? strides.sums : 0;
   Floats sum[M][N];
 #pragma GCC unroll 16
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 2
     for (int n = 0; n < N; ++n) sum[m][n] = *(const Floats*)(start + m * begin + n * LANES);
   for (const Term<T>* term = terms; term < terms + length; ++term) {
-    const T* a = term->a;
-    const uint32_t* b = term->b;
+    const T* a = term->a + strides.a;
+    const uint32_t* b = term->b + strides.b;
     for (long k = 0; k < term->count; ++k, a += step, b += b_step) {
       Words right[N];
 #pragma GCC unroll 2
@@ -372,7 +372,8 @@ void multiply(float* sums, const float* start, const Term<T>* terms, long length
         uint32_t word;
         std::memcpy(&word, a + m * row, 4);
 #pragma GCC unroll 2
-        for (int n = 0; n < N; ++n) sum[m][n] = multiply_add<T>(sum[m][n], word, right[n]);
+        for (int n = 0; n < N; ++n)
+          sum[m][n] = multiply_add<T>(sum[m][n], Words{} + word, right[n]);
       }
     }
   }
@@ -492,19 +493,19 @@ void multiply_tiles(float* sums, const float* start, const Term<bfloat16>* terms
   f(sums, start, terms, length, strides, second);
 }
 
-template <class T>
-using Multiply = void (*)(float*, const float*, const Term<T>*, long, Strides, const float*);
+template <class T, class Out>
+using Multiply = void (*)(Out*, const float*, const Term<T>*, long, Strides, const Out*);
 
-template <class T, int... M>
-Multiply<T> choose(long rows, long columns, std::integer_sequence<int, M...>) {
-  static constexpr Multiply<T> narrow[] = {multiply<T, M + 1, 1>...},
-                               wide[] = {multiply<T, M + 1, 2>...};
+template <class T, class Out, int... M>
+Multiply<T, Out> choose(long rows, long columns, std::integer_sequence<int, M...>) {
+  static constexpr Multiply<T, Out> narrow[] = {multiply<T, Out, M + 1, 1>...},
+                                    wide[] = {multiply<T, Out, M + 1, 2>...};
   return (columns > LANES ? wide : narrow)[rows - 1];
 }
 // For so many rows, at most ROWS, and so many columns of a panel.
-template <class T>
-Multiply<T> choose(long rows, long columns) {
-  return choose<T>(rows, columns, std::make_integer_sequence<int, ROWS>());
+template <class T, class Out = float>
+Multiply<T, Out> choose(long rows, long columns) {
+  return choose<T, Out>(rows, columns, std::make_integer_sequence<int, ROWS>());
 }
 
 // The largest size of parts that are about equal, and none above `most`.
@@ -541,6 +542,17 @@ inline Words16 paired(const uint16_t* x, long step) {
 }
 inline void pair_up(uint32_t* out, const uint16_t* x, long count, long step) {
   long n = 0;
+#if defined(__AVX512BW__)
+  const __m512i low = _mm512_set_epi16(  // the first halves of both
+      47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8,  //
+      39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+  const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(TILE));
+  for (; n + 2 * TILE <= count; n += 2 * TILE) {
+    const __m512i a = _mm512_loadu_si512(x + n), b = _mm512_loadu_si512(x + n + step);
+    _mm512_storeu_si512(out + n, _mm512_permutex2var_epi16(a, low, b));
+    _mm512_storeu_si512(out + n + TILE, _mm512_permutex2var_epi16(a, high, b));
+  }
+#endif
   for (; n + TILE <= count; n += TILE) *(Words16*)(out + n) = paired(x + n, step);
   for (; n < count; ++n) out[n] = x[n] | uint32_t(x[n + step]) << 16;
 }
@@ -665,11 +677,11 @@ void apply(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source
               const Second second{row * window.width, TILE * PANEL};
               multiply_tiles(room, start + first, (const Term<bfloat16>*)terms.data(),
                              terms.size(), strides, second, i + 1 < until, columns);
-            } else if (sizeof(T) == 4 && columns % LANES == 0) {
-              // Whole vectors of floats are written where they belong.
-              choose<T>(count, columns)((float*)out + to, start + first, terms.data(),
-                                        terms.size(), {row, PER_WORD<T>, PANEL, apart},
-                                        gate ? (const float*)gate + to : nullptr);
+            } else if (columns % LANES == 0) {
+              // Whole vectors are written where they belong.
+              choose<T, T>(count, columns)(out + to, start + first, terms.data(), terms.size(),
+                                           {row, PER_WORD<T>, PANEL, apart},
+                                           gate ? gate + to : nullptr);
               continue;
             } else {
               choose<T>(count, columns)(room, start + first, terms.data(), terms.size(), strides,
@@ -688,104 +700,109 @@ void apply(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source
   parallel(pool, batch * parts, some, worth);
 }
 
-// A scatter to few channels: what each pixel of the grid gives to each tap first, as an image (a
-// plane) for every one of them, and then their sums.
+// Lane by lane, the sums of as many vectors: lane i is that of vector i.
+inline Floats added(Floats* v) {
+#if defined(__AVX512F__) && !defined(__clang__)
+#pragma GCC unroll 4
+  for (int turn = 3; turn >= 0; --turn)
+#pragma GCC unroll 8
+    for (int i = 0; i < 1 << turn; ++i) {
+      const Floats a = v[i], b = v[i + (1 << turn)];
+      v[i] = __builtin_shuffle(a, b, turns.low[turn]) + __builtin_shuffle(a, b, turns.high[turn]);
+    }
+  return v[0];
+#else
+  Floats sums{};
+  for (int i = 0; i < LANES; ++i)
+    for (int lane = 0; lane < LANES; ++lane) sums[i] += v[i][lane];
+  return sums;
+#endif
+}
+
+// The same for few outputs, too few to be the lanes of vectors: the inputs are. Each position has a
+// vector of sums, which are added up at its end.
 template <class T>
-void scatter_few(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& grid,
-                 const float* matrix, const float* bias, const T* gate, T* out) {
-  constexpr int PER = PER_WORD<T>;
-  const long filled = g.taps() * g.channels, size = g.grid[0] * g.grid[1];
-  const long deep = round_up(g.outputs, TILE * PER) / PER;       // words of a pixel of the grid
-  const long margin = round_up(g.image[1] + g.kernel[1], TILE);  // what is read beside a plane
-  const long plane = round_up(size, PANEL) + TILE, line = g.image[1] + LANES;
-  const long tile = share(filled), high = round_up(filled, tile);
-  float* start = memory<float>(MATRIX, PANEL + high * deep + g.kernel[1] * line);
-  uint32_t* inside = (uint32_t*)start + PANEL;  // whether a tap of a row brings a pixel something
-  T* weights = (T*)(inside + g.kernel[1] * line);
-  for (long b = 0; b < g.kernel[1]; ++b)
-    for (long v = 0; v < line; ++v) {
-      const long right = v + g.low[1] - b;
-      inside[b * line + v] =
-          right >= 0 && right % g.stride == 0 && right / g.stride < g.grid[1] ? ~0u : 0;
-    }
-  std::memset(start, 0, PANEL * sizeof(float));
-  std::memset(weights, 0, high * deep * 4);
-  for (long n = 0; n < filled; ++n)
-    for (long o = 0; o < g.outputs; ++o)
-      store(weights + n * deep * PER + o,
-            matrix[g.first() + n / g.channels * g.tap_step() +
-                   n % g.channels * g.channel_step() + o * g.output_step()]);
-  // So many pixels of the grid that they stay in the nearest cache.
-  constexpr long TAKEN = 4 * PANEL;
-  parallel(pool, g.batch, [&](long image) {
-    float* planes = memory<float>(PLANES, high * plane + 2 * margin) + margin;
-    float* sums = memory<float>(COLUMNS, 2 * g.channels * line);
-    float* woven = sums + g.channels * line;
-    std::vector<const float*> reach;  // what a row of pixels takes from
-    uint32_t* right = memory<uint32_t>(RIGHT, deep * TAKEN);
-    T lines[TILE][2 * TILE] = {};
-    for (long first = 0; first < size; first += TAKEN) {
-      const long count = std::min(TAKEN, size - first);
-      for (long p = 0; p < count; p += TILE)
-        for (long k = 0; k < deep; k += TILE) {
-          const long here = std::min<long>(TILE * PER, g.outputs - k * PER);
-          for (long i = 0; i < std::min<long>(TILE, count - p); ++i) {
-            const long from = (image * size + first + p + i) * g.outputs + k * PER;
-            copy(lines[i], grid.x + from, grid.gate ? grid.gate + from : nullptr, here);
-          }
-          if (here < TILE * PER)
-            for (long i = 0; i < TILE; ++i)
-              std::memset(lines[i] + here, 0, (TILE * PER - here) * sizeof(T));
-          transpose(right + k * TAKEN + p, TAKEN,
-                    [&](int i) { return *(const Words16*)lines[i]; });
-        }
-      for (long p = 0; p < count; p += PANEL)
-        for (long n = 0; n < filled; n += tile) {
-          float* to = planes + n * plane + first + p;
-          const Term<T> term{weights + n * deep * PER, right + p, deep};
-          const Strides strides{deep * PER, PER, TAKEN, plane};
-          choose<T>(tile, count - p)(to, start, &term, 1, strides, nullptr);
-        }
-    }
-    for (long u = 0; u < g.image[0]; ++u) {
-      reach.clear();
-      for (long a = 0; a < g.kernel[0]; ++a) {
-        const long down = u + g.low[0] - a;
-        if (down >= 0 && down % g.stride == 0 && down / g.stride < g.grid[0])
-          reach.push_back(planes + a * g.kernel[1] * g.channels * plane +
-                          down / g.stride * g.grid[1]);
+void apply_few(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source<T>& source,
+               const Matrix<T>& matrix, const float* bias, const T* gate, T* out, long batch,
+               long height, long width) {
+  constexpr long WIDE = LANES * PER_WORD<T>;
+  const long outputs = matrix.outputs, step = phases[0].step;
+  const auto vectors = [&](const Run& run) {
+    return (run.columns * source.channels + WIDE - 1) / WIDE;
+  };
+  std::vector<long> depths;  // vectors of a phase
+  for (const Phase& phase : phases) {
+    depths.push_back(0);
+    for (const Run& run : phase.runs) depths.back() += vectors(run);
+  }
+  const long total = std::accumulate(depths.begin(), depths.end(), 0L) * outputs * WIDE;
+  T* packed = memory<T>(MATRIX, total);
+  std::memset(packed, 0, total * sizeof(T));
+  T* to = packed;
+  for (const Phase& phase : phases)
+    for (long n = 0; n < outputs; ++n)
+      for (const Run& run : phase.runs) {
+        for (long k = 0; k < run.columns * source.channels; ++k)
+          store(to + k, matrix.matrix[(run.tap + k / source.channels * run.tap_step) *
+                                          matrix.tap_step +
+                                      k % source.channels * matrix.row + n * matrix.column]);
+        to += vectors(run) * WIDE;
       }
-      for (long c = 0; c < g.channels; ++c)
-        for (long v = 0; v < g.image[1]; v += LANES) {
-          Floats sum = bias ? Floats{} + bias[c] : Floats{};
-          for (const float* from : reach)
-            for (long b = 0; b < g.kernel[1]; ++b) {
-              const float* x = from + (b * g.channels + c) * plane;
-              // Pixel v takes from column j where v = stride * j + b - low.
-              const long first = v + g.low[1] - b;
-              const uint32_t* takes = inside + b * line + v;
-              if (g.stride == 1)
-                sum += (Floats)(*(const Words*)(x + first) & *(const Words*)takes);
-              else
-                for (long lane = 0; lane < LANES; ++lane)
-                  if (takes[lane]) sum[lane] += x[(first + lane) / g.stride];
+  const long rows = phases[0].size[0];  // no other phase has more
+  const Window<T> whole(source, phases);
+  const long bytes = std::max<long>(1, whole.size(1) * sizeof(T));
+  const long taken = std::max(1L, std::min(rows, 131072 / bytes));
+  const long parts = (rows + taken - 1) / taken;
+  parallel(pool, batch * parts, [&](long item) {
+    const long image = item / parts, top = item % parts * taken;
+    const long bottom = std::min(rows, top + taken);
+    Window<T> window = whole;
+    window.read(memory<T>(LEFT, window.size(bottom - top)), image, top, bottom - top);
+    float* sums = memory<float>(SUMS, (bottom - top) * step * width * outputs + LANES);
+    const T* weights = packed;
+    for (size_t p = 0; p < phases.size(); ++p) {
+      const Phase& phase = phases[p];
+      for (long n = 0; n < outputs; ++n, weights += depths[p] * WIDE)
+        for (long i = top; i < std::min(bottom, phase.size[0]); ++i) {
+          float* line = sums + ((i - top) * step + phase.first[0]) * width * outputs + n;
+          for (long j = 0; j < phase.size[1]; j += LANES) {
+            Floats sum[LANES] = {};
+            const long row = window.step * source.channels;
+#pragma GCC unroll 4
+            for (int half = 0; half < LANES; half += LANES / 2) {
+              const T* w = weights;
+              for (const Run& run : phase.runs) {
+                const T* x = window.at(run, i, j) + half * row;
+                for (long k = vectors(run); k; --k, x += WIDE, w += WIDE)
+#pragma GCC unroll 16
+                  for (int m = 0; m < LANES / 2; ++m)
+                    sum[half + m] = multiply_add<T>(sum[half + m], *(const Words*)(x + m * row),
+                                                    *(const Words*)w);
+              }
             }
-          *(Floats*)(sums + c * line + v) = sum;
+            const Floats together = added(sum) + (bias ? bias[n] : 0.0f);
+            float* at = line + (j * step + phase.first[1]) * outputs;
+            if (step * outputs == 1)
+              *(Floats*)at = together;
+            else
+              for (long m = 0; m < std::min<long>(LANES, phase.size[1] - j); ++m)
+                at[m * step * outputs] = together[m];
+          }
         }
-      const float* row = sums;
-      if (g.channels > 1) {
-        for (long v = 0; v < g.image[1]; ++v)
-          for (long c = 0; c < g.channels; ++c) woven[v * g.channels + c] = sums[c * line + v];
-        row = woven;
-      }
-      const long to = (image * g.image[0] + u) * g.image[1] * g.channels;
-      write(out + to, row, gate ? gate + to : nullptr, g.image[1] * g.channels);
     }
+    const long first = top * step, until = std::min(height, bottom * step);
+    const long at = (image * height + first) * width * outputs;
+    write(out + at, sums, gate ? gate + at : nullptr, (until - first) * width * outputs);
   });
 }
 
-// The same on tiles, where the stride is 1: what a row of the grid gives, by every row of taps, is a
-// convolution along it; the image is sums of those.
+template <class T>
+bool few(long outputs) {
+  return outputs <= LANES / 4 && !tiled<T>();
+}
+
+// A scatter to few channels on tiles, where the stride is 1: what a row of the grid gives, by every
+// row of taps, is a convolution along it; the image is sums of those.
 void scatter_rows(ffi::ThreadPool& pool, const Geometry& g, const Source<bfloat16>& grid,
                   const float* matrix, const float* bias, const bfloat16* gate, bfloat16* out) {
   const long deep = round_up(g.kernel[1] * g.outputs, 2 * TILE) / 2;  // words of a run of taps
@@ -876,12 +893,14 @@ void add_up(ffi::ThreadPool& pool, const Geometry& g, const float* parts, long c
       for (long n = 0; n < columns; n += PANEL) {
         float sums[PANEL];
         sum(sums, parts + row(i, n), PANEL);
-        std::memcpy(out + i * columns + n, sums, std::min<long>(PANEL, columns - n) * sizeof(float));
+        const long here = std::min<long>(PANEL, columns - n);
+        std::memcpy(out + i * columns + n, sums, here * sizeof(float));
       }
   });
 }
 
-// A correlation, of some images (or some rows of one) at a time, and in parts that are added up.
+// A correlation, of some images (or some rows of one) at a time, and in parts that are added up. In
+// a word are the same places of as many images, or of as many pieces of one.
 template <class T>
 void correlate(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
                const Source<T>& grid, float* out) {
@@ -891,61 +910,80 @@ void correlate(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
   // Sums lie in panels of outputs, with a row for each number of a run of taps.
   const long rows = g.kernel[1] * g.channels, groups = g.kernel[0];
   const long width = round_up(g.outputs, PANEL), size = groups * rows * width;
-  const long pairs = (g.grid[1] + PER - 1) / PER;  // words along a row of positions
-  // A chunk: rows of one image, or several whole ones, so that the sums pay.
-  const long taken = std::max(1L, std::min(g.grid[0], 65536 / std::max(1L, whole.size(1))));
+  // A piece: some rows of an image, or all. A chunk: words of several pieces, so that the sums pay.
+  const long taken = std::clamp(65536 / std::max(1L, whole.size(1)), 1L,
+                                (g.grid[0] * g.batch + PER - 1) / PER);
+  const long tall = std::min(taken, g.grid[0]), chunks = (g.grid[0] + tall - 1) / tall;
+  const long pieces = g.batch * chunks, wanted = (pieces + PER - 1) / PER;
   const long several =
-      taken < g.grid[0] ? 1 : std::min(g.batch, std::max(1L, 64 / (pairs * g.grid[0])));
-  const long chunks = (g.grid[0] + taken - 1) / taken;
-  const long all = (g.batch + several - 1) / several * chunks;
-  const long parts = std::min<long>(PARTS, all);
+      chunks > 1 ? 1 : std::clamp(200 / (g.grid[0] * g.grid[1]), 1L, std::max(1L, wanted / PARTS));
+  const long all = (wanted + several - 1) / several, parts = std::min<long>(PARTS, all);
   const bool direct = PER == 1 && !grid.gate && g.outputs % LANES == 0;
-  const long step = PER * g.stride * g.channels;  // from one word's pixels to the next's
-  const long one = whole.size(taken);             // the room of one image's pixels
+  const long line = whole.width * g.channels, high = whole.rows(tall);  // of a piece's pixels
+  const long one = high * line + 64, step = g.stride * g.channels, across = g.grid[1] * g.outputs;
   float* totals = memory<float>(TOTALS, parts * size);
   parallel(pool, parts, [&](long part) {
     float* sums = totals + part * size;
     std::memset(sums, 0, size * sizeof(float));
-    Window<T> window = whole;
-    T* pixels = memory<T>(RAW, several * one + (g.grid[1] + 1) * g.outputs);
-    T* row = pixels + several * one;
-    uint32_t* left = memory<uint32_t>(LEFT, PER == 2 ? several * one : 0);
-    uint32_t* right = memory<uint32_t>(RIGHT, several * taken * pairs * width);
-    std::vector<Term<T>> terms;
-    std::vector<const T*> lines;    // of pixels, for each row of positions
-    std::vector<const T*> outputs;  // of the grid
+    const long longest = std::max(line, across);
+    T* raw = memory<T>(RAW, PER * longest);
+    uint32_t* left = memory<uint32_t>(LEFT, several * one);
+    uint32_t* right = memory<uint32_t>(RIGHT, several * tall * g.grid[1] * width);
+    std::vector<Term<T>> terms;  // for each row of positions
     for (long chunk = all * part / parts; chunk < all * (part + 1) / parts; ++chunk) {
-      const long first = chunk / chunks * several, top = chunk % chunks * taken;
-      const long count = std::min(taken, g.grid[0] - top);
-      lines.clear(), outputs.clear();
-      for (long number = first; number < std::min(g.batch, first + several); ++number) {
-        T* to = pixels + (number - first) * one;
-        window.read(to, number, top, count);
-        for (long i = 0; i < count; ++i) {
-          lines.push_back(window.at({whole.above, whole.left, 0, 0, 0}, top + i, 0));
-          outputs.push_back(grid.x + (number * g.grid[0] + top + i) * g.grid[1] * g.outputs);
+      terms.clear();
+      for (long number = 0; number < several; ++number) {
+        struct Piece {
+          long image, top, count;
+        } piece[PER];
+        long count = 0;
+        for (int i = 0; i < PER; ++i) {
+          const long index = (chunk * several + number) * PER + i, top = index % chunks * tall;
+          piece[i] = {index / chunks, top, index < pieces ? std::min(tall, g.grid[0] - top) : 0};
+          count = std::max(count, piece[i].count);
         }
-        if (PER == 2)
-          pair_up(left + (number - first) * one, (uint16_t*)to,
-                  window.size(count) - g.stride * g.channels, g.stride * g.channels);
-      }
-      const long total = lines.size();
-      for (long i = 0; i < total && !direct; ++i) {
-        uint32_t* to = right + i * pairs * width;
-        const T* gate = grid.gate ? grid.gate + (outputs[i] - grid.x) : nullptr;
-        if (PER == 1 && width == g.outputs) {
-          copy((T*)to, outputs[i], gate, g.grid[1] * g.outputs);
-          continue;
+        if (!count) break;
+        uint32_t* to = left + number * one;
+        for (long row = 0; row < whole.rows(count); ++row, to += line) {
+          for (int i = 0; i < PER; ++i) {
+            T* pixels = PER == 1 ? (T*)to : raw + i * longest;
+            if (piece[i].count && row < whole.rows(piece[i].count))
+              whole.read_row(pixels, piece[i].image,
+                             g.stride * piece[i].top + whole.above + row);
+            else
+              std::memset(pixels, 0, line * sizeof(T));
+          }
+          if (PER == 2) pair_up(to, (uint16_t*)raw, line, longest);
         }
-        copy(row, outputs[i], gate, g.grid[1] * g.outputs);
-        std::memset(row + g.grid[1] * g.outputs, 0, g.outputs * sizeof(T));
-        for (long j = 0; j < pairs; ++j, to += width) {
-          const T* from = row + j * PER * g.outputs;
-          if (PER == 1)
-            std::memcpy(to, from, g.outputs * 4);
-          else
-            pair_up(to, (uint16_t*)from, g.outputs, g.outputs);
-          std::memset(to + g.outputs, 0, (width - g.outputs) * 4);
+        for (long row = 0; row < count; ++row) {
+          to = right + terms.size() * g.grid[1] * width;
+          const T* begin = (T*)to;
+          for (int i = 0; i < PER; ++i) {
+            const long from = ((piece[i].image * g.grid[0]) + piece[i].top + row) * across;
+            if (direct) {
+              begin = grid.x + from;
+              break;
+            }
+            T* numbers = PER == 1 && width == g.outputs ? (T*)to : raw + i * longest;
+            if (row < piece[i].count)
+              copy(numbers, grid.x + from, grid.gate ? grid.gate + from : nullptr, across);
+            else
+              std::memset(numbers, 0, across * sizeof(T));
+          }
+          terms.push_back({(const T*)(left + number * one + row * g.stride * line),
+                           (const uint32_t*)begin, g.grid[1]});
+          if (direct || (PER == 1 && width == g.outputs)) continue;
+          if (width == g.outputs) {
+            pair_up(to, (uint16_t*)raw, across, longest);
+            continue;
+          }
+          for (long j = 0; j < g.grid[1]; ++j, to += width) {
+            if (PER == 1)
+              std::memcpy(to, raw + j * g.outputs, g.outputs * 4);
+            else
+              pair_up(to, (uint16_t*)raw + j * g.outputs, g.outputs, longest);
+            std::memset(to + g.outputs, 0, (width - g.outputs) * 4);
+          }
         }
       }
       const long height = share(rows);
@@ -953,21 +991,14 @@ void correlate(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
         // From a line to where the pixels of a run begin.
         const Run& run = phase.runs[group];
         const long shift =
-            ((run.down - whole.above) * whole.width + run.right - whole.left) * g.channels;
-        for (long n = 0; n < width; n += PANEL)
-          for (long m = 0; m < rows; m += height) {
-            terms.clear();
-            for (long i = 0; i < total; ++i) {
-              const long at = lines[i] - pixels + shift + m;
-              terms.push_back({PER == 1 ? pixels + at : (const T*)(left + at),
-                               direct ? (const uint32_t*)outputs[i] + n
-                                      : right + i * pairs * width + n,
-                               pairs});
-            }
+            (run.down - whole.above) * line + (run.right - whole.left) * g.channels;
+        for (long m = 0; m < rows; m += height)
+          for (long n = 0; n < width; n += PANEL) {
             float* sum = sums + (group * width + n) * rows + m * PANEL;
             choose<T>(std::min(height, rows - m), g.outputs - n)(
                 sum, sum, terms.data(), terms.size(),
-                {PER, PER * step, direct ? g.outputs : width, PANEL}, nullptr);
+                {PER, PER * step, direct ? g.outputs : width, PANEL, PER * (shift + m), n},
+                nullptr);
           }
       }
     }
@@ -1111,31 +1142,12 @@ void correlate_tiles(ffi::ThreadPool& pool, const Geometry& g, const Source<bflo
   });
 }
 
-Floats widened(const float* x) { return *(const Floats*)x; }
-Floats widened(const bfloat16* x) {
-  return (Floats)(__builtin_convertvector(*(const Narrow*)x, Words) << 16);
-}
-
-// Elements beside each other as floats, rounded to T first.
-template <class T, class From>
-void widen(float* out, const From* x, const From* gate, long count) {
-  long n = 0;
-  for (; n + LANES <= count; n += LANES) {
-    Floats value = widened(x + n);
-    if (gate) value = (Floats)((Words)value & ~(Words)(widened(gate + n) <= 0));
-    if (sizeof(T) < sizeof(From)) {
-      const Narrow rounded = narrowed(value);
-      value = widened((const bfloat16*)&rounded);
-    }
-    *(Floats*)(out + n) = value;
-  }
-  if (n == count) return;
-  From rest[2][LANES] = {};
-  float last[LANES];
-  std::memcpy(rest[0], x + n, (count - n) * sizeof(From));
-  if (gate) std::memcpy(rest[1], gate + n, (count - n) * sizeof(From));
-  widen<T>(last, rest[0], gate ? rest[1] : nullptr, LANES);
-  std::memcpy(out + n, last, (count - n) * sizeof(float));
+float widened(float x) { return x; }
+float widened(bfloat16 x) {
+  const uint32_t bits = uint32_t(x) << 16;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
 }
 
 // Images summed to a number for each channel, the gradient of a bias.
@@ -1176,11 +1188,7 @@ void total(ffi::ThreadPool& pool, const T* x, long positions, long channels, flo
     }
     for (; c < until; ++c) {
       sums[c] = 0;
-      for (long i = first; i < last; ++i) {
-        float value;
-        widen<T>(&value, x + i * channels + c, (const T*)nullptr, 1);
-        sums[c] += value;
-      }
+      for (long i = first; i < last; ++i) sums[c] += widened(x[i * channels + c]);
     }
   };
   parallel(pool, parts * blocks, some, positions * channels > 1 << 16);
@@ -1195,6 +1203,7 @@ template <class T>
 struct Factor {
   const T *x, *gate;
   long row, column;
+  Factor turned() const { return {x, gate, column, row}; }
 };
 
 // A row of a product begins with these: the first part of its sum with the bias, others with zeros,
@@ -1224,20 +1233,17 @@ void sum_parts(ffi::ThreadPool& pool, float* totals, long parts, long m, long n,
   });
 }
 
-// The product of two matrices, (m, k) and (k, n), of dense layers: of whatever type, in floats.
-// Blocks of it are shared among threads, and where k is long, parts of it too.
-template <class T, class A, class B, class Out>
-void dense(ffi::ThreadPool& pool, long m, long n, long k, Factor<A> a, Factor<B> b,
-           const float* bias, const Out* gate, Out* out) {
+// The product of two matrices, (m, k) and (k, n), of dense layers. Blocks of it are shared among
+// threads, and where k is long, parts of it too.
+void dense(ffi::ThreadPool& pool, long m, long n, long k, Factor<float> a, Factor<float> b,
+           const float* bias, const float* gate, float* out) {
   constexpr long DEPTH = 512;
   const long parts = std::min(8L, std::max(1L, k / 256)), padded = round_up(n, PANEL);
   const long height = share(m, 8 * ROWS), width = share(padded / PANEL, 7) * PANEL;
   const long down = (m + height - 1) / height, across = (padded + width - 1) / width;
   const float* start = beginnings(n, bias);
   float* totals = memory<float>(TOTALS, parts > 1 ? parts * m * padded : 0);
-  const bool a_here = sizeof(A) == 4 && !a.gate;
-  const bool b_here = sizeof(B) == sizeof(T) && sizeof(B) == 4 && !b.gate && b.column == 1 &&
-                      n % LANES == 0;
+  const bool b_here = !b.gate && b.column == 1 && n % LANES == 0;
   const auto some = [&](long item) {
     const long part = item % parts, left = item / parts % across * width,
                top = item / parts / across * height;
@@ -1246,9 +1252,9 @@ void dense(ffi::ThreadPool& pool, long m, long n, long k, Factor<A> a, Factor<B>
     float* sums = memory<float>(SUMS, height * width);
     for (long at = first; at < last; at += DEPTH) {
       const long deep = std::min(DEPTH, last - at);
-      const float* x = (const float*)a.x + top * a.row + at * a.column;
+      const float* x = a.x + top * a.row + at * a.column;
       long row = a.row, step = a.column;
-      if (!a_here) {
+      if (a.gate) {
         // As it lies: along k, or along m.
         const long lines = a.column == 1 ? rows : deep, length = a.column == 1 ? deep : rows;
         const long apart = a.column == 1 ? a.row : a.column;
@@ -1256,10 +1262,10 @@ void dense(ffi::ThreadPool& pool, long m, long n, long k, Factor<A> a, Factor<B>
         x = to, row = a.column == 1 ? length : 1, step = a.column == 1 ? 1 : length;
         for (long i = 0; i < lines; ++i) {
           const long from = top * a.row + at * a.column + i * apart;
-          widen<A>(to + i * length, a.x + from, a.gate ? a.gate + from : nullptr, length);
+          copy(to + i * length, a.x + from, a.gate + from, length);
         }
       }
-      const float* y = (const float*)b.x + at * b.row + left;
+      const float* y = b.x + at * b.row + left;
       long b_step = b.row, panel_step = PANEL;
       if (!b_here) {
         float* to = memory<float>(RIGHT, round_up(deep, TILE) * width);
@@ -1269,7 +1275,7 @@ void dense(ffi::ThreadPool& pool, long m, long n, long k, Factor<A> a, Factor<B>
           if (count < PANEL) std::memset(to, 0, panel_step * sizeof(float));
           for (long i = 0; i < deep && b.column == 1; ++i) {
             const long from = (at + i) * b.row + left + panel;
-            widen<T>(to + i * PANEL, b.x + from, b.gate ? b.gate + from : nullptr, count);
+            copy(to + i * PANEL, b.x + from, b.gate ? b.gate + from : nullptr, count);
           }
           for (long c = 0; c < count && b.column != 1; c += TILE)
             for (long i = 0; i < deep; i += TILE) {
@@ -1279,7 +1285,7 @@ void dense(ffi::ThreadPool& pool, long m, long n, long k, Factor<A> a, Factor<B>
               for (long j = 0; j < TILE; ++j) {
                 const long from = at + i + (left + panel + c + j) * b.column;
                 if (c + j < count)
-                  widen<T>(lines[j], b.x + from, b.gate ? b.gate + from : nullptr, here);
+                  copy(lines[j], b.x + from, b.gate ? b.gate + from : nullptr, here);
               }
               transpose((uint32_t*)to + i * PANEL + c, PANEL,
                         [&](int j) { return *(const Words16*)lines[j]; });
@@ -1313,9 +1319,10 @@ void dense(ffi::ThreadPool& pool, long m, long n, long k, Factor<A> a, Factor<B>
   if (parts > 1) sum_parts(pool, totals, parts, m, n, height, gate, out, false);
 }
 
-// The same on tiles, in bfloat16. `turned`, the product is written as (n, m).
+// The same in bfloat16, a B in float being rounded; on tiles, if there are any. `turned`, the
+// product is written as (n, m).
 template <class B, class Out>
-void dense_tiles(ffi::ThreadPool& pool, long m, long n, long k, Factor<bfloat16> a, Factor<B> b,
+void dense(ffi::ThreadPool& pool, long m, long n, long k, Factor<bfloat16> a, Factor<B> b,
                  const float* bias, const Out* gate, Out* out, bool turned) {
   constexpr long DEEP = 2 * TILE;  // what a tile sums over
   const long steps = (k + DEEP - 1) / DEEP, parts = std::clamp(k / 256, 1L, 8L);
@@ -1361,7 +1368,8 @@ void dense_tiles(ffi::ThreadPool& pool, long m, long n, long k, Factor<bfloat16>
     }
     uint32_t* words = memory<uint32_t>(RIGHT, deep / 2 * PANEL);
     float* room = memory<float>(SUMS, 2 * TILE * PANEL);
-    const Tiles tiles;
+    std::optional<Tiles> tiles;
+    if (tiled<bfloat16>()) tiles.emplace();
     for (long panel = 0; panel < columns; panel += PANEL) {
       const long count = std::min<long>(PANEL, columns - panel);
       for (long j = 0; j < deep && b.column == 1; j += 2) {
@@ -1386,9 +1394,16 @@ void dense_tiles(ffi::ThreadPool& pool, long m, long n, long k, Factor<bfloat16>
         }
       for (long i = 0; i < rows; i += 2 * TILE) {
         const long here = std::min<long>(2 * TILE, rows - i), to = top + i;
-        const Term<bfloat16> term{x + i * row, words, deep / 2};
-        multiply_tiles(room, start + (part > 0) * padded + left + panel, &term, 1,
-                       {row, 2, PANEL, PANEL}, {TILE * row, TILE * PANEL}, here > TILE, count);
+        const float* begin = start + (part > 0) * padded + left + panel;
+        Term<bfloat16> term{x + i * row, words, deep / 2};
+        const Strides strides{row, 2, PANEL, PANEL};
+        if (tiled<bfloat16>())
+          multiply_tiles(room, begin, &term, 1, strides, {TILE * row, TILE * PANEL}, here > TILE,
+                         count);
+        else
+          for (long r = 0, tall = share(here); r < here; r += tall, term.a += tall * row)
+            choose<bfloat16>(std::min(tall, here - r), count)(room + r * PANEL, begin, &term, 1,
+                                                              strides, nullptr);
         if (parts > 1) {
           for (long r = 0; r < here; ++r)
             std::memcpy(totals + (part * m + to + r) * padded + left + panel, room + r * PANEL,
@@ -1419,24 +1434,19 @@ void dense_tiles(ffi::ThreadPool& pool, long m, long n, long k, Factor<bfloat16>
 }
 
 // Either of them.
-template <class T, class A, class B, class Out>
-void dense_product(ffi::ThreadPool& pool, long m, long n, long k, Factor<A> a, Factor<B> b,
+template <class T, class B, class Out>
+void dense_product(ffi::ThreadPool& pool, long m, long n, long k, Factor<T> a, Factor<B> b,
                    const float* bias, const Out* gate, Out* out) {
-  if constexpr (sizeof(T) == 2) {
-    if (tiled<T>()) {
-      // A gradient whose rows are many is that of the other one's, turned.
-      if constexpr (sizeof(B) == 2) {
-        if (m > n) {
-          dense_tiles<A, Out>(pool, n, m, k, {b.x, b.gate, b.column, b.row},
-                              {a.x, a.gate, a.column, a.row}, bias, gate, out, true);
-          return;
-        }
+  if constexpr (sizeof(T) == 4) {
+    dense(pool, m, n, k, a, b, bias, gate, out);
+  } else {
+    if constexpr (sizeof(B) == 2)
+      if (m > n) {  // a gradient whose rows are many is that of the other factor, turned
+        dense(pool, n, m, k, b.turned(), a.turned(), bias, gate, out, true);
+        return;
       }
-      dense_tiles<B, Out>(pool, m, n, k, a, b, bias, gate, out, false);
-      return;
-    }
+    dense(pool, m, n, k, a, b, bias, gate, out, false);
   }
-  dense<T, A, B, Out>(pool, m, n, k, a, b, bias, gate, out);
 }
 
 // Adam's step: averages of the gradient and of its square, and the update that they make, of all
@@ -1498,12 +1508,20 @@ void adam_row(const float* scales, const Leaf& leaf, long first, long count, flo
   for (; n < count; ++n)
     adam_at<float>(scales, leaf, first + n, center, shift ? shift + n : nullptr, moved + n);
 }
+float added(Floats x) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)x);
+#else
+  float sum = 0;
+  for (int lane = 0; lane < LANES; ++lane) sum += x[lane];
+  return sum;
+#endif
+}
 float dot(const float* a, const float* b, long count) {
   Floats sums{};
   long n = 0;
-  for (; n + LANES <= count; n += LANES) sums += *(const Floats*)(a + n) * *(const Floats*)(b + n);
-  float sum = 0;
-  for (int lane = 0; lane < LANES; ++lane) sum += sums[lane];
+  for (; n + LANES <= count; n += LANES) sums += load<Floats>(a + n) * load<Floats>(b + n);
+  float sum = added(sums);
   for (; n < count; ++n) sum += a[n] * b[n];
   return sum;
 }
@@ -1556,7 +1574,11 @@ void adam(ffi::ThreadPool& pool, const float* scales, const std::vector<Leaf>& l
   for (const Item& item : items)
     if (item.pair) {
       const Leaf& bias = leaves[item.pair->bias];
-      for (long n = 0; n < bias.count; ++n) bias.update[n] -= totals[item.moved + n];
+      const float* moved = totals + item.moved;
+      long n = 0;
+      for (; n + LANES <= bias.count; n += LANES)
+        put(bias.update + n, load<Floats>(bias.update + n) - load<Floats>(moved + n));
+      for (; n < bias.count; ++n) bias.update[n] -= moved[n];
     }
 }
 
@@ -1590,16 +1612,17 @@ void run_gather(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix,
                   g.channels};
   const float* weights = (const float*)matrix.untyped_data();
   if (g.dense()) {
-    dense_product<T, T, float, T>(pool, g.batch, g.outputs, g.channels,
-                          {image.x, image.gate, g.channels, 1},
-                          {weights, nullptr, g.outputs, 1}, optional<float>(bias),
-                          optional<T>(gate_y), (T*)y->untyped_data());
+    dense_product<T, float, T>(pool, g.batch, g.outputs, g.channels,
+                               {image.x, image.gate, g.channels, 1},
+                               {weights, nullptr, g.outputs, 1}, optional<float>(bias),
+                               optional<T>(gate_y), (T*)y->untyped_data());
     return;
   }
   Matrix<T> taps{weights + g.first(), g.tap_step(), g.channel_step(), g.output_step(), g.channels,
                  g.outputs};
-  apply(pool, {gathered(g)}, image, taps, optional<float>(bias), optional<T>(gate_y),
-        (T*)y->untyped_data(), g.batch, g.grid[0], g.grid[1]);
+  const auto f = few<T>(g.outputs) ? apply_few<T> : apply<T>;
+  f(pool, {gathered(g)}, image, taps, optional<float>(bias), optional<T>(gate_y),
+    (T*)y->untyped_data(), g.batch, g.grid[0], g.grid[1]);
 }
 
 ffi::Error gather(ffi::ThreadPool pool, ffi::AnyBuffer matrix, ffi::AnyBuffer x,
@@ -1619,9 +1642,10 @@ void run_scatter(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix
   const float* weights = (const float*)matrix.untyped_data();
   T* out = (T*)x->untyped_data();
   if (g.dense()) {
-    dense_product<T, T, float, T>(pool, g.batch, g.channels, g.outputs, {grid.x, grid.gate, g.outputs, 1},
-                          {weights, nullptr, 1, g.outputs}, optional<float>(bias),
-                          optional<T>(gate_x), out);
+    dense_product<T, float, T>(pool, g.batch, g.channels, g.outputs,
+                               {grid.x, grid.gate, g.outputs, 1},
+                               {weights, nullptr, 1, g.outputs}, optional<float>(bias),
+                               optional<T>(gate_x), out);
     return;
   }
   if (tiled<T>() && g.stride == 1 && g.kernel[0] * g.channels <= TILE) {
@@ -1629,14 +1653,11 @@ void run_scatter(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix
                  optional<bfloat16>(gate_x), (bfloat16*)out);
     return;
   }
-  if (g.taps() * g.channels <= PANEL) {
-    scatter_few<T>(pool, g, grid, weights, optional<float>(bias), optional<T>(gate_x), out);
-    return;
-  }
   Matrix<T> taps{weights + g.first(), g.tap_step(), g.output_step(), g.channel_step(), g.outputs,
                  g.channels};
-  apply(pool, scattered(g), grid, taps, optional<float>(bias), optional<T>(gate_x), out,
-        g.batch, g.image[0], g.image[1]);
+  const auto f = few<T>(g.channels) ? apply_few<T> : apply<T>;
+  f(pool, scattered(g), grid, taps, optional<float>(bias), optional<T>(gate_x), out, g.batch,
+    g.image[0], g.image[1]);
 }
 
 ffi::Error scatter(ffi::ThreadPool pool, ffi::AnyBuffer matrix, ffi::AnyBuffer y,
@@ -1655,9 +1676,9 @@ void run_correlate(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer x, f
                   g.channels};
   Source<T> grid{(const T*)y.untyped_data(), optional<T>(gate_y), g.grid[0], g.grid[1], g.outputs};
   if (g.dense())
-    dense_product<T, T, T, float>(pool, g.channels, g.outputs, g.batch,
-                          {image.x, image.gate, 1, g.channels},
-                          {grid.x, grid.gate, g.outputs, 1}, nullptr, nullptr, out);
+    dense_product<T, T, float>(pool, g.channels, g.outputs, g.batch,
+                               {image.x, image.gate, 1, g.channels},
+                               {grid.x, grid.gate, g.outputs, 1}, nullptr, nullptr, out);
   else if (tiled<T>())
     correlate_tiles(pool, g, (const Source<bfloat16>&)image, (const Source<bfloat16>&)grid, out);
   else
