@@ -1582,21 +1582,10 @@ void adam(ffi::ThreadPool& pool, const float* scales, const std::vector<Leaf>& l
     }
 }
 
-// Images of one pixel come without their height and width.
-Geometry geometry(ffi::Span<const int64_t> sizes, ffi::AnyBuffer::Dimensions image,
-                  ffi::AnyBuffer::Dimensions grid) {
-  const auto size = [](ffi::AnyBuffer::Dimensions of, long axis) {
-    return of.size() == 4 ? of[axis] : 1;
-  };
-  return {image.front(),
-          {size(image, 1), size(image, 2)},
-          {sizes[0], sizes[1]},
-          sizes[2],
-          {sizes[3], sizes[4]},
-          {size(grid, 1), size(grid, 2)},
-          image.back(),
-          grid.back(),
-          sizes[5] != 0};
+// As jaxdae.native's `_sizes` says it: images and grids come without their shapes.
+Geometry geometry(ffi::Span<const int64_t> n) {
+  return {n[0], {n[1], n[2]}, {n[3], n[4]}, n[5], {n[6], n[7]}, {n[8], n[9]}, n[10], n[11],
+          n[12] != 0};
 }
 
 template <class T>
@@ -1628,7 +1617,7 @@ void run_gather(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix,
 ffi::Error gather(ffi::ThreadPool pool, ffi::AnyBuffer matrix, ffi::AnyBuffer x,
                   ffi::AnyBuffer bias, ffi::AnyBuffer gate_x, ffi::AnyBuffer gate_y,
                   ffi::Result<ffi::AnyBuffer> y, ffi::Span<const int64_t> sizes) {
-  Geometry g = geometry(sizes, x.dimensions(), y->dimensions());
+  const Geometry g = geometry(sizes);
   auto run = x.element_type() == ffi::F32 ? run_gather<float> : run_gather<bfloat16>;
   run(pool, g, matrix, x, bias, gate_x, gate_y, y);
   return ffi::Error::Success();
@@ -1663,7 +1652,7 @@ void run_scatter(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix
 ffi::Error scatter(ffi::ThreadPool pool, ffi::AnyBuffer matrix, ffi::AnyBuffer y,
                    ffi::AnyBuffer bias, ffi::AnyBuffer gate_x, ffi::AnyBuffer gate_y,
                    ffi::Result<ffi::AnyBuffer> x, ffi::Span<const int64_t> sizes) {
-  Geometry g = geometry(sizes, x->dimensions(), y.dimensions());
+  const Geometry g = geometry(sizes);
   auto run = y.element_type() == ffi::F32 ? run_scatter<float> : run_scatter<bfloat16>;
   run(pool, g, matrix, y, bias, gate_x, gate_y, x);
   return ffi::Error::Success();
@@ -1688,14 +1677,14 @@ void run_correlate(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer x, f
 ffi::Error correlation(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer y,
                        ffi::AnyBuffer, ffi::AnyBuffer gate_x, ffi::AnyBuffer gate_y,
                        ffi::Result<ffi::AnyBuffer> matrix, ffi::Span<const int64_t> sizes) {
-  Geometry g = geometry(sizes, x.dimensions(), y.dimensions());
+  const Geometry g = geometry(sizes);
   auto run = x.element_type() == ffi::F32 ? run_correlate<float> : run_correlate<bfloat16>;
   run(pool, g, x, y, gate_x, gate_y, (float*)matrix->untyped_data());
   return ffi::Error::Success();
 }
 
 ffi::Error totals(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Result<ffi::AnyBuffer> sums) {
-  const long channels = x.dimensions().back(), positions = x.element_count() / channels;
+  const long channels = sums->element_count(), positions = x.element_count() / channels;
   float* out = (float*)sums->untyped_data();
   if (x.element_type() == ffi::F32)
     total(pool, (const float*)x.untyped_data(), positions, channels, out);

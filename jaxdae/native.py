@@ -26,6 +26,7 @@ with any other operation, forward mode, higher derivatives and `vmap` work. So t
 import ctypes
 import functools
 import hashlib
+import math
 import os
 import shutil
 import subprocess
@@ -295,22 +296,40 @@ def _primitive(
     return primitive
 
 
-def _vectors(x: Array) -> Array:
-    """Images of one pixel as vectors: XLA would make copies, for it sees two layouts in one."""
-    return x.reshape(len(x), -1) if x.shape[1:3] == (1, 1) else x
+def _rows(x: Array) -> Array:
+    """Images as rows of numbers.
+
+    What XLA makes of them before and after a kernel is then a long loop with full vectors, where it
+    would make one of the last axis that is longer than 1; and of images of one pixel it makes no
+    copies, in whose shape it sees two layouts.
+    """
+    return x.reshape(len(x), -1) if x.ndim == 4 else x
+
+
+def _sizes(
+    image: tuple[int, ...], grid: tuple[int, ...], geometry: Any, turned: bool
+) -> np.ndarray:
+    """The fields of native.cc's Geometry."""
+    lows = [low for low, _ in geometry.padding]
+    batch, channels, outputs = image[0], image[3], grid[3]
+    sizes = [*geometry.kernel, geometry.stride, *lows, *grid[1:3], channels, outputs, turned]
+    return np.array([batch, *image[1:3], *sizes], np.int64)
 
 
 def _side(name: str, function: Callable[..., Array]) -> Primitive:
     """One of the three: bind(factor, factor, bias, gate_x, gate_y, geometry=..., turned=...)."""
 
     def kernel(a: Array, b: Array, *others: Array, geometry: Any, turned: bool) -> Array:
-        lows = [low for low, _ in geometry.padding]
-        sizes = np.array([*geometry.kernel, geometry.stride, *lows, turned], np.int64)
         shape, dtype = _shape(name, a, b, geometry, turned)
-        arrays = map(_vectors, (a, b, *others))
-        flat = (shape[0], shape[-1]) if shape[1:3] == (1, 1) else shape
+        image, grid = {
+            "gather": (b.shape, shape),
+            "scatter": (shape, b.shape),
+            "correlate": (a.shape, b.shape),
+        }[name]
+        flat = (shape[0], math.prod(shape[1:]))
         call = jax.ffi.ffi_call(f"jaxdae_{name}", jax.ShapeDtypeStruct(flat, dtype))
-        return call(*arrays, geometry=sizes).reshape(shape)
+        sizes = _sizes(image, grid, geometry, turned)
+        return call(*map(_rows, (a, b, *others)), geometry=sizes).reshape(shape)
 
     def jvp(primals: Any, tangents: Any, **options: Any) -> Any:
         a, b, _, *gates = primals
@@ -341,7 +360,7 @@ def _total_kernel(x: Array, *, dtype: Any) -> Array | None:
     if x.dtype not in TYPES or dtype != jnp.float32:
         return None
     result = jax.ShapeDtypeStruct(x.shape[3:], dtype)
-    return jax.ffi.ffi_call("jaxdae_total", result)(_vectors(x))
+    return jax.ffi.ffi_call("jaxdae_total", result)(_rows(x))
 
 
 total_p = _primitive("total", _total, _total_kernel)
