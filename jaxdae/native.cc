@@ -304,6 +304,11 @@ struct Window {
   long size(long count) const {  // with room for reading on from the end
     return (rows(count) * width + 16 * step) * source.channels + 64;
   }
+  // How many rows of positions to take at a time, of so many, that what they read stays near.
+  long fitting(long count) const {
+    const long row = std::max(1L, step * width * source.channels);
+    return std::clamp<long>((131072 / long(sizeof(T)) - size(1)) / row + 1, 1, count);
+  }
   void read(T* to, long image, long first, long count) {
     pixels = to, top = step * first + above;
     for (long row = 0; row < rows(count); ++row, to += width * source.channels)
@@ -637,8 +642,7 @@ void apply(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source
   long widest = 1;
   for (const Phase& phase : phases) widest = std::max(widest, width_of_tile(phase));
   const Window<T> whole(source, phases);
-  const long bytes = std::max<long>(1, whole.size(1) * sizeof(T));
-  const long taken = std::max(1L, std::min(rows, 131072 / bytes));
+  const long taken = whole.fitting(rows);
   const long parts = (rows + taken - 1) / taken;
   const auto some = [&](long item) {
     const long image = item / parts, top = item % parts * taken;
@@ -750,10 +754,9 @@ void apply_few(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const So
       }
   const long rows = phases[0].size[0];  // no other phase has more
   const Window<T> whole(source, phases);
-  const long bytes = std::max<long>(1, whole.size(1) * sizeof(T));
-  const long taken = std::max(1L, std::min(rows, 131072 / bytes));
+  const long taken = whole.fitting(rows);
   const long parts = (rows + taken - 1) / taken;
-  parallel(pool, batch * parts, [&](long item) {
+  const auto some = [&](long item) {
     const long image = item / parts, top = item % parts * taken;
     const long bottom = std::min(rows, top + taken);
     Window<T> window = whole;
@@ -793,7 +796,8 @@ void apply_few(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const So
     const long first = top * step, until = std::min(height, bottom * step);
     const long at = (image * height + first) * width * outputs;
     write(out + at, sums, gate ? gate + at : nullptr, (until - first) * width * outputs);
-  });
+  };
+  parallel(pool, batch * parts, some, batch * rows * phases[0].size[1] * total > 6 << 20);
 }
 
 template <class T>
@@ -911,9 +915,9 @@ void correlate(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
   const long rows = g.kernel[1] * g.channels, groups = g.kernel[0];
   const long width = round_up(g.outputs, PANEL), size = groups * rows * width;
   // A piece: some rows of an image, or all. A chunk: words of several pieces, so that the sums pay.
-  const long taken = std::clamp(65536 / std::max(1L, whole.size(1)), 1L,
-                                (g.grid[0] * g.batch + PER - 1) / PER);
-  const long tall = std::min(taken, g.grid[0]), chunks = (g.grid[0] + tall - 1) / tall;
+  // Of a single image there are pieces enough to fill a word.
+  const long tall = std::min(whole.fitting(g.grid[0]), (g.grid[0] * g.batch + PER - 1) / PER);
+  const long chunks = (g.grid[0] + tall - 1) / tall;
   const long pieces = g.batch * chunks, wanted = (pieces + PER - 1) / PER;
   const long several =
       chunks > 1 ? 1 : std::clamp(200 / (g.grid[0] * g.grid[1]), 1L, std::max(1L, wanted / PARTS));
