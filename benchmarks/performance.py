@@ -3,15 +3,17 @@
     python -m benchmarks.performance                              # from the figures that are there
     python -m benchmarks.performance --measure --envs .peers      # first measure what is missing
     python -m benchmarks.performance --measure growth peers       # measure these anew
+    python -m benchmarks.performance --measure --machine epyc     # beside another machine's
 
 Every part is a benchmark with a command of its own, which the page gives. What they measure lies in
 docs/performance/, a file for each part and platform (cpu, gpu, tpu), and a page is written from all
-files there: on a machine with a GPU the same command adds the GPU's tables. Leave the machine to it
-meanwhile.
+files there: on a machine with a GPU the same command adds the GPU's tables. A second machine of a
+platform needs a name for its own, and has a section of its own. Leave the machine to it meanwhile.
 """
 
 import argparse
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -103,6 +105,7 @@ trains the tutorial's network for ten epochs and tests nothing; the main job tra
 ones, with its tests, checkpoints and closing table; with an empty cache of compiled programs and
 with a full one. Means over three seeds; core seconds are those of all processors together."""
 CUDA = "torch:compile torch:compile-channels-last torch:cudagraphs torch:cudagraphs-channels-last"
+PLATFORMS = {"cpu": "On a CPU", "gpu": "On a GPU", "tpu": "On a TPU"}
 PARTS: dict[str, Part] = {
     "throughput": Part(
         "Throughput",
@@ -163,19 +166,36 @@ PARTS: dict[str, Part] = {
 }
 
 
-def command(name: str, platform: str, envs: Path) -> list[str]:
+def figures(name: str, place: str) -> Path:
+    """A part's figures on a machine: its platform, "cpu", or that and a name, "cpu-epyc"."""
+    return FIGURES / f"{place}-{name}.json"
+
+
+def image(name: str, place: str) -> Path:
+    """A part's plot."""
+    return IMAGES / f"performance-{place}-{name}.png"
+
+
+def command(name: str, place: str, envs: Path) -> list[str]:
     """The words of a part's command, after `python -m`."""
     part = PARTS[name]
-    words = part.words if platform == "cpu" or part.gpu is None else part.gpu
-    words = f"benchmarks.{words.format(envs=envs)} --json {FIGURES / f'{platform}-{name}.json'}"
+    on_cpu = place.partition("-")[0] == "cpu"
+    words = part.words if on_cpu or part.gpu is None else part.gpu
+    words = f"benchmarks.{words.format(envs=envs)} --json {figures(name, place)}"
     if part.plot:
-        words += f" --plot {image(name, platform)}"
+        words += f" --plot {image(name, place)}"
     return shlex.split(words)
 
 
-def image(name: str, platform: str) -> Path:
-    """A part's plot."""
-    return IMAGES / f"performance-{platform}-{name}.png"
+def places() -> list[str]:
+    """The machines that there are figures of, in the page's order."""
+    ends = sorted((f"-{name}.json" for name in PARTS), key=len, reverse=True)
+    found = set()
+    for file in FIGURES.glob("*.json"):
+        end = next(filter(file.name.endswith, ends), None)
+        if end:
+            found.add(file.name.removesuffix(end))
+    return sorted(place for place in found if place.partition("-")[0] in PLATFORMS)
 
 
 def here() -> dict[str, Any]:
@@ -185,14 +205,13 @@ def here() -> dict[str, Any]:
     return json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
-def measure(names: Sequence[str], envs: Path) -> None:
+def measure(names: Sequence[str], machine: dict[str, Any], place: str, envs: Path) -> None:
     """Runs the benchmarks, each with the machine it ran on."""
-    machine = here()
     for name in names:
-        words = command(name, machine["platform"], envs)
+        words = command(name, place, envs)
         print(f"== python -m {shlex.join(words)}", flush=True)
         subprocess.run([sys.executable, "-m", *words], check=True)
-        file = FIGURES / f"{machine['platform']}-{name}.json"
+        file = figures(name, place)
         report = json.loads(file.read_text())
         file.write_text(json.dumps({"machine": machine, "report": report}, indent=1) + "\n")
 
@@ -206,18 +225,19 @@ def page(envs: Path) -> str:
         "Ratios are taken within a run, on one machine.",
         "",
     ]
-    for platform, title in (("cpu", "On a CPU"), ("gpu", "On a GPU"), ("tpu", "On a TPU")):
-        there = [name for name in PARTS if (FIGURES / f"{platform}-{name}.json").is_file()]
-        if there:
-            lines += [f"## {title}", ""]
-        for name in there:
-            data = json.loads((FIGURES / f"{platform}-{name}.json").read_text())
+    for place in places():
+        title = PLATFORMS[place.partition("-")[0]]
+        for name in (name for name in PARTS if figures(name, place).is_file()):
+            data = json.loads(figures(name, place).read_text())
             machine, part = data["machine"], PARTS[name]
             cores = f", {machine['cores']} cores" if machine["cores"] else ""
+            if title:
+                lines += [f"## {title}: {machine['device']}{cores}", ""]
+                title = ""
             lines += [f"### {part.title}", "", part.text, "", part.table(data["report"]), ""]
             if part.plot:
-                lines += [f"![{part.title}](images/{image(name, platform).name})", ""]
-            words = shlex.join(command(name, platform, envs))
+                lines += [f"![{part.title}](images/{image(name, place).name})", ""]
+            words = shlex.join(command(name, place, envs))
             lines += [
                 f"`python -m {words}`, {machine['date']}, {machine['device']}{cores}, Python "
                 f"{machine['python']}, jax {machine['jax']}, flax {machine['flax']}.",
@@ -241,16 +261,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         help=f"which of {', '.join(PARTS)}; those without figures if none is named",
     )
     add("--envs", type=Path, default=Path(".peers"), help="folder of the peers' environments")
+    add("--machine", metavar="NAME", help="this machine's, where there are others of its platform")
     flags = parser.parse_args(argv)
+    wrong = None
     if not PAGE.parent.is_dir():
-        print("error: there is no docs/ here: go to the folder of the repository", file=sys.stderr)
+        wrong = "there is no docs/ here: go to the folder of the repository"
+    if flags.machine is not None and not re.fullmatch("[a-z0-9]+", flags.machine):
+        wrong = f"--machine {flags.machine} must be small letters and digits, such as epyc"
+    if wrong:
+        print(f"error: {wrong}", file=sys.stderr)
         return 2
     FIGURES.mkdir(exist_ok=True)
     if flags.measure is not None:
-        platform = here()["platform"]
-        missing = [name for name in PARTS if not (FIGURES / f"{platform}-{name}.json").is_file()]
+        machine = here()
+        place = "-".join(filter(None, (machine["platform"], flags.machine)))
+        missing = [name for name in PARTS if not figures(name, place).is_file()]
         try:
-            measure(flags.measure or missing, flags.envs)
+            measure(flags.measure or missing, machine, place, flags.envs)
         except subprocess.CalledProcessError as error:
             print(f"stopped: {shlex.join(error.cmd)} failed", file=sys.stderr)
             return 1

@@ -21,6 +21,7 @@ def test_a_page_is_written_from_what_is_there(tmp_path, monkeypatch, capsys):
     reports = {
         "cpu-throughput": json.loads((tmp_path / "docs/t.json").read_text()),
         "cpu-growth": json.loads((tmp_path / "docs/g.json").read_text()),
+        "cpu-epyc-peers-bfloat16": {"dtype": "bfloat16", "about": about, "rows": rows},
         "gpu-peers": {"dtype": "float32", "about": about, "rows": rows},
         "cpu-quality": [{"system": "keras", "seed": 0, "epochs": 10, "images": 60000, **used}],
     }
@@ -30,7 +31,10 @@ def test_a_page_is_written_from_what_is_there(tmp_path, monkeypatch, capsys):
     assert performance.main(["--envs", "somewhere"]) == 0
     page = performance.PAGE.read_text()
     assert page.index("## On a CPU") < page.index("### Throughput") < page.index("### Growth")
-    assert page.index("### Growth") < page.index("## On a GPU") and "On a TPU" not in page
+    other = page.index("## On a CPU: ", page.index("### Growth"))
+    assert page.index("### Growth") < other < page.index("In bfloat16;")
+    assert page.index("In bfloat16;") < page.index("## On a GPU") and "On a TPU" not in page
+    assert "--json docs/performance/cpu-epyc-peers-bfloat16.json`, " in page
     assert "| train | 8 | torch | 10 (10 to 10) | 3.00 (3.00 to 3.00) |" in page
     assert "In float32; jax 1.2, torch 3.4." in page
     assert "| keras | 10 of 60,000 | 0.0160 | 100.0 |  | 150.0 | 900 | 1.0 |" in page
@@ -38,8 +42,12 @@ def test_a_page_is_written_from_what_is_there(tmp_path, monkeypatch, capsys):
     assert "| 28x28 |" in page and "Ceilings: " in page
 
 
-def test_goes_nowhere_without_docs(tmp_path, monkeypatch, capsys):
+def test_goes_nowhere_without_docs_or_with_a_name_that_is_none(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert performance.main([]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1
+    assert error.startswith("error: there is no docs/ here") and error.count("\n") == 1
+    (tmp_path / "docs").mkdir()
+    assert performance.main(["--machine", "EPYC 2"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --machine EPYC 2 must be ") and error.count("\n") == 1
