@@ -12,10 +12,11 @@
 // with the same remainder modulo the stride), which a part of the taps reach. A correlation takes
 // some images at a time, and adds up their products.
 //
-// All products are of words of four bytes: a float, or a pair of bfloat16 that are neighbours along
-// the axis that is summed over, as the instructions for bfloat16 want them. So one code serves both
-// types, and what differs is `multiply_add` and how words are put together. All sums are float32,
-// and their order depends on the shapes alone, not on how many threads there are.
+// All products are of words of four bytes: a float, or a pair of bfloat16 that are summed over
+// together, as the instructions for bfloat16 want them: two channels, or the same place in two
+// images. So one code serves both types, and what differs is `multiply_add` and how words are put
+// together. All sums are float32, and their order depends on the shapes alone, not on how many
+// threads there are.
 //
 // Dense layers are products of matrices at the end, and Adam, which is none, comes last.
 
