@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -388,20 +389,23 @@ from jaxdae.convolution import conv, conv_transpose
 native.OPTIONS = (*native.OPTIONS, *sys.argv[1:])
 assert native.available()
 
-def run(layer, x, kernel, bias):
-    out, vjp = jax.vjp(lambda *a: layer(*a, stride=2, rectify=True), x, kernel, bias)
+def run(layer, stride, x, kernel, bias):
+    out, vjp = jax.vjp(lambda *a: layer(*a, stride=stride, rectify=True), x, kernel, bias)
     return out, *vjp(jax.random.normal(jax.random.key(1), out.shape, out.dtype))
 
-for layer in (conv, conv_transpose):
+for layer, stride, size, taps in (
+    (conv, 2, (9, 8), 3), (conv_transpose, 2, (9, 8), 3), (conv_transpose, 1, (9, 8), 3),
+    (conv, 1, (1, 1), 1),
+):
     for inputs, outputs in ((1, 32), (20, 1), (33, 70)):
         for dtype, eps in ((jnp.float32, 1e-5), (jnp.bfloat16, 2.0**-7)):
             keys = jax.random.split(jax.random.key(0), 3)
-            x = jax.random.normal(keys[0], (3, 9, 8, inputs), dtype)
-            kernel = jax.random.normal(keys[1], (3, 3, inputs, outputs)) / 3
+            x = jax.random.normal(keys[0], (3, *size, inputs), dtype)
+            kernel = jax.random.normal(keys[1], (taps, taps, inputs, outputs)) / taps
             bias = jax.random.normal(keys[2], (outputs,))
-            got = run(layer, x, kernel, bias)
+            got = run(layer, stride, x, kernel, bias)
             with native.without():
-                want = run(layer, x, kernel, bias)
+                want = run(layer, stride, x, kernel, bias)
             for a, b in zip(got, want, strict=True):
                 a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
                 assert np.linalg.norm(a - b) <= eps * np.linalg.norm(b), (layer, inputs, dtype)
@@ -418,9 +422,17 @@ for a, b in zip(got, want, strict=True):
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="flags of another processor")
-@pytest.mark.parametrize("flags", [["-march=x86-64-v3"], ["-mno-amx-tile", "-mno-amx-bf16"]])
-def test_processors_that_have_less(flags, tmp_path):
-    """Vectors of eight, without bfloat16; and vectors of sixteen, without tiles."""
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["-march=x86-64-v3"],
+        ["-mno-amx-tile", "-mno-amx-bf16"],
+        ["-D__AMX_BF16__", "-include", str(Path(__file__).with_name("tiles.h"))],
+    ],
+    ids=["vectors of eight", "no tiles", "tiles in software"],
+)
+def test_other_processors(flags, tmp_path):
+    """Vectors of eight, without bfloat16; vectors of sixteen, without tiles; and with them."""
     subprocess.run(
         [sys.executable, "-c", OTHERS, *flags],
         env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
