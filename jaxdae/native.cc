@@ -611,13 +611,29 @@ struct Matrix {
   static void round(T* out, const float* x, long count) { write<T>(out, x, nullptr, count); }
 };
 
+// f(window, image, top, bottom) for all images, as many rows of positions at a time as stay near.
+template <class T, class F>
+void by_window(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source<T>& source,
+               long batch, bool worth, const F& f) {
+  const long rows = phases[0].size[0];  // no other phase has more
+  const Window<T> whole(source, phases);
+  const long taken = whole.fitting(rows), parts = (rows + taken - 1) / taken;
+  const auto some = [&](long item) {
+    const long image = item / parts, top = item % parts * taken;
+    const long bottom = std::min(rows, top + taken);
+    Window<T> window = whole;
+    window.read(memory<T>(LEFT, window.size(bottom - top)), image, top, bottom - top);
+    f(window, image, top, bottom);
+  };
+  parallel(pool, batch * parts, some, worth);
+}
+
 // A gather or a scatter: what is written from what is read, a few rows of positions at a time.
 template <class T>
 void apply(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source<T>& source,
            const Matrix<T>& matrix, const float* bias, const T* gate, T* out, long batch,
            long height, long width) {
   const long outputs = matrix.outputs, panels = (outputs + PANEL - 1) / PANEL;
-  const long rows = phases[0].size[0];  // no other phase has more
   std::vector<long> depths, offsets;
   long total = 0;
   for (const Phase& phase : phases) {
@@ -628,7 +644,7 @@ void apply(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source
   float* start = memory<float>(MATRIX, panels * PANEL + total);  // the sums begin with the bias
   uint32_t* packed = (uint32_t*)start + panels * PANEL;
   for (long n = 0; n < panels * PANEL; ++n) start[n] = bias && n < outputs ? bias[n] : 0;
-  const long products = batch * rows * phases[0].size[1] * total * PER_WORD<T>;
+  const long products = batch * phases[0].size[0] * phases[0].size[1] * total * PER_WORD<T>;
   const bool worth = products + 32 * batch * height * width * outputs > 6 << 20;
   parallel(
       pool, phases.size() * panels,
@@ -642,14 +658,7 @@ void apply(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source
   };
   long widest = 1;
   for (const Phase& phase : phases) widest = std::max(widest, width_of_tile(phase));
-  const Window<T> whole(source, phases);
-  const long taken = whole.fitting(rows);
-  const long parts = (rows + taken - 1) / taken;
-  const auto some = [&](long item) {
-    const long image = item / parts, top = item % parts * taken;
-    const long bottom = std::min(rows, top + taken);
-    Window<T> window = whole;
-    window.read(memory<T>(LEFT, window.size(bottom - top)), image, top, bottom - top);
+  const auto some = [&](const Window<T>& window, long image, long top, long bottom) {
     float* room = memory<float>(SUMS, 2 * TILE * PANEL);
     std::optional<Tiles> tiles;
     if (tiled<T>()) tiles.emplace(widest);
@@ -702,11 +711,11 @@ void apply(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source
       }
     }
   };
-  parallel(pool, batch * parts, some, worth);
+  by_window(pool, phases, source, batch, worth, some);
 }
 
 // Lane by lane, the sums of as many vectors: lane i is that of vector i.
-inline Floats added(Floats* v) {
+inline Floats sums_of_lanes(Floats* v) {
 #if defined(__AVX512F__) && !defined(__clang__)
 #pragma GCC unroll 4
   for (int turn = 3; turn >= 0; --turn)
@@ -753,15 +762,7 @@ void apply_few(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const So
                                       k % source.channels * matrix.row + n * matrix.column]);
         to += vectors(run) * WIDE;
       }
-  const long rows = phases[0].size[0];  // no other phase has more
-  const Window<T> whole(source, phases);
-  const long taken = whole.fitting(rows);
-  const long parts = (rows + taken - 1) / taken;
-  const auto some = [&](long item) {
-    const long image = item / parts, top = item % parts * taken;
-    const long bottom = std::min(rows, top + taken);
-    Window<T> window = whole;
-    window.read(memory<T>(LEFT, window.size(bottom - top)), image, top, bottom - top);
+  const auto some = [&](const Window<T>& window, long image, long top, long bottom) {
     float* sums = memory<float>(SUMS, (bottom - top) * step * width * outputs + LANES);
     const T* weights = packed;
     for (size_t p = 0; p < phases.size(); ++p) {
@@ -784,7 +785,7 @@ void apply_few(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const So
                                                     *(const Words*)w);
               }
             }
-            const Floats together = added(sum) + (bias ? bias[n] : 0.0f);
+            const Floats together = sums_of_lanes(sum) + (bias ? bias[n] : 0.0f);
             float* at = line + (j * step + phase.first[1]) * outputs;
             if (step * outputs == 1)
               *(Floats*)at = together;
@@ -798,7 +799,8 @@ void apply_few(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const So
     const long at = (image * height + first) * width * outputs;
     write(out + at, sums, gate ? gate + at : nullptr, (until - first) * width * outputs);
   };
-  parallel(pool, batch * parts, some, batch * rows * phases[0].size[1] * total > 6 << 20);
+  const bool worth = batch * phases[0].size[0] * phases[0].size[1] * total > 6 << 20;
+  by_window(pool, phases, source, batch, worth, some);
 }
 
 template <class T>
@@ -925,7 +927,7 @@ void correlate(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
   const long all = (wanted + several - 1) / several, parts = std::min<long>(PARTS, all);
   const bool direct = PER == 1 && !grid.gate && g.outputs % LANES == 0;
   const long line = whole.width * g.channels, high = whole.rows(tall);  // of a piece's pixels
-  const long one = high * line + 64, step = g.stride * g.channels, across = g.grid[1] * g.outputs;
+  const long one = high * line, step = g.stride * g.channels, across = g.grid[1] * g.outputs;
   float* totals = memory<float>(TOTALS, parts * size);
   parallel(pool, parts, [&](long part) {
     float* sums = totals + part * size;
@@ -1513,7 +1515,7 @@ void adam_row(const float* scales, const Leaf& leaf, long first, long count, flo
   for (; n < count; ++n)
     adam_at<float>(scales, leaf, first + n, center, shift ? shift + n : nullptr, moved + n);
 }
-float added(Floats x) {
+float sum_of_lanes(Floats x) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_ps((__m512)x);
 #else
@@ -1526,7 +1528,7 @@ float dot(const float* a, const float* b, long count) {
   Floats sums{};
   long n = 0;
   for (; n + LANES <= count; n += LANES) sums += load<Floats>(a + n) * load<Floats>(b + n);
-  float sum = added(sums);
+  float sum = sum_of_lanes(sums);
   for (; n < count; ++n) sum += a[n] * b[n];
   return sum;
 }
