@@ -10,13 +10,14 @@
 // where its pixels lie, in a copy of the image with zeros around it (a window), in which the taps
 // of a row are neighbours (a run). A scatter is one too, for each phase of the image (positions
 // with the same remainder modulo the stride), which a part of the taps reach. A correlation takes
-// some images at a time, and adds up their products.
+// some images at a time, and adds up their products. Where a kernel of 3 by 3 stands on every second
+// pixel, fewer products do in float32: see the pairs below.
 //
 // All products are of words of four bytes: a float, or a pair of bfloat16 that are summed over
 // together, as the instructions for bfloat16 want them: two channels, or the same place in two
 // images. So one code serves both types, and what differs is `multiply_add` and how words are put
-// together. All sums are float32, and their order depends on the shapes alone, not on how many
-// threads there are.
+// together; it is compiled for each by itself. All sums are float32, and their order depends on the
+// shapes alone, not on how many threads there are.
 //
 // Dense layers are products of matrices at the end, and Adam, which is none, comes last.
 
@@ -60,8 +61,8 @@ typedef uint32_t Words __attribute__((vector_size(4 * LANES), aligned(2)));
 typedef uint16_t Halves __attribute__((vector_size(4 * LANES), aligned(2)));
 typedef uint16_t Narrow __attribute__((vector_size(2 * LANES), aligned(2)));
 typedef int16_t Shorts __attribute__((vector_size(4 * LANES), aligned(2)));
-typedef int16_t NarrowShorts __attribute__((vector_size(2 * LANES), aligned(2)));
 typedef uint16_t bfloat16;
+typedef ELEMENT Element;  // of the images, for which this is compiled: float or bfloat16
 typedef uint32_t Words16 __attribute__((vector_size(64), aligned(2)));
 typedef uint16_t Halves16 __attribute__((vector_size(32), aligned(2)));
 
@@ -119,18 +120,14 @@ Words opened(const bfloat16* gate) {
   return (Words)(((Shorts)g > 0) | (Shorts)(g > 0xff80));
 }
 
-// A vector of sums written, zeros where a gate is closed.
-void store(float* out, Floats x, const float* gate = nullptr) {
-  *(Words*)out = gate ? (Words)x & opened(gate) : (Words)x;
+// Sums, zeros where a gate is closed.
+Floats gated(Floats x, const float* gate) { return (Floats)((Words)x & opened(gate)); }
+Floats gated(Floats x, const bfloat16* gate) {
+  const Floats wide = (Floats)(__builtin_convertvector(*(const Narrow*)gate, Words) << 16);
+  return (Floats)((Words)x & ~(Words)(wide <= 0));
 }
-void store(bfloat16* out, Floats x, const bfloat16* gate = nullptr) {
-  Narrow rounded = narrowed(x);
-  if (gate) {
-    const Narrow g = *(const Narrow*)gate;
-    rounded &= (Narrow)(((NarrowShorts)g > 0) | (NarrowShorts)(g > 0xff80));
-  }
-  *(Narrow*)out = rounded;
-}
+void store(float* out, Floats x) { *(Floats*)out = x; }
+void store(bfloat16* out, Floats x) { *(Narrow*)out = narrowed(x); }
 
 template <class T>
 Floats multiply_add(Floats sum, Words a, Words b);
@@ -354,18 +351,11 @@ struct Second {
   long a, sums;
 };
 
-// sums (M, N * LANES) = start + a (M, count) b (count, N * LANES) of each term. `start` is the sums
-// themselves, or a row that all begin with. A gate lies as the sums do, if there is one.
-template <class T, class Out, int M, int N>
-void multiply(Out* sums, const float* start, const Term<T>* terms, long length, Strides strides,
-              const Out* gate) {
+// sum (M, N * LANES) += a (M, count) b (count, N * LANES) of each term.
+template <class T, int M, int N>
+inline void add_products(Floats (&sum)[M][N], const Term<T>* terms, long length,
+                         const Strides& strides) {
   const long row = strides.row, step = strides.step, b_step = strides.b_step;
-  const long begin = (const void*)start == sums ? strides.sums : 0;
-  Floats sum[M][N];
-#pragma GCC unroll 16
-  for (int m = 0; m < M; ++m)
-#pragma GCC unroll 2
-    for (int n = 0; n < N; ++n) sum[m][n] = *(const Floats*)(start + m * begin + n * LANES);
   for (const Term<T>* term = terms; term < terms + length; ++term) {
     const T* a = term->a + strides.a;
     const uint32_t* b = term->b + strides.b;
@@ -383,13 +373,30 @@ void multiply(Out* sums, const float* start, const Term<T>* terms, long length, 
       }
     }
   }
+}
+
+// sums = start + products. `start` is the sums themselves, or a row that all begin with. A gate
+// lies as the sums do, if there is one.
+template <class T, class Out, int M, int N>
+void multiply(Out* sums, const float* start, const Term<T>* terms, long length, Strides strides,
+              const Out* gate) {
+  const long begin = (const void*)start == sums ? strides.sums : 0;
+  Floats sum[M][N];
 #pragma GCC unroll 16
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 2
-    for (int n = 0; n < N; ++n) {
-      const long at = m * strides.sums + n * LANES;
-      store(sums + at, sum[m][n], gate ? gate + at : nullptr);
-    }
+    for (int n = 0; n < N; ++n) sum[m][n] = *(const Floats*)(start + m * begin + n * LANES);
+  add_products(sum, terms, length, strides);
+  if (gate)
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+      for (int n = 0; n < N; ++n)
+        sum[m][n] = gated(sum[m][n], gate + m * strides.sums + n * LANES);
+#pragma GCC unroll 16
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+    for (int n = 0; n < N; ++n) store(sums + m * strides.sums + n * LANES, sum[m][n]);
 }
 
 // The same on tiles, of bfloat16; the counts are whole tiles, and as many rows of a are read as the
@@ -537,7 +544,8 @@ template <class T>
 inline void write(T* out, const float* sums, const T* gate, long count) {
   long n = 0;
   for (; n + LANES <= count; n += LANES)
-    store(out + n, *(const Floats*)(sums + n), gate ? gate + n : nullptr);
+    store(out + n, gate ? gated(*(const Floats*)(sums + n), gate + n)
+                        : *(const Floats*)(sums + n));
   for (; n < count; ++n) store(out + n, gate && !open(gate[n]) ? 0.0f : sums[n]);
 }
 
@@ -1149,6 +1157,438 @@ void correlate_tiles(ffi::ThreadPool& pool, const Geometry& g, const Source<bflo
   });
 }
 
+// Fewer products, in float32, for kernels of 3 by 3 at stride 2 on images of even sides. Of what
+// two positions beside each other, a pair, see of an axis, let e be the even pixels and o the odd:
+//
+//     y0 = e0 w0 + o0 w1 + e1 w2               y1 = e1 w0 + o1 w1 + e2 w2
+//
+// As in Winograd's minimal filters, five products do for six:
+//
+//     y0 = (e0 - e1) w0 + o0 w1 + middle       y1 = (e2 - e1) w2 + o1 w1 + middle
+//     middle = e1 (w0 + w2)
+//
+// So do 25 for 36 of both axes. A correlation has the same. The pixels that a scatter makes of y0
+// and y1, and of the y before them, are
+//
+//     e0 = (y - y0) w2 + middle     o0 = y0 w1     e1 = (y1 - y0) w0 + middle     o1 = y1 w1
+//     middle = y0 (w0 + w2)
+//
+// What is multiplied lies in planes, one for each two parts of the axes, with a row for each pair;
+// so do the sums, and all between is products of matrices.
+
+// A part of a pair along an axis: so many numbers for each channel, and whether it belongs to the
+// second position: of an odd number of positions the last has none beside it.
+struct Part {
+  int depth;
+  bool second;
+};
+// (e0 - e1, o0), e1, (e2 - e1, o1); y0, y0 + y1, y1; and y - y0, y0, y1 - y0, y1
+constexpr Part PIXELS[] = {{2, false}, {1, false}, {2, true}};
+constexpr Part POSITIONS[] = {{1, false}, {1, false}, {1, true}};
+constexpr Part NEIGHBOURS[] = {{1, false}, {1, false}, {1, true}, {1, true}};
+
+// What is read of a pair becomes the numbers of its parts.
+const auto parts_of_pixels = [](const Floats* x, Floats* out) {
+  out[0] = x[0] - x[2], out[1] = x[1], out[2] = x[2], out[3] = x[4] - x[2], out[4] = x[3];
+};
+const auto parts_of_positions = [](const Floats* y, Floats* out) {
+  out[0] = y[0], out[1] = y[0] + y[1], out[2] = y[1];
+};
+const auto parts_of_neighbours = [](const Floats* y, Floats* out) {  // from the one before on
+  out[0] = y[0] - y[1], out[1] = y[1], out[2] = y[2] - y[1], out[3] = y[2];
+};
+
+// A map of an axis, on both.
+template <int IN, int OUT, class F>
+inline void both_axes(const Floats (&in)[IN][IN], Floats (&out)[OUT][OUT], const F& map) {
+  Floats half[IN][OUT];
+#pragma GCC unroll 8
+  for (int i = 0; i < IN; ++i) map(in[i], half[i]);
+#pragma GCC unroll 8
+  for (int j = 0; j < OUT; ++j) {
+    Floats column[IN], made[OUT];
+#pragma GCC unroll 8
+    for (int i = 0; i < IN; ++i) column[i] = half[i][j];
+    map(column, made);
+#pragma GCC unroll 8
+    for (int i = 0; i < OUT; ++i) out[i][j] = made[i];
+  }
+}
+
+// Pairs that are done together: how many are begun, and how many of those have a second position.
+struct Pairs {
+  long image, row, images, rows[2], columns[2];
+};
+
+// Which those are: all of several images, or some rows of one.
+struct Portions {
+  long batch, down[2], across[2], taken, several, parts;
+  Portions(const Geometry& g, long numbers)  // for each pair, that are to stay near
+      : batch(g.batch),
+        down{(g.grid[0] + 1) / 2, g.grid[0] / 2},
+        across{(g.grid[1] + 1) / 2, g.grid[1] / 2} {
+    const long most = std::clamp<long>(147456 / numbers, TILE, 7 * ROWS);
+    taken = share(down[0], std::clamp(most / across[0], 1L, down[0]));
+    parts = (down[0] + taken - 1) / taken;
+    several = parts > 1 ? 1 : std::clamp(most / (down[0] * across[0]), 1L, std::max(1L, batch / 8));
+  }
+  long count() const { return (batch + several - 1) / several * parts; }
+  Pairs operator[](long item) const {
+    const long image = item / parts * several, row = item % parts * taken;
+    return {image, row, std::min(several, batch - image),
+            {std::min(taken, down[0] - row), std::min(taken, down[1] - row)},
+            {across[0], across[1]}};
+  }
+};
+
+// Where numbers of pairs are: in planes, (pairs, numbers of both parts, channels).
+template <int N>
+struct Planes {
+  const Part (&axis)[N];
+  Pairs pairs;
+  long channels, begin[N][N], size = 0;
+
+  Planes(const Part (&axis)[N], const Pairs& pairs, long channels)
+      : axis(axis), pairs(pairs), channels(channels) {
+    for (int i = 0; i < N; ++i)
+      for (int j = 0; j < N; ++j) begin[i][j] = size, size += count(i, j) * depth(i, j);
+  }
+  long rows(int i) const { return pairs.rows[axis[i].second]; }
+  long columns(int j) const { return pairs.columns[axis[j].second]; }
+  long count(int i, int j) const { return pairs.images * rows(i) * columns(j); }
+  long depth(int i, int j) const { return axis[i].depth * axis[j].depth * channels; }
+};
+
+// The numbers of a pair, M by M, and those of the next in its row; what is not there is `nowhere`.
+template <int N, int M>
+struct Walk {
+  const Planes<N>& planes;
+  float *base, *nowhere, *at[M][M];
+  long step[M][M];
+
+  void begin(long image, long row) {
+    for (int i = 0, u = 0; i < N; ++i)
+      for (int k = 0; k < planes.axis[i].depth; ++k, ++u)
+        for (int j = 0, v = 0; j < N; ++j)
+          for (int l = 0; l < planes.axis[j].depth; ++l, ++v) {
+            const bool there = row < planes.rows(i);
+            const long line = (image * planes.rows(i) + row) * planes.columns(j);
+            step[u][v] = there ? planes.depth(i, j) : 0;
+            at[u][v] = there ? base + planes.begin[i][j] + line * step[u][v] +
+                                   (k * planes.axis[j].depth + l) * planes.channels
+                             : nowhere;
+          }
+  }
+  void end() {  // a last pair without a second
+    for (int j = 0, v = 0; j < N; ++j)
+      for (int l = 0; l < planes.axis[j].depth; ++l, ++v)
+        for (int u = 0; u < M && planes.axis[j].second; ++u) at[u][v] = nowhere;
+  }
+  void advance() {
+#pragma GCC unroll 8
+    for (int i = 0; i < M; ++i)
+#pragma GCC unroll 8
+      for (int j = 0; j < M; ++j) at[i][j] += step[i][j];
+  }
+};
+
+// Planes of what is read: of each pair IN by IN pixels, `step` from those of the next and the first
+// of them at `low`.
+template <int IN, int OUT, int N, class F>
+void fill(float* to, const Planes<N>& planes, const Source<float>& source, long step, long low,
+          const F& map) {
+  const Pairs& pairs = planes.pairs;
+  const long channels = planes.channels, line = source.width * channels;
+  float* zeros = memory<float>(LEFT, line + channels);
+  std::memset(zeros, 0, line * sizeof(float));
+  Walk<N, OUT> walk{planes, to, zeros + line};
+  const float *x[IN], *gate[IN];
+  const auto pair = [&](auto gated, auto inside, long from, long until) {
+    for (long c = 0; c < channels; c += LANES) {
+      Floats in[IN][IN], out[OUT][OUT];
+#pragma GCC unroll 8
+      for (int i = 0; i < IN; ++i)
+#pragma GCC unroll 8
+        for (int j = 0; j < IN; ++j) {
+          Words words{};
+          if (inside || (j >= from && j < until)) {
+            words = *(const Words*)(x[i] + j * channels + c);
+            if (gated) words &= opened(gate[i] + j * channels + c);
+          }
+          in[i][j] = (Floats)words;
+        }
+      both_axes(in, out, map);
+#pragma GCC unroll 8
+      for (int i = 0; i < OUT; ++i)
+#pragma GCC unroll 8
+        for (int j = 0; j < OUT; ++j) *(Floats*)(walk.at[i][j] + c) = out[i][j];
+    }
+  };
+  const auto along = [&](auto gated) {
+    for (long column = 0; column < pairs.columns[0]; ++column) {
+      if (column == pairs.columns[1]) walk.end();
+      const long from = -(column * step + low), until = source.width + from;
+      if (from <= 0 && until >= IN)
+        pair(gated, std::true_type(), 0, IN);
+      else
+        pair(gated, std::false_type(), from, until);
+      for (int i = 0; i < IN; ++i) x[i] += step * channels, gate[i] += step * channels;
+      walk.advance();
+    }
+  };
+  for (long image = 0; image < pairs.images; ++image)
+    for (long row = 0; row < pairs.rows[0]; ++row) {
+      walk.begin(image, row);
+      for (int i = 0; i < IN; ++i) {
+        const long at = (pairs.row + row) * step + low + i;
+        const bool inside = at >= 0 && at < source.height;
+        const long from = ((pairs.image + image) * source.height + at) * line;
+        x[i] = (inside ? source.x + from : zeros) + low * channels;
+        gate[i] = (inside && source.gate ? source.gate + from : zeros) + low * channels;
+      }
+      source.gate ? along(std::true_type()) : along(std::false_type());
+    }
+}
+
+// Whether there are fewer products, and whole panels of channels.
+bool paired(const Geometry& g) {
+  for (int axis = 0; axis < 2; ++axis)
+    if (g.kernel[axis] != 3 || g.low[axis] != 0 || g.image[axis] != 2 * g.grid[axis]) return false;
+  return g.stride == 2 && g.channels % PANEL == 0 && g.outputs % PANEL == 0;
+}
+
+// The kernels of both axes, each packed as (panels, inputs, PANEL): of an axis w0, w1, w2, w0 + w2.
+struct Kernels {
+  static constexpr int COUNT = 4, SUM = 3;
+  const long inputs, panels, block;
+  uint32_t* packed;
+
+  Kernels(ffi::ThreadPool& pool, const Matrix<float>& matrix, bool worth)
+      : inputs(matrix.inputs), panels((matrix.outputs + PANEL - 1) / PANEL), block(inputs * PANEL),
+        packed(memory<uint32_t>(MATRIX, COUNT * COUNT * panels * block)) {
+    const auto pack = [&](long panel) {
+      const auto add = [&](int i, int j, const uint32_t* a, const uint32_t* b) {
+        for (long n = panel * block; n < (panel + 1) * block; n += LANES)
+          *(Floats*)(at(i, j) + n) = *(const Floats*)(a + n) + *(const Floats*)(b + n);
+      };
+      for (int i = 0; i < SUM; ++i) {
+        for (int j = 0; j < SUM; ++j)
+          matrix.pack(at(i, j) + panel * block,
+                      {{0, 0}, 1, {1, 1}, 1, {{0, 0, 1, i * SUM + j, 1}}}, panel * PANEL);
+        add(i, SUM, at(i, 0), at(i, 2));
+      }
+      for (int j = 0; j < COUNT; ++j) add(SUM, j, at(0, j), at(2, j));
+    };
+    parallel(pool, panels, pack, worth);
+  }
+  uint32_t* at(int i, int j) const { return packed + (i * COUNT + j) * panels * block; }
+};
+
+// What is summed up of an axis: the numbers of a part by these kernels. The middle is kept, and what
+// is joined to it begins with it; the rest stands alone, and so begins with the bias. And which
+// pixel it makes of those of the pair that are written.
+enum Role { MIDDLE, JOINED, ALONE };
+struct Product {
+  Role role;
+  int part, kernels[2], pixel;
+};
+
+// Rows that begin where `at` says, or are all the same.
+struct Rows {
+  float* first;
+  const long* at;
+  Rows from(long m, long n) const { return {first + n, at + m}; }
+};
+// sums (M, PANEL) = start + more + products; there need not be more.
+template <int M>
+void multiply_rows(Rows sums, Rows start, Rows more, const Term<float>* terms, long length,
+                   Strides strides, const float* gate) {
+  constexpr int N = PANEL / LANES;
+  Floats sum[M][N];
+#pragma GCC unroll 16
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+    for (int n = 0; n < N; ++n) {
+      sum[m][n] = *(const Floats*)(start.first + start.at[m] + n * LANES);
+      __builtin_prefetch(sums.first + sums.at[m] + n * LANES, 1);
+    }
+  if (more.first)
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+      for (int n = 0; n < N; ++n)
+        sum[m][n] += *(const Floats*)(more.first + more.at[m] + n * LANES);
+  add_products(sum, terms, length, strides);
+  if (gate)
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+      for (int n = 0; n < N; ++n)
+        sum[m][n] = gated(sum[m][n], gate + sums.at[m] + n * LANES);
+#pragma GCC unroll 16
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+    for (int n = 0; n < N; ++n) store(sums.first + sums.at[m] + n * LANES, sum[m][n]);
+}
+template <int... M>
+auto choose_rows(long rows, std::integer_sequence<int, M...>) {
+  static constexpr decltype(&multiply_rows<1>) all[] = {multiply_rows<M + 1>...};
+  return all[rows - 1];
+}
+
+// Gathers and scatters of pairs: `fill` makes their planes, and of images (batch, height, width,
+// outputs) each pair is `size` by `size` pixels. The first product is the middle.
+template <int N, int P, class Fill>
+void apply_pairs(ffi::ThreadPool& pool, const Geometry& g, const Part (&axis)[N], const Fill& fill,
+                 const Matrix<float>& matrix, const float* bias, const Product (&products)[P],
+                 const float* gate, float* out, long height, long width, long size) {
+  const long inputs = matrix.inputs, outputs = matrix.outputs;
+  const bool worth = g.batch * g.grid[0] * g.grid[1] * g.taps() * inputs * outputs > 6 << 20;
+  const Kernels kernels(pool, matrix, worth);
+  std::vector<float> zeros(kernels.panels * PANEL), start(zeros);
+  if (bias) std::copy_n(bias, outputs, start.begin());
+  long numbers = 0;
+  for (const Part& part : axis) numbers += part.depth;
+  const Portions portions(g, numbers * numbers * inputs + 2 * P * outputs);
+  // Where a portion's sums that are kept and its pixels lie, of all pairs and of those that have a
+  // second position. What other portions have of them comes first.
+  const Pairs most = portions[0];
+  const long all = most.images * most.rows[0] * most.columns[0];
+  const std::vector<long> same(all);
+  std::vector<long> kept_at[2][2], pixel_at[2][2];
+  for (int i = 0; i < 2; ++i)
+    for (int j = 0; j < 2; ++j)
+      for (long image = 0; image < most.images; ++image)
+        for (long row = 0; row < most.rows[i]; ++row)
+          for (long column = 0; column < most.columns[j]; ++column) {
+            const long pair = (image * most.rows[0] + row) * most.columns[0] + column;
+            kept_at[i][j].push_back(pair * outputs);
+            pixel_at[i][j].push_back(((image * height + row * size) * width + column * size) *
+                                     outputs);
+          }
+  const auto some = [&](long item) {
+    const Pairs pairs = portions[item];
+    const Planes<N> planes(axis, pairs, inputs);
+    float* x = memory<float>(PLANES, planes.size);
+    fill(x, planes);
+    float* kept = memory<float>(SUMS, 2 * P * all * outputs);
+    const long corner = (pairs.image * height + pairs.row * size) * width * outputs;
+    std::vector<Term<float>> terms;
+    for (int i = 0; i < P; ++i)
+      for (int j = 0; j < P; ++j) {
+        const auto &[down, row_part, row_kernels, row] = products[i];
+        const auto &[across, column_part, column_kernels, column] = products[j];
+        const float* a = x + planes.begin[row_part][column_part];
+        terms.clear();
+        for (int k = 0; k < axis[row_part].depth; ++k)
+          for (int l = 0; l < axis[column_part].depth; ++l, a += inputs)
+            terms.push_back({a, kernels.at(row_kernels[k], column_kernels[l]), inputs});
+        const bool second[] = {axis[row_part].second, axis[column_part].second};
+        const long* at = kept_at[second[0]][second[1]].data();
+        // Sums of the middle of the rows, (0, j), and of that of the columns, (i, 0).
+        const auto sums = [&](int i, int j) { return kept + (i ? P + i : j) * all * outputs; };
+        Rows begin{zeros.data(), same.data()}, more{nullptr, at};
+        if (down != JOINED && across != JOINED) begin.first = start.data();
+        if (across == JOINED) begin = {sums(i, 0), at};
+        if (down == JOINED && j > 0) more.first = sums(0, j);
+        const long to = corner + (row * width + column) * outputs;
+        Rows made{out + to, pixel_at[second[0]][second[1]].data()};
+        const float* shut = gate ? gate + to : nullptr;
+        if (i == 0 || j == 0) made = {sums(i, j), at}, shut = nullptr;
+        const long count = planes.count(row_part, column_part), tall = share(count);
+        const long deep = planes.depth(row_part, column_part);
+        for (long n = 0; n < outputs; n += PANEL)
+          for (long m = 0; m < count; m += tall)
+            choose_rows(std::min(tall, count - m), std::make_integer_sequence<int, ROWS>())(
+                made.from(m, n), begin.from(m, n), more.first ? more.from(m, n) : more,
+                terms.data(), terms.size(), {deep, 1, PANEL, 0, m * deep, n * inputs},
+                shut ? shut + n : nullptr);
+      }
+  };
+  parallel(pool, portions.count(), some, worth);
+}
+
+void gather_pairs(ffi::ThreadPool& pool, const Geometry& g, const Source<float>& image,
+                  const Matrix<float>& matrix, const float* bias, const float* gate, float* out) {
+  static constexpr Product products[] = {
+      {MIDDLE, 1, {Kernels::SUM}}, {JOINED, 0, {0, 1}, 0}, {JOINED, 2, {2, 1}, 1}};
+  const auto planes = [&](float* to, const Planes<3>& planes) {
+    fill<5, 5>(to, planes, image, 4, 0, parts_of_pixels);
+  };
+  apply_pairs(pool, g, PIXELS, planes, matrix, bias, products, gate, out, g.grid[0], g.grid[1], 2);
+}
+
+void scatter_pairs(ffi::ThreadPool& pool, const Geometry& g, const Source<float>& grid,
+                   const Matrix<float>& matrix, const float* bias, const float* gate, float* out) {
+  static constexpr Product products[] = {{MIDDLE, 1, {Kernels::SUM}},
+                                         {JOINED, 0, {2}, 0},
+                                         {ALONE, 1, {1}, 1},
+                                         {JOINED, 2, {0}, 2},
+                                         {ALONE, 3, {1}, 3}};
+  const auto planes = [&](float* to, const Planes<4>& planes) {
+    fill<3, 4>(to, planes, grid, 2, -1, parts_of_neighbours);
+  };
+  apply_pairs(pool, g, NEIGHBOURS, planes, matrix, bias, products, gate, out, g.image[0],
+              g.image[1], 4);
+}
+
+void correlate_pairs(ffi::ThreadPool& pool, const Geometry& g, const Source<float>& image,
+                     const Source<float>& grid, float* out) {
+  constexpr int COUNT = Kernels::COUNT, SUM = Kernels::SUM;
+  const long channels = g.channels, outputs = g.outputs, height = share(channels);
+  const long block = channels * round_up(outputs, PANEL), size = COUNT * COUNT * block;
+  const Portions portions(g, 25 * channels + 9 * outputs);
+  const long all = portions.count(), parts = std::min<long>(PARTS, all);
+  float* totals = memory<float>(TOTALS, parts * size);
+  // Which numbers of which part the kernels of an axis are multiplied by.
+  struct Number {
+    int part, number;
+  };
+  static const std::vector<Number> numbers[] = {{{0, 0}}, {{0, 1}, {2, 1}}, {{2, 0}}, {{1, 0}}};
+  parallel(pool, parts, [&](long part) {
+    float* sums = totals + part * size;
+    std::memset(sums, 0, size * sizeof(float));
+    std::vector<Term<float>> terms;
+    for (long item = all * part / parts; item < all * (part + 1) / parts; ++item) {
+      const Planes<3> left(PIXELS, portions[item], channels);
+      const Planes<3> right(POSITIONS, portions[item], outputs);
+      float* x = memory<float>(PLANES, left.size);
+      float* y = memory<float>(RIGHT, right.size);
+      fill<5, 5>(x, left, image, 4, 0, parts_of_pixels);
+      fill<2, 3>(y, right, grid, 2, 0, parts_of_positions);
+      for (int i = 0; i < COUNT; ++i)
+        for (int j = 0; j < COUNT; ++j) {
+          long step = 0;
+          terms.clear();
+          for (auto [p, k] : numbers[i])
+            for (auto [q, l] : numbers[j]) {
+              step = left.depth(p, q);
+              const float* a = x + left.begin[p][q] + (k * PIXELS[q].depth + l) * channels;
+              terms.push_back({a, (const uint32_t*)y + right.begin[p][q], right.count(p, q)});
+            }
+          for (long n = 0; n < outputs; n += PANEL)
+            for (long m = 0; m < channels; m += height) {
+              float* sum = sums + (i * COUNT + j) * block + n * channels + m * PANEL;
+              choose<float>(std::min(height, channels - m), outputs - n)(
+                  sum, sum, terms.data(), terms.size(), {1, step, outputs, PANEL, m, n}, nullptr);
+            }
+        }
+    }
+    // What belongs to w0 + w2 belongs to both.
+    const auto add = [&](int i, int j, int k, int l) {
+      float* to = sums + (i * COUNT + j) * block;
+      for (long n = 0; n < block; n += LANES)
+        *(Floats*)(to + n) += *(const Floats*)(sums + (k * COUNT + l) * block + n);
+    };
+    for (int j = 0; j < COUNT; ++j) add(0, j, SUM, j), add(2, j, SUM, j);
+    for (int i = 0; i < SUM; ++i) add(i, 0, i, SUM), add(i, 2, i, SUM);
+  });
+  add_up(pool, g, totals, parts, size, out, [&](long i, long n) {
+    const long tap = i / channels;
+    return (tap / SUM * COUNT + tap % SUM) * block + n * channels + i % channels * PANEL;
+  });
+}
+
 float widened(float x) { return x; }
 float widened(bfloat16 x) {
   const uint32_t bits = uint32_t(x) << 16;
@@ -1616,6 +2056,12 @@ void run_gather(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix,
   }
   Matrix<T> taps{weights + g.first(), g.tap_step(), g.channel_step(), g.output_step(), g.channels,
                  g.outputs};
+  if constexpr (sizeof(T) == 4)
+    if (paired(g)) {
+      gather_pairs(pool, g, image, taps, optional<float>(bias), optional<T>(gate_y),
+                   (T*)y->untyped_data());
+      return;
+    }
   const auto f = few<T>(g.outputs) ? apply_few<T> : apply<T>;
   f(pool, {gathered(g)}, image, taps, optional<float>(bias), optional<T>(gate_y),
     (T*)y->untyped_data(), g.batch, g.grid[0], g.grid[1]);
@@ -1625,8 +2071,7 @@ ffi::Error gather(ffi::ThreadPool pool, ffi::AnyBuffer matrix, ffi::AnyBuffer x,
                   ffi::AnyBuffer bias, ffi::AnyBuffer gate_x, ffi::AnyBuffer gate_y,
                   ffi::Result<ffi::AnyBuffer> y, ffi::Span<const int64_t> sizes) {
   const Geometry g = geometry(sizes);
-  auto run = x.element_type() == ffi::F32 ? run_gather<float> : run_gather<bfloat16>;
-  run(pool, g, matrix, x, bias, gate_x, gate_y, y);
+  run_gather<Element>(pool, g, matrix, x, bias, gate_x, gate_y, y);
   return ffi::Error::Success();
 }
 
@@ -1651,6 +2096,11 @@ void run_scatter(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix
   }
   Matrix<T> taps{weights + g.first(), g.tap_step(), g.output_step(), g.channel_step(), g.outputs,
                  g.channels};
+  if constexpr (sizeof(T) == 4)
+    if (paired(g)) {
+      scatter_pairs(pool, g, grid, taps, optional<float>(bias), optional<T>(gate_x), out);
+      return;
+    }
   const auto f = few<T>(g.channels) ? apply_few<T> : apply<T>;
   f(pool, scattered(g), grid, taps, optional<float>(bias), optional<T>(gate_x), out, g.batch,
     g.image[0], g.image[1]);
@@ -1660,8 +2110,7 @@ ffi::Error scatter(ffi::ThreadPool pool, ffi::AnyBuffer matrix, ffi::AnyBuffer y
                    ffi::AnyBuffer bias, ffi::AnyBuffer gate_x, ffi::AnyBuffer gate_y,
                    ffi::Result<ffi::AnyBuffer> x, ffi::Span<const int64_t> sizes) {
   const Geometry g = geometry(sizes);
-  auto run = y.element_type() == ffi::F32 ? run_scatter<float> : run_scatter<bfloat16>;
-  run(pool, g, matrix, y, bias, gate_x, gate_y, x);
+  run_scatter<Element>(pool, g, matrix, y, bias, gate_x, gate_y, x);
   return ffi::Error::Success();
 }
 
@@ -1677,6 +2126,8 @@ void run_correlate(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer x, f
                                {grid.x, grid.gate, g.outputs, 1}, nullptr, nullptr, out);
   else if (tiled<T>())
     correlate_tiles(pool, g, (const Source<bfloat16>&)image, (const Source<bfloat16>&)grid, out);
+  else if (sizeof(T) == 4 && paired(g))
+    correlate_pairs(pool, g, (const Source<float>&)image, (const Source<float>&)grid, out);
   else
     correlate<T>(pool, g, image, grid, out);
 }
@@ -1685,18 +2136,14 @@ ffi::Error correlation(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer y,
                        ffi::AnyBuffer, ffi::AnyBuffer gate_x, ffi::AnyBuffer gate_y,
                        ffi::Result<ffi::AnyBuffer> matrix, ffi::Span<const int64_t> sizes) {
   const Geometry g = geometry(sizes);
-  auto run = x.element_type() == ffi::F32 ? run_correlate<float> : run_correlate<bfloat16>;
-  run(pool, g, x, y, gate_x, gate_y, (float*)matrix->untyped_data());
+  run_correlate<Element>(pool, g, x, y, gate_x, gate_y, (float*)matrix->untyped_data());
   return ffi::Error::Success();
 }
 
 ffi::Error totals(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Result<ffi::AnyBuffer> sums) {
   const long channels = sums->element_count(), positions = x.element_count() / channels;
   float* out = (float*)sums->untyped_data();
-  if (x.element_type() == ffi::F32)
-    total(pool, (const float*)x.untyped_data(), positions, channels, out);
-  else
-    total(pool, (const bfloat16*)x.untyped_data(), positions, channels, out);
+  total(pool, (const Element*)x.untyped_data(), positions, channels, out);
   return ffi::Error::Success();
 }
 

@@ -105,6 +105,55 @@ def test_each_is_what_it_stands_for(name, geometry, batch, inputs, outputs, dtyp
     check(name, geometry, batch, inputs, outputs, dtype, extras)
 
 
+def halved(*grid):
+    """A kernel of 3 by 3 at stride 2 under "SAME" on images of even sides."""
+    return Geometry(tuple(2 * size for size in grid), (3, 3), 2, ((0, 1), (0, 1)))
+
+
+whole_panels = st.sampled_from([16, 32, 48, 64, 96])
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from(sorted(PRIMITIVES)),
+    st.builds(halved, st.integers(1, 15), st.integers(1, 15)),
+    st.integers(1, 33),
+    whole_panels,
+    whole_panels,
+    st.sampled_from(native.TYPES),
+    extras,
+)
+def test_pairs_of_positions(name, geometry, batch, inputs, outputs, dtype, extras):
+    """Those in float32 take five products for six."""
+    check(name, geometry, batch, inputs, outputs, dtype, extras)
+
+
+@pytest.mark.parametrize("name", sorted(PRIMITIVES))
+def test_fewer_products_are_as_exact(name):
+    """Against float64, beside the error of sums of float32 in any order."""
+    geometry = halved(14, 14)
+    x, y = normal(0, (8, *geometry.image, 32)), normal(1, (8, *geometry.grid, 64))
+    factors = {
+        "gather": (normal(2, (288, 64)), x),
+        "scatter": (normal(2, (288, 64)), y),
+        "correlate": (x, y),
+    }[name]
+    nothing = 3 * [native.none()]
+    got = PRIMITIVES[name].bind(*factors, *nothing, geometry=geometry, turned=False)
+    with jax.enable_x64(True):
+        a, b = (jnp.asarray(np.asarray(factor, np.float64)) for factor in factors)
+        if name == "correlate":
+            form = lambda w: native._gather(w, a, *nothing, geometry=geometry)  # noqa: E731
+            (want,) = jax.linear_transpose(form, jnp.zeros((288, 64)))(b)
+        else:
+            want = REFERENCES[name](a, b, *nothing, geometry=geometry)
+        want = np.asarray(want)
+    assert want.dtype == np.float64
+    error = np.sqrt(np.square(got - want).mean() / np.square(want).mean())
+    terms = {"gather": 9 * 32, "scatter": 9 * 64, "correlate": 8 * 14 * 14}[name]
+    assert error < 2.0**-25 * terms**0.5
+
+
 @settings(max_examples=40)
 @given(
     st.sampled_from(sorted(PRIMITIVES)),
@@ -165,6 +214,7 @@ def test_what_was_computed_before_does_not_matter(name, dtype, batch, inputs, ou
     ("geometry", "inputs", "outputs"),
     [
         (Geometry((300, 70), (3, 3), 2, ((0, 1), (1, 1))), 33, 20),
+        (halved(75, 70), 32, 96),
         (Geometry((260, 40), (5, 3), 1, ((2, 2), (1, 1))), 1, 32),
         (Geometry((120, 130), (3, 3), 1, ((1, 1), (1, 1))), 3, 65),
     ],
@@ -221,12 +271,14 @@ def test_a_dense_layer_with_its_relu_and_bias(dtype):
 
 @pytest.mark.parametrize("dtype", native.TYPES)
 @pytest.mark.parametrize("sign", [1, -1])
-def test_nothing_hides_a_nan(dtype, sign):
-    x = normal(0, (1, 6, 6, 32), dtype).at[0, 2, 2, 3].set(sign * jnp.nan)
-    out = conv(x, normal(1, (3, 3, 32, 32)), rectify=True)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_nothing_hides_a_nan(dtype, sign, stride):
+    x = normal(0, (1, 12, 12, 32), dtype).at[0, 4, 4, 3].set(sign * jnp.nan)
+    out = conv(x, normal(1, (3, 3, 32, 32)), stride=stride, rectify=True)
     reached = np.isnan(np.asarray(out, np.float32)).all(-1)[0]
-    assert reached[1:4, 1:4].all()
-    assert not reached[5:].any()
+    first, last = (3, 5) if stride == 1 else (1, 2)
+    assert reached[first : last + 1, first : last + 1].all()
+    assert not reached[last + 2 :].any()
 
 
 def leaves(seed, shapes, low=-1.0):
@@ -395,9 +447,9 @@ def run(layer, stride, x, kernel, bias):
 
 for layer, stride, size, taps in (
     (conv, 2, (9, 8), 3), (conv_transpose, 2, (9, 8), 3), (conv_transpose, 1, (9, 8), 3),
-    (conv, 1, (1, 1), 1),
+    (conv, 2, (10, 12), 3), (conv_transpose, 2, (5, 6), 3), (conv, 1, (1, 1), 1),
 ):
-    for inputs, outputs in ((1, 32), (20, 1), (33, 70)):
+    for inputs, outputs in ((1, 32), (20, 1), (33, 70), (64, 32)):
         for dtype, eps in ((jnp.float32, 1e-5), (jnp.bfloat16, 2.0**-7)):
             keys = jax.random.split(jax.random.key(0), 3)
             x = jax.random.normal(keys[0], (3, *size, inputs), dtype)
@@ -474,12 +526,12 @@ def test_a_compiler_that_fails_leaves_nothing(monkeypatch, tmp_path):
 def test_the_library_is_kept_and_mended(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(native, "OPTIONS", ("-O0", *native.OPTIONS))  # sooner compiled
-    path = native._build()
+    path = native._build("float32")
     before = path.stat().st_mtime_ns
-    assert native._build() == path
+    assert native._build("float32") == path
     assert path.stat().st_mtime_ns == before
     path.write_bytes(b"no library")
-    assert hasattr(native._open(), "jaxdae_gather")
+    assert hasattr(native._open("float32"), "jaxdae_gather")
     assert path.read_bytes() != b"no library"
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
