@@ -110,7 +110,7 @@ def halved(*grid):
     return Geometry(tuple(2 * size for size in grid), (3, 3), 2, ((0, 1), (0, 1)))
 
 
-whole_panels = st.sampled_from([16, 32, 48, 64, 96])
+multiples_of_32 = st.sampled_from([32, 64, 96])
 
 
 @settings(max_examples=60)
@@ -118,14 +118,13 @@ whole_panels = st.sampled_from([16, 32, 48, 64, 96])
     st.sampled_from(sorted(PRIMITIVES)),
     st.builds(halved, st.integers(1, 15), st.integers(1, 15)),
     st.integers(1, 33),
-    whole_panels,
-    whole_panels,
-    st.sampled_from(native.TYPES),
+    multiples_of_32,
+    multiples_of_32,
     extras,
 )
-def test_pairs_of_positions(name, geometry, batch, inputs, outputs, dtype, extras):
-    """Those in float32 take five products for six."""
-    check(name, geometry, batch, inputs, outputs, dtype, extras)
+def test_pairs_of_positions(name, geometry, batch, inputs, outputs, extras):
+    """They take five products for six."""
+    check(name, geometry, batch, inputs, outputs, jnp.float32, extras)
 
 
 @pytest.mark.parametrize("name", sorted(PRIMITIVES))
