@@ -523,7 +523,7 @@ Multiply<T, Out> choose(long rows, long columns) {
 
 // The largest size of parts that are about equal, and none above `most`.
 long share(long count, long most = ROWS) {
-  const long parts = (count + most - 1) / most;
+  const long parts = std::max(1L, (count + most - 1) / most);
   return (count + parts - 1) / parts;
 }
 
