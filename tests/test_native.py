@@ -214,6 +214,7 @@ def test_what_was_computed_before_does_not_matter(name, dtype, batch, inputs, ou
     [
         (Geometry((300, 70), (3, 3), 2, ((0, 1), (1, 1))), 33, 20),
         (halved(75, 70), 32, 96),
+        (halved(73, 70), 64, 64),
         (Geometry((260, 40), (5, 3), 1, ((2, 2), (1, 1))), 1, 32),
         (Geometry((120, 130), (3, 3), 1, ((1, 1), (1, 1))), 3, 65),
     ],
