@@ -1,6 +1,7 @@
 """What the commands share: a parser that complains in one line, JAX made ready, exit statuses."""
 
 import contextlib
+import gc
 import io
 import logging
 import os
@@ -119,6 +120,8 @@ def prepare_jax(
     Raises:
       InputError: fewer than one device, or than one for each process; the others are not found.
     """
+    # Importing and tracing make objects by the hundred thousand, hardly any of which is garbage.
+    gc.set_threshold(50_000, 20, 50)
     import absl.logging  # Orbax's; what it has to say, the checkpoints raise
     import jax
 

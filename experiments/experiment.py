@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -20,7 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import jaxdae
-from jaxdae import native, pretrained
+from jaxdae import data, native, pretrained
 from jaxdae.checkpoint import Checkpoints
 from jaxdae.digest import tree_sha256
 from jaxdae.errors import DivergenceError, InputError
@@ -43,14 +44,18 @@ IDENTITY = {"config": "configuration", "data_sha256": "data set", "teacher_sha25
 Results = dict[str, dict[str, Any]]  # the metrics at each noise level
 
 
-def run(arguments: "Arguments") -> None:
-    """Trains, or resumes, and writes everything; see `experiments.run`."""
+def run(arguments: "Arguments", dataset: Future[data.Dataset] | None = None) -> None:
+    """Trains, or resumes, and writes everything; see `experiments.run`.
+
+    Args:
+      dataset: the configuration's images, if they are being read already.
+    """
     console = Console(highlight=False, soft_wrap=True, markup=False)
     out = arguments.resume
     if out is not None and (out / "summary.json").exists():
         console.print(f"The run in {out} is finished: its result is in {out}/summary.json.")
         return
-    experiment = Experiment(arguments, console)
+    experiment = Experiment(arguments, console, dataset.result() if dataset else None)
     out = out or _choose(arguments.out, experiment.config)
     if not experiment.leads:
         experiment.go(out)
@@ -68,7 +73,9 @@ class Experiment(Trainer):
       InputError: a value that cannot be, said in one line.
     """
 
-    def __init__(self, arguments: "Arguments", console: Console) -> None:
+    def __init__(
+        self, arguments: "Arguments", console: Console, dataset: data.Dataset | None = None
+    ) -> None:
         self.arguments, self.console = arguments, console
         # Of several processes the first alone tests, writes and speaks.
         self.leads = jax.process_index() == 0
@@ -77,7 +84,7 @@ class Experiment(Trainer):
             raise InputError(f"keep={arguments.keep} checkpoints must be at least 1")
         if self.leads:
             trackers.check(arguments.tensorboard, arguments.wandb)
-        super().__init__(arguments.config)
+        super().__init__(arguments.config, dataset)
         config, dataset = self.config, self.dataset
         # The devices may be others than a checkpoint's: the result is the same, to rounding.
         self.identity = {

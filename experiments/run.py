@@ -12,12 +12,15 @@ network), checkpoints/ and figures/.
 import shlex
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import tyro
 
+from jaxdae import data
 from jaxdae.errors import InputError
 from jaxdae.recipes import RECIPES, Config, read_config
 
@@ -149,6 +152,13 @@ def _flags(argv: Sequence[str]) -> set[str]:
     return {word.split("=")[0].replace("_", "-") for word in argv if word.startswith("--")}
 
 
+@contextmanager
+def _reading(name: str) -> Iterator[Future[data.Dataset] | None]:
+    """The package's own images, read while JAX is being imported; others are read in their turn."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(data.load, name) if name == "mnist" else None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command: 0 done, 1 diverged, 2 bad input, 3 a process is lost, 130 or 143 stopped."""
 
@@ -156,10 +166,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         # Nothing heavy is imported before the command line is known to be good.
         devices, cache = arguments.config.devices, arguments.cache
-        cli.prepare_jax(devices, cache, arguments.cluster)
-        from .experiment import run
+        with _reading(arguments.config.dataset) as dataset:
+            cli.prepare_jax(devices, cache, arguments.cluster)
+            from .experiment import run
 
-        run(arguments)
+            run(arguments, dataset)
 
     code = 1
     try:

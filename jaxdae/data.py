@@ -21,11 +21,11 @@ a file in the cache, which is read as training goes. Whatever is wrong with a so
 """
 
 import difflib
-import gzip
 import hashlib
 import os
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -201,14 +201,14 @@ def _read_idx(path: Path, sha256: str | None = None) -> np.ndarray:
     with explained(f"{what} cannot be read", again), path.open("rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
-        stream: Any = gzip.GzipFile(fileobj=raw) if packed else raw
-        header = stream.read(4 + 4 * rank)
+        content, start = raw.read() if packed else b"", 4 + 4 * rank
+        header = _inflated(content, start) if packed else raw.read(start)
         magic = int.from_bytes(header[:4], "big")
         if len(header) >= 4 and magic != IDX_MAGIC[kind]:
             other = "".join(f" ({k})" for k, m in IDX_MAGIC.items() if m == magic)
             right = f"{kind} in IDX form with {IDX_MAGIC[kind]}"
             raise InputError(f"{what} begins with {magic}{other}, but {right}: swap the file")
-        if len(header) < 4 + 4 * rank:
+        if len(header) < start:
             raise InputError(f"{what} ends inside its IDX header: {again}")
         shape = struct.unpack(f">{rank}I", header[4:])
         promised, size = prod(shape), path.stat().st_size
@@ -216,9 +216,8 @@ def _read_idx(path: Path, sha256: str | None = None) -> np.ndarray:
         limit = min(MAX_BYTES, size * (DEFLATE_RATIO if packed else 1))
         if promised > limit:
             raise InputError(f"{promise}, but its {size} can hold {limit} at the most: {again}")
-        body = bytearray()  # grows with what is there, to one byte past the promise
-        while chunk := stream.read(min(1 << 20, promised + 1 - len(body))):
-            body += chunk
+        most = promised + 1  # one byte past the promise
+        body = _inflated(content, start + most)[start:] if packed else bytearray(raw.read(most))
     if len(body) != promised:
         found = "more" if len(body) > promised else f"only {len(body)}"
         raise InputError(f"{promise} but holds {found}: {again}")
@@ -227,6 +226,24 @@ def _read_idx(path: Path, sha256: str | None = None) -> np.ndarray:
         if digest.hexdigest() != sha256:
             raise InputError(f"{what} has the SHA-256 {digest.hexdigest()}, not {sha256}")
     return np.frombuffer(body, np.uint8).reshape(shape)
+
+
+def _inflated(content: bytes, most: int) -> bytearray:
+    """The first `most` bytes of what was gzipped, or all of it, in one part or several.
+
+    In a call of zlib's for each part, during which other threads run: `gzip` makes thousands.
+
+    Raises:
+      EOFError, zlib.error: it is damaged, as far as it was read.
+    """
+    made = bytearray()
+    while content and len(made) < most:
+        part = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # with the header and the sum
+        made += part.decompress(content, most - len(made))
+        if not part.eof and len(made) < most:
+            raise EOFError("the file ends inside what was compressed")
+        content = part.unused_data.lstrip(b"\0")
+    return made
 
 
 # NPZ

@@ -277,22 +277,25 @@ def _total(x: Array, *, dtype: Any) -> Array:
 def _primitive(
     name: str,
     function: Callable[..., Any],
+    shapes: Callable[..., Any],
     kernel: Callable[..., Any] = lambda *_, **options: None,
     several: bool = False,
 ) -> Primitive:
     """A primitive that is lowered to a kernel, or to the function where that gives None.
 
     Args:
-      several: the results are several, in a list.
+      shapes: the shape and the type of the result, which tracing the function would tell later.
+      several: the results are several, in a list, and so are `shapes`.
     """
     primitive = Primitive(f"native_{name}")
     primitive.multiple_results = several
 
     def abstract(*arguments: Any, **options: Any) -> Any:
-        def like(out: Any) -> Any:
-            return arguments[0].update(shape=out.shape, dtype=out.dtype, weak_type=False)
+        def like(shape: tuple[int, ...], dtype: Any) -> Any:
+            return arguments[0].update(shape=shape, dtype=jnp.dtype(dtype), weak_type=False)
 
-        return jax.tree.map(like, jax.eval_shape(partial(function, **options), *arguments))
+        made = shapes(*arguments, **options)
+        return [like(*one) for one in made] if several else like(*made)
 
     def batch(arguments: Sequence[Any], axes: Sequence[Any], **options: Any) -> tuple[Any, Any]:
         out = jax.vmap(partial(function, **options), tuple(axes))(*arguments)
@@ -365,14 +368,17 @@ def _side(name: str, function: Callable[..., Array]) -> Primitive:
             terms.append(_gated(spread, gates[1 if name == "gather" else 0]))
         return out, sum(terms[1:], terms[0]) if terms else jnp.zeros_like(out)
 
-    primitive = _primitive(name, function, kernel)
+    def shapes(a: Any, b: Any, *_: Any, **options: Any) -> tuple[tuple[int, ...], Any]:
+        return _shape(name, a, b, **options)
+
+    primitive = _primitive(name, function, shapes, kernel)
     ad.primitive_jvps[primitive] = jvp
     return primitive
 
 
 gather_p, scatter_p = _side("gather", _gather), _side("scatter", _scatter)
 correlate_p = _side("correlate", _correlate)
-spread_p = _primitive("spread", _spread)
+spread_p = _primitive("spread", _spread, lambda _, shape, dtype: (shape, dtype))
 
 
 def _total_kernel(x: Array, *, dtype: Any) -> Array | None:
@@ -382,7 +388,7 @@ def _total_kernel(x: Array, *, dtype: Any) -> Array | None:
     return jax.ffi.ffi_call(_target("total", x.dtype), result)(_rows(x))
 
 
-total_p = _primitive("total", _total, _total_kernel)
+total_p = _primitive("total", _total, lambda x, dtype: (x.shape[3:], dtype), _total_kernel)
 ad.deflinear2(spread_p, lambda g, bias, **_: [total_p.bind(g, dtype=bias.aval.dtype)])
 ad.deflinear2(total_p, lambda g, x, **_: [spread_p.bind(g, shape=x.aval.shape, dtype=x.aval.dtype)])
 
@@ -501,5 +507,9 @@ def _adam_jvp(
     return jax.jvp(partial(_adam, **options), tuple(primals), tangents)
 
 
-adam_p = _primitive("adam", _adam, _adam_kernel, several=True)
+def _adam_shapes(_: Any, *leaves: Any, **options: Any) -> list[tuple[tuple[int, ...], Any]]:
+    return [(leaf.shape, leaf.dtype) for leaf in leaves]
+
+
+adam_p = _primitive("adam", _adam, _adam_shapes, _adam_kernel, several=True)
 ad.primitive_jvps[adam_p] = _adam_jvp

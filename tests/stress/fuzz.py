@@ -10,6 +10,7 @@ than 500 MB above what the process held before. What else happens is kept, as FI
 
 import argparse
 import collections
+import gzip
 import io
 import json
 import random
@@ -100,7 +101,7 @@ def idx() -> list[bytes]:
     pixels = IMAGES[..., 0]
     header = struct.pack(">4I", 0x0803, *pixels.shape)
     plain, packed = header + pixels.tobytes(), io.BytesIO()
-    with data.gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as file:
+    with gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as file:
         file.write(plain)
     return [plain, packed.getvalue()]
 
