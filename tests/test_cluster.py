@@ -13,6 +13,7 @@ import time
 import pytest
 
 from experiments.run import main
+from tests.caches import own_cache
 
 # Differentiated in four parts, any devices that share those agree to the bit.
 # Each process compiles: a small network, the same program whatever the epochs, and digits held
@@ -31,7 +32,7 @@ def place(tmp_path_factory):
 
 def start(place, words, processes, devices):
     """Starts all processes of a run."""
-    environment = {**os.environ, "XDG_CACHE_HOME": str(place / "cache")}
+    environment = {**os.environ, "XDG_CACHE_HOME": own_cache(place)}
     environment["XLA_FLAGS"] = os.environ["TESTS_XLA_FLAGS"]
     command = [sys.executable, "-m", "experiments.run", *map(str, words), "--devices", str(devices)]
     if processes == 1:

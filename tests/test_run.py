@@ -22,6 +22,7 @@ from jaxdae import training
 from jaxdae.errors import DivergenceError
 from jaxdae.model import DenoisingAutoencoder
 from jaxdae.recipes import RECIPES, Config
+from tests.caches import own_cache
 
 SMALL = ["--train-images", "512", "--test-images", "64", "--features", "4"]
 FIGURES = ["curves", "digits", "error_against_sigma", "first_ten", "latent_space"]
@@ -39,7 +40,7 @@ def start(heeded, place):
 
     Compiled as for a user, or quickly where the bits are not those of `finished`.
     """
-    environment = {**os.environ, "XDG_CACHE_HOME": str(place / "cache")}
+    environment = {**os.environ, "XDG_CACHE_HOME": own_cache(place)}
     environment.pop("XLA_FLAGS", None)  # one device, as on a laptop
 
     def start(*words, quick=False):
@@ -184,10 +185,10 @@ def test_damaged_checkpoint_is_skipped_in_a_line(finished, start, place, capsys)
 @pytest.mark.parametrize(("number", "word"), [(2, "interrupted"), (15, "terminated")])
 def test_stopped_in_an_epoch_it_goes_on_from_there(number, word, start, place):
     """Within 5 s, with the command that goes on in the last line; to the bits of a whole run."""
-    words = ["--epochs", 2, *SMALL, "--train-images", 60000, "--no-figures"]
+    words = ["--epochs", 2, *SMALL, "--train-images", 30720, "--no-figures"]
     out = place / f"stopped-{word}"
     process = start(*words, "--out", out, quick=True)
-    wait_for(process, lambda: list(out.glob("checkpoints/1875/commit_success.txt")))
+    wait_for(process, lambda: list(out.glob("checkpoints/960/commit_success.txt")))
     process.send_signal(number)
     asked = time.monotonic()
     code, _, err = finish(process)
@@ -197,12 +198,12 @@ def test_stopped_in_an_epoch_it_goes_on_from_there(number, word, start, place):
     assert err.startswith(f"{word}; the checkpoint of step ")
     assert err.endswith(f"python -m experiments.run --resume {out}\n")
     step = int(re.search(r"of step (\d+)", err)[1])
-    assert 1875 < step < 3750  # not the end of an epoch
+    assert 960 < step < 1920  # not the end of an epoch
     assert len(rows(out)) == 1
 
     code, said, err = finish(start("--resume", out, quick=True))
     assert (code, err) == (0, "")
-    assert f"resumed after epoch 1 and {step - 1875} steps" in said
+    assert f"resumed after epoch 1 and {step - 960} steps" in said
     whole = place / "not-stopped"
     if not whole.exists():
         assert finish(start(*words, "--out", whole, quick=True))[0] == 0

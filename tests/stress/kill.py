@@ -23,6 +23,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.caches import own_cache
+
 TIMES = ("train_seconds", "images_per_second", "compile_seconds", "start_seconds")
 # Many short epochs, a checkpoint after each, and all but two deleted: much to interrupt.
 WORDS = ["--epochs", "12", "--train-images", "1024", "--validation-images", "64"]
@@ -31,7 +33,7 @@ WORDS += ["--features", "4", "8", "--keep", "1", "--batch-size", "16"]
 
 def start(place: Path, *words: str) -> subprocess.Popen:
     """Starts the main job, with a cache of its own and one device."""
-    environment = {**os.environ, "XDG_CACHE_HOME": str(place / "cache")}
+    environment = {**os.environ, "XDG_CACHE_HOME": own_cache(place)}
     environment.pop("XLA_FLAGS", None)
     command = [sys.executable, "-m", "experiments.run", *words]
     log = (place / "log").open("a")
