@@ -153,10 +153,11 @@ def _flags(argv: Sequence[str]) -> set[str]:
 
 
 @contextmanager
-def _reading(name: str) -> Iterator[Future[data.Dataset] | None]:
+def _reading(config: Config) -> Iterator[Future[data.Dataset] | None]:
     """The package's own images, read while JAX is being imported; others are read in their turn."""
+    name, crop = config.dataset, config.crop
     with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(data.load, name) if name == "mnist" else None
+        yield pool.submit(data.load, name, crop=crop) if name == "mnist" else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -166,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         # Nothing heavy is imported before the command line is known to be good.
         devices, cache = arguments.config.devices, arguments.cache
-        with _reading(arguments.config.dataset) as dataset:
+        with _reading(arguments.config) as dataset:
             cli.prepare_jax(devices, cache, arguments.cluster)
             from .experiment import run
 
