@@ -6,6 +6,13 @@
 
 On a CPU `denoise` keeps a large batch from falling out of the caches; `stream` makes batches of one
 size, for one compiled program, out of whatever comes.
+
+JAX on a CPU hands each call to another thread, which costs a single image a good part of its time.
+Who wants one image as soon as can be says, before anything is computed,
+
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+and calls run in the thread that makes them, and return when they are done.
 """
 
 from collections import deque

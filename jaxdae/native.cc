@@ -578,6 +578,14 @@ struct Matrix {
   const float* matrix;
   long tap_step, row, column, inputs, outputs;
 
+  // Whether it is read where it lies: of so few positions, packing it takes longer than it saves.
+  bool in_place(long positions) const {
+    return sizeof(T) == 4 && column == 1 && outputs % LANES == 0 && positions <= 64;
+  }
+  const float* rows_of(const Run& run, long pixel) const {
+    return matrix + (run.tap + pixel * run.tap_step) * tap_step;
+  }
+
   // For one phase, from column `first` on: (words, PANEL).
   void pack(uint32_t* out, const Phase& phase, long first) const {
     constexpr int PER = PER_WORD<T>;
@@ -585,7 +593,7 @@ struct Matrix {
     std::memset(out, 0, words<T>(phase, inputs) * PANEL * 4);
     for (const Run& run : phase.runs) {
       for (long pixel = 0; pixel < run.columns; ++pixel) {
-        const float* from = matrix + (run.tap + pixel * run.tap_step) * tap_step + first * column;
+        const float* from = rows_of(run, pixel) + first * column;
         for (long c = 0; c < inputs;) {
           const long k = pixel * inputs + c, wide = PER * TILE;
           uint32_t* to = out + k / PER * PANEL;
@@ -642,6 +650,7 @@ void apply(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source
            const Matrix<T>& matrix, const float* bias, const T* gate, T* out, long batch,
            long height, long width) {
   const long outputs = matrix.outputs, panels = (outputs + PANEL - 1) / PANEL;
+  const bool in_place = matrix.in_place(batch * phases[0].size[0] * phases[0].size[1]);
   std::vector<long> depths, offsets;
   long total = 0;
   for (const Phase& phase : phases) {
@@ -655,7 +664,7 @@ void apply(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source
   const long products = batch * phases[0].size[0] * phases[0].size[1] * total * PER_WORD<T>;
   const bool worth = products + 32 * batch * height * width * outputs > 6 << 20;
   parallel(
-      pool, phases.size() * panels,
+      pool, in_place ? 0 : phases.size() * panels,
       [&](long item) {
         const long p = item / panels, first = item % panels * PANEL;
         matrix.pack(packed + offsets[p] + first * depths[p], phases[p], first);
@@ -685,7 +694,11 @@ void apply(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source
             terms.clear();
             for (const Run& run : phase.runs) {
               const long deep = words<T>(run, source.channels);
-              terms.push_back({window.at(run, i, j), b, deep});
+              if (!in_place) terms.push_back({window.at(run, i, j), b, deep});
+              for (long pixel = 0; pixel < run.columns && in_place; ++pixel)
+                terms.push_back({window.at(run, i, j) + pixel * source.channels,
+                                 (const uint32_t*)matrix.rows_of(run, pixel) + first,
+                                 source.channels});
               b += deep * PANEL;
             }
             const long apart = phase.step * outputs, down = phase.step * width * outputs;
@@ -694,7 +707,8 @@ void apply(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source
                                 outputs +
                             first;
             const long row = window.step * source.channels;
-            const Strides strides{row, PER_WORD<T>, PANEL, PANEL};
+            const long b_step = in_place ? matrix.row : PANEL;
+            const Strides strides{row, PER_WORD<T>, b_step, PANEL};
             if (tiled<T>()) {
               const Second second{row * window.width, TILE * PANEL};
               multiply_tiles(room, start + first, (const Term<bfloat16>*)terms.data(),
@@ -702,7 +716,7 @@ void apply(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source
             } else if (columns % LANES == 0) {
               // Whole vectors are written where they belong.
               choose<T, T>(count, columns)(out + to, start + first, terms.data(), terms.size(),
-                                           {row, PER_WORD<T>, PANEL, apart},
+                                           {row, PER_WORD<T>, b_step, apart},
                                            gate ? gate + to : nullptr);
               continue;
             } else {
@@ -2057,7 +2071,7 @@ void run_gather(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix,
   Matrix<T> taps{weights + g.first(), g.tap_step(), g.channel_step(), g.output_step(), g.channels,
                  g.outputs};
   if constexpr (sizeof(T) == 4)
-    if (paired(g)) {
+    if (paired(g) && !taps.in_place(g.batch * g.grid[0] * g.grid[1])) {
       gather_pairs(pool, g, image, taps, optional<float>(bias), optional<T>(gate_y),
                    (T*)y->untyped_data());
       return;
@@ -2097,7 +2111,7 @@ void run_scatter(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix
   Matrix<T> taps{weights + g.first(), g.tap_step(), g.output_step(), g.channel_step(), g.outputs,
                  g.channels};
   if constexpr (sizeof(T) == 4)
-    if (paired(g)) {
+    if (paired(g) && !taps.in_place(g.batch * g.grid[0] * g.grid[1])) {
       scatter_pairs(pool, g, grid, taps, optional<float>(bias), optional<T>(gate_x), out);
       return;
     }

@@ -7,13 +7,13 @@ from tests.stress import damage, fuzz, kill
 
 
 def test_killed_anywhere_it_comes_to_the_same_end(tmp_path):
-    quick = [*kill.WORDS, "--architecture", "dense"]
+    quick = [*kill.WORDS, "--architecture", "dense", "--epochs", "8"]
     phases = kill.trial(kills=5, seed=1, place=tmp_path, run=quick)
     assert sum(phases.values()) == 5
 
 
 def test_damage_is_noticed_or_harmless(tmp_path):
-    outcomes = damage.trial(tmp_path, flips=1, pairs=10)
+    outcomes = damage.trial(tmp_path, flips=1, pairs=10, every=2)
     assert not [outcome for outcome in outcomes if outcome.startswith("WRONG")]
     # All that can become of a copy does: the damage is real.
     assert outcomes["falls back, refuses to be read"] > 5
