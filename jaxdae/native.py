@@ -55,6 +55,7 @@ import numpy as np
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jaxlib.version import __version__ as jaxlib_version
 from jaxtyping import Array
 
 from jaxdae.cache import cache_folder
@@ -179,7 +180,7 @@ def _build(element: str) -> Path:
     defined = subprocess.run(ask, capture_output=True, check=True, timeout=60).stdout
     headers = jax.ffi.include_dir()
     options = (*OPTIONS, f"-DELEMENT={ELEMENTS[element]}")
-    words = " ".join([headers, jax.__version__, *options]).encode()
+    words = " ".join([jaxlib_version, *options]).encode()  # whose headers they are
     digest = hashlib.sha256(b"\0".join([SOURCE.read_bytes(), defined, words])).hexdigest()
     path = cache_folder() / "kernels" / f"{digest[:32]}.so"
     if not path.exists():
