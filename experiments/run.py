@@ -17,15 +17,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
-from jaxdae import data
 from jaxdae.errors import InputError
 from jaxdae.recipes import RECIPES, Config, read_config
 
 from . import cli, program
 from .cluster import Cluster, leave
+
+if TYPE_CHECKING:
+    from jaxdae import data
 
 # What may go with --resume: nothing that the run's own configuration decides.
 FREE = {"--resume", "--devices", "--keep", "--progress", "--figures", "--cache", "--debug"}
@@ -153,8 +156,13 @@ def _flags(argv: Sequence[str]) -> set[str]:
 
 
 @contextmanager
-def _reading(config: Config) -> Iterator[Future[data.Dataset] | None]:
-    """The package's own images, read while JAX is being imported; others are read in their turn."""
+def _reading(config: Config) -> Iterator["Future[data.Dataset] | None"]:
+    """The package's own images, read while JAX is being imported.
+
+    Others are read in their turn: that may take long, and is to be stopped by Ctrl-C.
+    """
+    from jaxdae import data
+
     name, crop = config.dataset, config.crop
     with ThreadPoolExecutor(1) as pool:
         yield pool.submit(data.load, name, crop=crop) if name == "mnist" else None

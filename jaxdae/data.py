@@ -217,7 +217,9 @@ def _read_idx(path: Path, sha256: str | None = None) -> np.ndarray:
         if promised > limit:
             raise InputError(f"{promise}, but its {size} can hold {limit} at the most: {again}")
         most = promised + 1  # one byte past the promise
-        body = _inflated(content, start + most)[start:] if packed else bytearray(raw.read(most))
+        body = _inflated(content, start + most) if packed else bytearray(raw.read(most))
+        if packed:
+            del body[:start]
     if len(body) != promised:
         found = "more" if len(body) > promised else f"only {len(body)}"
         raise InputError(f"{promise} but holds {found}: {again}")

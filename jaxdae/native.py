@@ -21,7 +21,8 @@ Complexity of Computations", 1980; Lavin and Gray, 2016, arXiv:1509.09308): of t
 each other, the odd tap gives two products and the two even taps three, not four. All factors are
 sums and differences of two or four numbers, so little is lost: `tests/test_native.py` holds the
 error beside float64 to half of 2**-24 times the root of the number of terms. What is infinite or
-NaN reaches the neighbours in its pair too.
+NaN reaches the neighbours in its pair too. Of 64 positions or fewer, all images together, a matrix
+that lies straight for it is read in place instead: packing it would take longer than the products.
 
 Either image may have a gate, an array of its shape: where a gate is at most 0, the image counts as
 0. With x itself for its gate, `gather` is a convolution of relu(x); the derivative of a relu is the
@@ -493,8 +494,12 @@ def _adam(scales: Array, *leaves: Array, pairs: tuple[tuple[int, int], ...]) -> 
     return [*update, *mean, *square, *cross, *cross_square]
 
 
+def _adam_shapes(_: Any, *leaves: Any, **options: Any) -> list[tuple[tuple[int, ...], Any]]:
+    return [(leaf.shape, leaf.dtype) for leaf in leaves]
+
+
 def _adam_kernel(scales: Array, *leaves: Array, pairs: tuple[tuple[int, int], ...]) -> Any:
-    results = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+    results = [jax.ShapeDtypeStruct(*made) for made in _adam_shapes(scales, *leaves)]
     count = (len(leaves) - 2 * len(pairs)) // 3
     kept = {1 + i: i for i in range(count, len(leaves))}  # averages are written where they lie
     call = jax.ffi.ffi_call(_target("adam", jnp.float32), results, input_output_aliases=kept)
@@ -506,10 +511,6 @@ def _adam_jvp(
 ) -> tuple[list[Any], list[Any]]:
     tangents = tuple(map(ad.instantiate_zeros, tangents))
     return jax.jvp(partial(_adam, **options), tuple(primals), tangents)
-
-
-def _adam_shapes(_: Any, *leaves: Any, **options: Any) -> list[tuple[tuple[int, ...], Any]]:
-    return [(leaf.shape, leaf.dtype) for leaf in leaves]
 
 
 adam_p = _primitive("adam", _adam, _adam_shapes, _adam_kernel, several=True)

@@ -140,6 +140,17 @@ def test_damaged_idx(tmp_path, how, parts, pack):
     refused(f"idx:{tmp_path}", *parts)
 
 
+def test_idx_gzipped_in_several_parts(tmp_path):
+    """One after the other, and with zeros behind them, as `gzip` reads them too."""
+    images, *_ = write_idx(tmp_path, pack=True)
+    content = idx(images)
+    parts = content[:9], content[9:50], content[50:]
+    packed = b"".join(map(gzip.compress, parts)) + bytes(100)
+    assert gzip.decompress(packed) == content
+    (tmp_path / f"{FILES[0]}.gz").write_bytes(packed)
+    np.testing.assert_array_equal(data.load(f"idx:{tmp_path}").train.images[..., 0], images)
+
+
 def test_damaged_idx_gzip(tmp_path):
     write_idx(tmp_path, pack=True)
     path = tmp_path / f"{FILES[0]}.gz"

@@ -462,7 +462,7 @@ for layer, stride, size, taps, channels in (
                 return out, *vjp(g.astype(dtype))
 
             got = jax.jit(run)(g, x, kernel, bias)
-            with native.without():
+            with native.without():  # by another name, for what was traced of `run` is kept
                 want = jax.jit(lambda *arguments: run(*arguments))(g, x, kernel, bias)
             for a, b in zip(got, want, strict=True):
                 a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
