@@ -179,10 +179,10 @@ def across(
 
 def mix(
     weights: Float[Array, "batch n"],
-    images: Float[Array, "n height width channels"],
-    bias: Float[Array, "height width channels"],
+    images: Float[Array, "n+1 height width channels"],
+    bias: Float[Array, " channels"],
 ) -> Float[Array, "batch height width channels"]:
-    """Weighted sums of images and a bias, laid out as the layers above take them."""
+    """Weighted sums of images, of which the last has no weight, and a bias: in weights' dtype."""
     # Chosen here: what is traced of a function that has a name is kept, whatever it went by.
     form = _mix_lax if native.available() else _mix_matmul
     return lax.platform_dependent(weights, images, bias, cpu=form, default=_mix_lax)
@@ -444,15 +444,20 @@ def _dense_matmul(x: Array, kernel: Array, bias: Array, *, rectify: bool) -> Arr
 
 
 def _mix_matmul(weights: Array, images: Array, bias: Array) -> Array:
-    images = _swap(images)
-    out = _matmul(images.reshape(-1, images.shape[3]), weights, (1, 1)).astype(weights.dtype)
-    out = out.reshape(*images.shape[:3], len(weights))
-    return _swap(precise_sum(out, _swap(bias[None])))
+    images = _swap(images.astype(weights.dtype))
+    out = _matmul(images.reshape(-1, images.shape[3]), _and_one(weights), (1, 1))
+    out = out.astype(weights.dtype).reshape(*images.shape[:3], len(weights))
+    return _swap(precise_sum(out, bias[:, None, None, None]))
 
 
 def _mix_lax(weights: Array, images: Array, bias: Array) -> Array:
-    matrix = _flat(images.astype(bias.dtype))
-    return dense(weights, matrix, bias.reshape(-1)).reshape(weights.shape[0], *images.shape[1:])
+    everywhere = jnp.broadcast_to(bias, images.shape[1:]).reshape(-1)
+    out = dense(_and_one(weights), _flat(images), everywhere)
+    return out.reshape(len(out), *images.shape[1:])
+
+
+def _and_one(weights: Array) -> Array:
+    return jnp.pad(weights, ((0, 0), (0, 1)), constant_values=1)
 
 
 def _conv_lax(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:

@@ -25,7 +25,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxdae import native
 from jaxdae.convolution import Padding, across, conv, conv_transpose, dense, mix, precise_sum
 from jaxdae.errors import InputError
 
@@ -100,19 +99,17 @@ class ConvTranspose(Conv):
 
         With no activation in between, the two layers are one affine map of the latent vector.
         The layer is applied to the rows of the dense kernel and to its bias, `inputs + 1` images
-        however large the batch; the result is the kernel and the bias of the joint map.
+        however large the batch, of which each result is a weighted sum.
         """
         batch, small = latent.shape[0], 2 * (layer.inputs + 1)
-        latent = self.cast(latent)
-        # What little it saves of a small one, the odd size costs; a symbolic one has any size. And
-        # the kernels' products in bfloat16 cost less than the sums would.
-        narrow = latent.dtype == jnp.bfloat16 and native.available()
-        if not isinstance(batch, int) or batch <= small or narrow:
+        # What little it saves of a small one, the odd size costs; a symbolic one has any size.
+        if not isinstance(batch, int) or batch <= small:
             return self(layer(latent).reshape(-1, *shape))
-        rows = jnp.concatenate([layer.kernel, layer.bias[None]]).astype(latent.dtype)
+        latent, rows = self.cast(latent), jnp.concatenate([layer.kernel, layer.bias[None]])
+        # No narrower than the parameters: it is a kernel that is made here.
+        rows = rows.astype(jnp.promote_types(rows.dtype, latent.dtype))
         images = conv_transpose(rows.reshape(-1, *shape), self.kernel, stride=self.stride)
-        joint, constant = images[:-1], images[-1].astype(self.bias.dtype) + self.bias
-        return mix(latent, joint, constant)
+        return mix(latent, images, self.bias)
 
 
 class Denoiser(nn.Module):

@@ -143,10 +143,15 @@ def test_a_kernel_of_a_wider_type_keeps_its_gradient(layer):
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-4)
 
 
-def test_mix_is_a_weighted_sum():
-    weights, images, bias = normal(0, (6, 3)), normal(1, (3, 5, 4, 2)), normal(2, (5, 4, 2))
-    expected = np.einsum("bn,nhwc->bhwc", weights, images) + bias
-    np.testing.assert_allclose(jax.jit(mix)(weights, images, bias), expected, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_mix_is_a_weighted_sum(dtype):
+    weights, images, bias = normal(0, (6, 3)), normal(1, (4, 5, 4, 2)), normal(2, (2,))
+    weights = weights.astype(dtype)
+    expected = np.einsum("bn,nhwc->bhwc", weights.astype("float32"), images[:3]) + images[3] + bias
+    got = jax.jit(mix)(weights, images, bias)
+    assert got.dtype == dtype
+    few = 1e-5 if dtype == "float32" else 0.03
+    np.testing.assert_allclose(got.astype("float32"), expected, rtol=few, atol=few)
 
 
 @few

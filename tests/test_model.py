@@ -72,8 +72,8 @@ def test_computes_what_keras_computes(name):
     fresh = jax.eval_shape(model.init, jax.random.key(0), jnp.asarray(arrays["noisy"]))["params"]
     assert jax.tree.map(jnp.shape, fresh) == jax.tree.map(jnp.shape, params)
 
-    # Eight images take the plain decoder; repeated to 32, the one with the joint dense layer.
-    for repeats in (1, 4):
+    # Eight images take the plain decoder; repeated to 40, the one with the joint dense layer.
+    for repeats in (1, 5):
         noisy, clean, expected = (
             np.tile(arrays[key], (repeats, 1, 1, 1)) for key in ("noisy", "clean", "output")
         )
@@ -92,6 +92,19 @@ def test_computes_what_keras_computes(name):
                 theirs = theirs[key.key]
             error = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
             assert error < 1e-4, (jax.tree_util.keystr(path), error)
+
+
+def test_a_large_batch_in_bfloat16_is_several_small_ones():
+    """The joint dense layer rounds at other places, and no more."""
+    model, exact = build("strided", dtype=jnp.bfloat16), build("strided")
+    images = jax.random.uniform(jax.random.key(0), (40, *model.image_shape))
+    params = model.init(jax.random.key(1), images)["params"]
+    joint, expected = (m.apply({"params": params}, images, method="logits") for m in (model, exact))
+    plain = [model.apply({"params": params}, images[i::2], method="logits") for i in range(2)]
+    rounding = np.linalg.norm(
+        jnp.concatenate(plain) - jnp.concatenate([expected[::2], expected[1::2]])
+    )
+    assert 0 < np.linalg.norm(joint - expected) < 1.2 * rounding
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
