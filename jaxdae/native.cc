@@ -1704,6 +1704,7 @@ void dense(ffi::ThreadPool& pool, long m, long n, long k, Factor<float> a, Facto
   const long down = (m + height - 1) / height, across = (padded + width - 1) / width;
   const float* start = beginnings(n, bias);
   float* totals = memory<float>(TOTALS, parts > 1 ? parts * m * padded : 0);
+  const bool at_once = k <= DEPTH && parts == 1 && n % LANES == 0;  // written where they belong
   const bool b_here = !b.gate && b.column == 1 && n % LANES == 0;
   const auto some = [&](long item) {
     const long part = item % parts, left = item / parts % across * width,
@@ -1759,12 +1760,14 @@ void dense(ffi::ThreadPool& pool, long m, long n, long k, Factor<float> a, Facto
           float* sum = sums + panel * height + i * PANEL;
           const Term<float> term{x + i * row, (const uint32_t*)y + panel / PANEL * panel_step,
                                  deep};
+          const float* begin = at > first ? sum : start + (part > 0) * padded + left + panel;
+          const long to = (top + i) * n + left + panel;
           choose<float>(std::min(tall, rows - i), columns - panel)(
-              sum, at > first ? sum : start + (part > 0) * padded + left + panel, &term, 1,
-              {row, step, b_step, PANEL}, nullptr);
+              at_once ? out + to : sum, begin, &term, 1, {row, step, b_step, at_once ? n : PANEL},
+              at_once && gate ? gate + to : nullptr);
         }
     }
-    for (long panel = 0; panel < columns; panel += PANEL)
+    for (long panel = 0; panel < columns && !at_once; panel += PANEL)
       for (long i = 0; i < rows; ++i) {
         const float* sum = sums + panel * height + i * PANEL;
         const long to = (top + i) * n + left + panel,
@@ -1792,7 +1795,9 @@ void dense(ffi::ThreadPool& pool, long m, long n, long k, Factor<bfloat16> a, Fa
   const long down = (m + height - 1) / height, across = (padded + width - 1) / width;
   const float* start = beginnings(n, bias);
   float* totals = memory<float>(TOTALS, parts > 1 ? parts * m * padded : 0);
-  const bool a_here = a.column == 1 && !a.gate && m % TILE == 0 && k % DEEP == 0;
+  const bool at_once = !tiled<bfloat16>() && parts == 1 && !turned && n % LANES == 0;
+  const bool a_here = a.column == 1 && !a.gate &&
+                      (tiled<bfloat16>() ? m % TILE == 0 && k % DEEP == 0 : k % 2 == 0);
   // Elements beside each other, from (i, j) of a factor on, as bfloat16.
   const auto take = [](bfloat16* to, const auto& factor, long i, long j, long count) {
     const long from = i * factor.row + j * factor.column;
@@ -1807,6 +1812,7 @@ void dense(ffi::ThreadPool& pool, long m, long n, long k, Factor<bfloat16> a, Fa
     const long rows = std::min(height, m - top), columns = std::min(width, n - left);
     const long first = steps * part / parts * DEEP, last = steps * (part + 1) / parts * DEEP;
     const long deep = last - first, inside = std::min(deep, k - first);
+    const long summed = tiled<bfloat16>() ? deep : round_up(inside, 2);
     const bfloat16* x = a.x + top * a.row + first;
     const long row = a_here ? a.row : deep;
     bfloat16 lines[TILE][DEEP];
@@ -1833,7 +1839,7 @@ void dense(ffi::ThreadPool& pool, long m, long n, long k, Factor<bfloat16> a, Fa
     if (tiled<bfloat16>()) tiles.emplace();
     for (long panel = 0; panel < columns; panel += PANEL) {
       const long count = std::min<long>(PANEL, columns - panel);
-      for (long j = 0; j < deep && b.column == 1; j += 2) {
+      for (long j = 0; j < summed && b.column == 1; j += 2) {
         if constexpr (sizeof(B) == 2)
           if (!b.gate && j + 1 < inside) {
             pair_up(words + j / 2 * PANEL, b.x + (first + j) * b.row + left + panel, count, b.row);
@@ -1856,8 +1862,16 @@ void dense(ffi::ThreadPool& pool, long m, long n, long k, Factor<bfloat16> a, Fa
       for (long i = 0; i < rows; i += 2 * TILE) {
         const long here = std::min<long>(2 * TILE, rows - i), to = top + i;
         const float* begin = start + (part > 0) * padded + left + panel;
-        Term<bfloat16> term{x + i * row, words, deep / 2};
+        Term<bfloat16> term{x + i * row, words, summed / 2};
         const Strides strides{row, 2, PANEL, PANEL};
+        if (at_once) {
+          for (long r = 0, tall = share(here); r < here; r += tall, term.a += tall * row) {
+            const long at = (to + r) * n + left + panel;
+            choose<bfloat16, Out>(std::min(tall, here - r), count)(
+                out + at, begin, &term, 1, {row, 2, PANEL, n}, gate ? gate + at : nullptr);
+          }
+          continue;
+        }
         if (tiled<bfloat16>())
           multiply_tiles(room, begin, &term, 1, strides, {TILE * row, TILE * PANEL}, here > TILE,
                          count);
