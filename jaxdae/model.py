@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxdae import native
 from jaxdae.convolution import Padding, across, conv, conv_transpose, dense, mix, precise_sum
 from jaxdae.errors import InputError
 
@@ -102,10 +103,12 @@ class ConvTranspose(Conv):
         however large the batch, of which each result is a weighted sum.
         """
         batch, small = latent.shape[0], 2 * (layer.inputs + 1)
-        # What little it saves of a small one, the odd size costs; a symbolic one has any size.
-        if not isinstance(batch, int) or batch <= small:
+        latent = self.cast(latent)
+        # What little it saves of a small one, the odd size costs; a symbolic one has any size. And
+        # products of tiles cost less than the sums would.
+        if not isinstance(batch, int) or batch <= small or native.tiled(latent.dtype):
             return self(layer(latent).reshape(-1, *shape))
-        latent, rows = self.cast(latent), jnp.concatenate([layer.kernel, layer.bias[None]])
+        rows = jnp.concatenate([layer.kernel, layer.bias[None]])
         # No narrower than the parameters: it is a kernel that is made here.
         rows = rows.astype(jnp.promote_types(rows.dtype, latent.dtype))
         images = conv_transpose(rows.reshape(-1, *shape), self.kernel, stride=self.stride)

@@ -2204,6 +2204,8 @@ ffi::Error adam_step(ffi::ThreadPool pool, ffi::AnyBuffer scales, ffi::Remaining
 
 }  // namespace
 
+extern "C" int jaxdae_tiled() { return tiled<Element>(); }
+
 // Each takes its two factors, a bias, and the gates of the image and of the grid; what is empty is
 // not there.
 static auto signature() {

@@ -132,24 +132,29 @@ def none() -> Array:
     return jnp.zeros((0,))
 
 
+def tiled(dtype: Any) -> bool:
+    """Whether the kernels multiply this type on tiles (AMX), several times as fast as vectors."""
+    return available() and dtype in TYPES and bool(_load()[jnp.dtype(dtype).name].jaxdae_tiled())
+
+
 def _loaded() -> bool:
     with _lock:  # of several threads one compiles
-        return _load()
+        return bool(_load())
 
 
 @functools.cache
-def _load() -> bool:
-    """Registers the kernels, if they can be had."""
+def _load() -> dict[str, ctypes.CDLL]:
+    """The libraries, by type, their kernels registered; empty if they cannot be had."""
     try:
         with ThreadPoolExecutor() as pool:
             libraries = dict(zip(ELEMENTS, pool.map(_open, ELEMENTS), strict=True))
     except (OSError, subprocess.SubprocessError):
-        return False
+        return {}
     for element, library in libraries.items():
         for name in ("gather", "scatter", "correlate", "total", "adam"):
             handler = jax.ffi.pycapsule(getattr(library, f"jaxdae_{name}"))
             jax.ffi.register_ffi_target(_target(name, element), handler, platform="cpu")
-    return True
+    return libraries
 
 
 def _target(name: str, dtype: Any) -> str:

@@ -95,7 +95,7 @@ def test_computes_what_keras_computes(name):
 
 
 def test_a_large_batch_in_bfloat16_is_several_small_ones():
-    """The joint dense layer rounds at other places, and no more."""
+    """The joint dense layer, which there is without tiles, rounds elsewhere, and no more."""
     model, exact = build("strided", dtype=jnp.bfloat16), build("strided")
     images = jax.random.uniform(jax.random.key(0), (40, *model.image_shape))
     params = model.init(jax.random.key(1), images)["params"]

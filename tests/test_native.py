@@ -442,6 +442,8 @@ from jaxdae import native
 from jaxdae.convolution import conv, conv_transpose
 native.OPTIONS = (*native.OPTIONS, *sys.argv[1:])
 assert native.available()
+assert native.tiled(jnp.bfloat16) == ("-D__AMX_BF16__" in sys.argv)
+assert not native.tiled(jnp.float32)
 
 draws = np.random.default_rng(0)
 normal = lambda *shape: jnp.asarray(draws.standard_normal(shape, np.float32))
@@ -512,6 +514,7 @@ def forgotten_library():
 def test_without_a_compiler(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert not native.available()
+    assert not native.tiled(jnp.bfloat16)
     x, kernel = normal(0, (2, 8, 8, 4)), normal(1, (3, 3, 4, 5))
     program = jax.jit(lambda x: conv(x, kernel)).lower(x)
     assert "jaxdae_gather" not in program.as_text()
