@@ -8,7 +8,8 @@ Each peer runs in a process and an environment of its own, .peers/NAME, which is
 benchmarks/requirements/NAME.txt where it is missing. All processes are compiled and warm before
 anything is timed, and wait while others run. They are timed in turn, jaxdae first, a second or
 more at a time, and the table gives the median with the lowest and the highest, and the median of
-the ratios within a turn. What each does, `benchmarks/peer_worker.py` says.
+the ratios within a turn. What each does, `benchmarks/peer_worker.py` says. All have the C library
+keep the memory that they give back, which helps PyTorch most.
 """
 
 import argparse
@@ -38,6 +39,13 @@ PEERS: dict[str, str | None] = {
     "torch:cudagraphs-channels-last": "torch",
 }
 CPU_PEERS = [name for name in PEERS if "cudagraphs" not in name]
+# For the C library's allocator, in every process: memory that a call gives back is kept for the
+# next one. Taken anew from the system it comes page by page, which costs large batches up to 40%.
+KEPT = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
 
 
 class Worker:
@@ -52,7 +60,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self.said,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, **KEPT, "PYTHONPATH": str(ROOT)},
         )
 
     def time(self, task: str, batch_size: int, images: int) -> float:

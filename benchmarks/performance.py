@@ -100,8 +100,10 @@ highest, and the ratio to jaxdae within a turn. Keras runs `fit` with 50 steps a
 backend's compiled function for inference; PyTorch with a fused or multi-tensor Adam,
 `torch.compile` at `max-autotune`; plain Flax the same train step on `flax.linen`'s layers. From
 2026-11-28 on all that is on JAX runs its calls in the thread that makes them, with
-`jax_cpu_enable_async_dispatch` off. The peers train on noisy images that were made beforehand;
-jaxdae draws fresh noise at every step."""
+`jax_cpu_enable_async_dispatch` off, and all have the C library keep the memory that a call gives
+back (`MALLOC_TRIM_THRESHOLD_` and the like), without which PyTorch loses up to two fifths at 512
+images. The peers train on noisy images that were made beforehand; jaxdae draws fresh noise at
+every step."""
 QUALITY = """Whole processes, from their start to their end, one after the other: Keras's script
 trains the tutorial's network for ten epochs and tests nothing; the main job trains it for two short
 ones, with its tests, checkpoints and closing table; with an empty cache of compiled programs and
