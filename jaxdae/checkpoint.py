@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from math import nan
 from pathlib import Path
 from textwrap import shorten
@@ -21,17 +22,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from jaxdae.digest import tree_sha256
 from jaxdae.errors import InputError
 
 FORMAT = 2
-_ONE = ocp.options.MultiprocessingOptions()
-# Orbax would wait for all processes otherwise.
-_ALONE = ocp.options.MultiprocessingOptions(
-    primary_host=0, active_processes={0}, barrier_sync_key_prefix="jaxdae"
-)
 
 
 class Restored(NamedTuple):
@@ -68,25 +63,35 @@ class Checkpoints:
     def __init__(self, directory: Path, *, keep: int = 3) -> None:
         if keep < 1:
             raise InputError(f"keep={keep} checkpoints must be at least 1")
-        self.directory = Path(directory).absolute()
+        self.directory, self.keep = Path(directory).absolute(), keep
         self._step: int | None = None  # of the save under way
         self._failed: set[int] = set()
         self.directory.mkdir(parents=True, exist_ok=True)
         self._losses: dict[int, float] = {}  # of the steps whose JSON part is whole
-        self._manager = ocp.CheckpointManager(
+
+    @cached_property
+    def _manager(self) -> Any:
+        """Orbax's, once there is something to restore or to save: a fresh run need not wait."""
+        ocp = _orbax()
+        alone = {"primary_host": 0, "active_processes": {0}, "barrier_sync_key_prefix": "jaxdae"}
+        manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
                 create=False,
-                multiprocessing_options=_ALONE if jax.process_count() > 1 else _ONE,
-                preservation_policy=_NewestAndBest(keep, self._losses),
+                # Orbax would wait for all processes otherwise.
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    **(alone if jax.process_count() > 1 else {})
+                ),
+                preservation_policy=_NewestAndBest(self.keep, self._losses),
             ),
         )
-        for step in self._manager.all_steps():
+        for step in manager.all_steps():
             # What is damaged has no loss, and is never the best.
             with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
                 part = json.loads((self.directory / str(step) / "meta" / "metadata").read_text())
                 if part["meta_sha256"] == _json_sha256([part["loss"], part["meta"]]):
                     self._losses[step] = part["loss"]
+        return manager
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -111,20 +116,20 @@ class Checkpoints:
         state = jax.tree.map(lambda leaf: np.array(leaf, copy=True), state)
         sums = {"sha256": tree_sha256(state), "meta_sha256": _json_sha256([loss, meta])}
         meta = {"format": FORMAT, **sums, "loss": loss, "meta": meta}
-        self._step, self._losses[step] = step, loss
+        self._step = step
         with self._failing():
-            if step in self._manager.all_steps():
+            replaced = step in self._manager.all_steps()
+            self._losses[step] = loss
+            if replaced:
                 self._manager.delete(step)
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
-                ),
-                force=True,
-            )
+            args = _orbax().args
+            both = args.Composite(state=args.StandardSave(state), meta=args.JsonSave(meta))
+            self._manager.save(step, args=both, force=True)
 
     def steps(self) -> list[int]:
         """The steps at which there is a checkpoint, newest first."""
+        if not any(path.name.isdigit() for path in self.directory.iterdir()):
+            return []
         self._manager.reload()
         return sorted(self._manager.all_steps(), reverse=True)
 
@@ -145,12 +150,9 @@ class Checkpoints:
         for step in self.steps():
             # A damaged checkpoint raises exceptions of every kind, bare `Exception` among them.
             try:
-                saved = self._manager.restore(
-                    step,
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()
-                    ),
-                )
+                args = _orbax().args
+                both = args.Composite(state=args.StandardRestore(target), meta=args.JsonRestore())
+                saved = self._manager.restore(step, args=both)
                 meta, state = saved["meta"], saved["state"]
                 if meta["format"] != FORMAT:
                     raise ValueError(f"its format is {meta['format']}, and this reads {FORMAT}")
@@ -185,7 +187,8 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, and lets go of the folder."""
         self.wait()
-        self._manager.close()
+        if "_manager" in self.__dict__:
+            self._manager.close()
         # Where one of a save's writes fails, nothing waits for the others, and those that come late
         # make its folder anew.
         for _ in range(20 if self._failed else 0):
@@ -217,6 +220,13 @@ class Checkpoints:
         for step in self._failed:
             for folder in self._debris(step):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _orbax() -> Any:
+    """Orbax, which takes a sixth of a second to import: whoever saves nothing does without."""
+    import orbax.checkpoint
+
+    return orbax.checkpoint
 
 
 class _NewestAndBest:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import threading
 
 import jax
@@ -180,3 +182,19 @@ def test_sha256_sees_values_shapes_types_and_names():
 def test_refuses_to_keep_none(tmp_path):
     with pytest.raises(InputError, match="at least 1"):
         Checkpoints(tmp_path, keep=0)
+
+
+def test_a_fresh_run_starts_without_orbax(tmp_path):
+    """Its import takes a tenth of the time to the first step, and is not needed until later."""
+    program = """
+import sys
+import numpy as np
+from jaxdae.checkpoint import Checkpoints
+with Checkpoints(sys.argv[1]) as checkpoints:
+    assert checkpoints.restore({"x": np.zeros(3)}) is None and checkpoints.steps() == []
+    assert not [name for name in sys.modules if name.startswith("orbax")]
+    checkpoints.save(1, {"x": np.zeros(3)}, {}, loss=0.0)
+    assert "orbax.checkpoint" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, timeout=120)
+    assert (tmp_path / "1").is_dir()
