@@ -102,10 +102,10 @@ class ConvTranspose(Conv):
         The layer is applied to the rows of the dense kernel and to its bias, `inputs + 1` images
         however large the batch, of which each result is a weighted sum.
         """
-        batch, small = latent.shape[0], 2 * (layer.inputs + 1)
-        latent = self.cast(latent)
-        # What little it saves of a small one, the odd size costs; a symbolic one has any size. And
-        # products of tiles cost less than the sums would.
+        batch, latent = latent.shape[0], self.cast(latent)
+        # What little it saves of a small one, the odd size costs, and the more, the faster products
+        # are; a symbolic one has any size. On tiles they cost less than the sums would.
+        small = (layer.inputs + 1) * (2 if latent.dtype.itemsize >= 4 else 3.5)
         if not isinstance(batch, int) or batch <= small or native.tiled(latent.dtype):
             return self(layer(latent).reshape(-1, *shape))
         rows = jnp.concatenate([layer.kernel, layer.bias[None]])
