@@ -9,7 +9,7 @@ benchmarks/requirements/NAME.txt where it is missing. All processes are compiled
 anything is timed, and wait while others run. They are timed in turn, jaxdae first, a second or
 more at a time, and the table gives the median with the lowest and the highest, and the median of
 the ratios within a turn. What each does, `benchmarks/peer_worker.py` says. All have the C library
-keep the memory that they give back, which helps PyTorch most.
+keep the memory that they give back, which helps PyTorch most; --return-memory shows how much.
 """
 
 import argparse
@@ -40,7 +40,7 @@ PEERS: dict[str, str | None] = {
 }
 CPU_PEERS = [name for name in PEERS if "cudagraphs" not in name]
 # For the C library's allocator, in every process: memory that a call gives back is kept for the
-# next one. Taken anew from the system it comes page by page, which costs large batches up to 40%.
+# next one. Taken anew from the system it comes page by page.
 KEPT = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
@@ -49,9 +49,9 @@ KEPT = {
 
 
 class Worker:
-    """A peer in its process."""
+    """A peer in its process, with these variables in its environment."""
 
-    def __init__(self, name: str, python: str, dtype: str) -> None:
+    def __init__(self, name: str, python: str, dtype: str, variables: dict[str, str]) -> None:
         self.name = name
         self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115  as long as the process
         self.process = subprocess.Popen(
@@ -60,7 +60,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self.said,
             text=True,
-            env={**os.environ, **KEPT, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, **variables, "PYTHONPATH": str(ROOT)},
         )
 
     def time(self, task: str, batch_size: int, images: int) -> float:
@@ -156,6 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--infer", type=int, nargs="*", default=[1, 32, 512], metavar="N", help="batch sizes")
     add("--images", type=int, default=6400, help="images in a timed call (at batch 1, a tenth)")
     add("--repeats", type=int, default=7, help="timed turns")
+    add("--return-memory", action="store_true", help="leave the C library's allocator as it is")
     add("--json", type=Path, metavar="FILE", help="write every figure to FILE")
     flags = parser.parse_args(argv)
     wrong = not_a_file("--json", flags.json)
@@ -169,7 +170,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         pythons = {name: environment(flags.envs, PEERS[name]) for name in flags.peers}
         everyone = {"jaxdae": sys.executable, **pythons}
-        workers = [Worker(name, python, flags.dtype) for name, python in everyone.items()]
+        kept = {} if flags.return_memory else KEPT
+        workers = [Worker(name, python, flags.dtype, kept) for name, python in everyone.items()]
         about = {worker.name: worker.ask({"task": "about"}) for worker in workers}
         for name, versions in about.items():
             print(f"{name}: {', '.join(f'{k} {v}' for k, v in versions.items())}", file=sys.stderr)

@@ -13,8 +13,8 @@ Who wants one image as soon as can be says, before anything is computed,
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 and calls run in the thread that makes them, and return when they are done. What memory a call took,
-Linux's C library may give back to the system at its end, and take anew page by page in the next:
-seen to make two milliseconds three. In the environment that Python is started in,
+Linux's C library may give back to the system at its end, and take anew page by page in the next,
+which costs a part of the call's time. In the environment that Python is started in,
 
     MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_PAD_=67108864
 
