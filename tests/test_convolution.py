@@ -145,9 +145,9 @@ def test_a_kernel_of_a_wider_type_keeps_its_gradient(layer):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_mix_is_a_weighted_sum(dtype):
-    weights, images, bias = normal(0, (6, 3)), normal(1, (4, 5, 4, 2)), normal(2, (2,))
+    weights, images, bias = normal(0, (6, 4)), normal(1, (5, 5, 4, 2)), normal(2, (2,))
     weights = weights.astype(dtype)
-    expected = np.einsum("bn,nhwc->bhwc", weights.astype("float32"), images[:3]) + images[3] + bias
+    expected = np.einsum("bn,nhwc->bhwc", weights.astype("float32"), images[:4]) + images[4] + bias
     got = jax.jit(mix)(weights, images, bias)
     assert got.dtype == dtype
     few = 1e-5 if dtype == "float32" else 0.03
