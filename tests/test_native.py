@@ -245,9 +245,11 @@ def test_a_layer_with_its_relu_and_bias(layer, dtype):
         assert np.linalg.norm(a - b) <= eps * np.linalg.norm(b)
 
 
+@pytest.mark.parametrize("channels", [20, 32])  # 32: whole vectors of inputs
 @pytest.mark.parametrize("dtype", native.TYPES)
-def test_a_dense_layer_with_its_relu_and_bias(dtype):
-    x, kernel, bias = normal(0, (3, 7, 5, 20), dtype), normal(1, (700, 40)), normal(2, (40,))
+def test_a_dense_layer_with_its_relu_and_bias(dtype, channels):
+    x, bias = normal(0, (3, 7, 5, channels), dtype), normal(2, (40,))
+    kernel = normal(1, (35 * channels, 40))
     g = normal(3, (3, 40), dtype)
 
     def run(function):
