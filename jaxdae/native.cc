@@ -351,6 +351,14 @@ struct Second {
   long a, sums;
 };
 
+// What is loaded once, for GCC would rather read it again for each of a few rows.
+inline Words in_register(Words x) {
+#if defined(__x86_64__)
+  asm("" : "+v"(x));
+#endif
+  return x;
+}
+
 // sum (M, N * LANES) += a (M, count) b (count, N * LANES) of each term.
 template <class T, int M, int N>
 inline void add_products(Floats (&sum)[M][N], const Term<T>* terms, long length,
@@ -362,7 +370,7 @@ inline void add_products(Floats (&sum)[M][N], const Term<T>* terms, long length,
     for (long k = 0; k < term->count; ++k, a += step, b += b_step) {
       Words right[N];
 #pragma GCC unroll 2
-      for (int n = 0; n < N; ++n) right[n] = *(const Words*)(b + n * LANES);
+      for (int n = 0; n < N; ++n) right[n] = in_register(*(const Words*)(b + n * LANES));
 #pragma GCC unroll 16
       for (int m = 0; m < M; ++m) {
         uint32_t word;
@@ -378,8 +386,8 @@ inline void add_products(Floats (&sum)[M][N], const Term<T>* terms, long length,
 // sums = start + products. `start` is the sums themselves, or a row that all begin with. A gate
 // lies as the sums do, if there is one.
 template <class T, class Out, int M, int N>
-void multiply(Out* sums, const float* start, const Term<T>* terms, long length, Strides strides,
-              const Out* gate) {
+void multiply(Out* sums, const float* start, const Term<T>* terms, long length,
+              const Strides& strides, const Out* gate) {
   const long begin = (const void*)start == sums ? strides.sums : 0;
   Floats sum[M][N];
 #pragma GCC unroll 16
@@ -421,7 +429,7 @@ struct Tiles {
 
 template <int M, int N>
 void multiply_tiles(float* sums, const float* start, const Term<bfloat16>* terms, long length,
-                    Strides strides, Second second) {
+                    const Strides& strides, Second second) {
   const long begin = start == sums ? strides.sums * 4 : 0, begin_second = begin ? second.sums : 0;
   asm volatile("" ::: "memory");  // GCC's intrinsics do not say what they read
   _tile_loadd(0, start, begin);
@@ -454,7 +462,8 @@ struct Tiles {
   explicit Tiles(long = TILE, long = TILE) {}
 };
 template <int M, int N>
-void multiply_tiles(float*, const float*, const Term<bfloat16>*, long, Strides, Second) {}
+void multiply_tiles(float*, const float*, const Term<bfloat16>*, long, const Strides&,
+                    Second) {}
 #endif
 #if defined(__AVX512F__) && !defined(__clang__)
 // Which words of two rows that are 1, 2, 4 or 8 apart change places. (Written as constants where
@@ -500,14 +509,14 @@ inline void transpose(uint32_t* out, long step, const Row& row) {
 }
 
 void multiply_tiles(float* sums, const float* start, const Term<bfloat16>* terms, long length,
-                    Strides strides, Second second, bool two, long columns) {
+                    const Strides& strides, Second second, bool two, long columns) {
   const auto f = two ? (columns > TILE ? multiply_tiles<2, 2> : multiply_tiles<2, 1>)
                      : (columns > TILE ? multiply_tiles<1, 2> : multiply_tiles<1, 1>);
   f(sums, start, terms, length, strides, second);
 }
 
 template <class T, class Out>
-using Multiply = void (*)(Out*, const float*, const Term<T>*, long, Strides, const Out*);
+using Multiply = void (*)(Out*, const float*, const Term<T>*, long, const Strides&, const Out*);
 
 template <class T, class Out, int... M>
 Multiply<T, Out> choose(long rows, long columns, std::integer_sequence<int, M...>) {
@@ -521,7 +530,14 @@ Multiply<T, Out> choose(long rows, long columns) {
   return choose<T, Out>(rows, columns, std::make_integer_sequence<int, ROWS>());
 }
 
-// The largest size of parts that are about equal, and none above `most`.
+// f(first, size) for the parts of a whole, about equal, none above `most`.
+template <class F>
+inline void by_parts(long count, const F& f, long most = ROWS) {
+  const long parts = (count + most - 1) / most;
+  for (long part = 0, first = 0, until; part < parts; ++part, first = until)
+    until = count * (part + 1) / parts, f(first, until - first);
+}
+// The largest size of such parts.
 long share(long count, long most = ROWS) {
   const long parts = std::max(1L, (count + most - 1) / most);
   return (count + parts - 1) / parts;
@@ -670,11 +686,9 @@ void apply(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source
         matrix.pack(packed + offsets[p] + first * depths[p], phases[p], first);
       },
       worth);
-  const auto width_of_tile = [](const Phase& phase) {
-    return share(phase.size[1], tiled<T>() ? TILE : ROWS);
-  };
+  const long most = tiled<T>() ? TILE : ROWS;  // positions at a time
   long widest = 1;
-  for (const Phase& phase : phases) widest = std::max(widest, width_of_tile(phase));
+  for (const Phase& phase : phases) widest = std::max(widest, share(phase.size[1], most));
   const auto some = [&](const Window<T>& window, long image, long top, long bottom) {
     float* room = memory<float>(SUMS, 2 * TILE * PANEL);
     std::optional<Tiles> tiles;
@@ -682,14 +696,12 @@ void apply(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source
     std::vector<Term<T>> terms;
     for (size_t p = 0; p < phases.size(); ++p) {
       const Phase& phase = phases[p];
-      const long tile = width_of_tile(phase);
       for (long panel = 0; panel < panels; ++panel) {
         const long first = panel * PANEL, columns = std::min<long>(PANEL, outputs - first);
         const long until = std::min(bottom, phase.size[0]);
         const long by = tiled<T>() ? 2 : 1;  // rows of positions
-        for (long i = top; i < until; i += by)
-          for (long j = 0; j < phase.size[1]; j += tile) {
-            const long count = std::min(tile, phase.size[1] - j);
+        for (long i = top; i < until; i += by) {
+          const auto part = [&](long j, long count) {
             const uint32_t* b = packed + offsets[p] + panel * depths[p] * PANEL;
             terms.clear();
             for (const Run& run : phase.runs) {
@@ -718,7 +730,7 @@ void apply(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source
               choose<T, T>(count, columns)(out + to, start + first, terms.data(), terms.size(),
                                            {row, PER_WORD<T>, b_step, apart},
                                            gate ? gate + to : nullptr);
-              continue;
+              return;
             } else {
               choose<T>(count, columns)(room, start + first, terms.data(), terms.size(), strides,
                                         nullptr);
@@ -729,7 +741,9 @@ void apply(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source
                 write(out + at, room + (line * TILE + m) * PANEL, gate ? gate + at : nullptr,
                       columns);
               }
-          }
+          };
+          by_parts(phase.size[1], part, most);
+        }
       }
     }
   };
@@ -1015,20 +1029,20 @@ void correlate(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
           }
         }
       }
-      const long height = share(rows);
       for (long group = 0; group < groups; ++group) {
         // From a line to where the pixels of a run begin.
         const Run& run = phase.runs[group];
         const long shift =
             (run.down - whole.above) * line + (run.right - whole.left) * g.channels;
-        for (long m = 0; m < rows; m += height)
+        by_parts(rows, [&](long m, long height) {
           for (long n = 0; n < width; n += PANEL) {
             float* sum = sums + (group * width + n) * rows + m * PANEL;
-            choose<T>(std::min(height, rows - m), g.outputs - n)(
+            choose<T>(height, g.outputs - n)(
                 sum, sum, terms.data(), terms.size(),
                 {PER, PER * step, direct ? g.outputs : width, PANEL, PER * (shift + m), n},
                 nullptr);
           }
+        });
       }
     }
   });
@@ -1416,7 +1430,7 @@ struct Rows {
 // sums (M, PANEL) = start + more + products; there need not be more.
 template <int M>
 void multiply_rows(Rows sums, Rows start, Rows more, const Term<float>* terms, long length,
-                   Strides strides, const float* gate) {
+                   const Strides& strides, const float* gate) {
   constexpr int N = PANEL / LANES;
   Floats sum[M][N];
 #pragma GCC unroll 16
@@ -1509,14 +1523,15 @@ void apply_pairs(ffi::ThreadPool& pool, const Geometry& g, const Part (&axis)[N]
         Rows made{out + to, pixel_at[second[0]][second[1]].data()};
         const float* shut = gate ? gate + to : nullptr;
         if (i == 0 || j == 0) made = {sums(i, j), at}, shut = nullptr;
-        const long count = planes.count(row_part, column_part), tall = share(count);
+        const long count = planes.count(row_part, column_part);
         const long deep = planes.depth(row_part, column_part);
         for (long n = 0; n < outputs; n += PANEL)
-          for (long m = 0; m < count; m += tall)
-            choose_rows(std::min(tall, count - m), std::make_integer_sequence<int, ROWS>())(
+          by_parts(count, [&](long m, long tall) {
+            choose_rows(tall, std::make_integer_sequence<int, ROWS>())(
                 made.from(m, n), begin.from(m, n), more.first ? more.from(m, n) : more,
                 terms.data(), terms.size(), {deep, 1, PANEL, 0, m * deep, n * inputs},
                 shut ? shut + n : nullptr);
+          });
       }
   };
   parallel(pool, portions.count(), some, worth);
@@ -1549,7 +1564,7 @@ void scatter_pairs(ffi::ThreadPool& pool, const Geometry& g, const Source<float>
 void correlate_pairs(ffi::ThreadPool& pool, const Geometry& g, const Source<float>& image,
                      const Source<float>& grid, float* out) {
   constexpr int COUNT = Kernels::COUNT, SUM = Kernels::SUM;
-  const long channels = g.channels, outputs = g.outputs, height = share(channels);
+  const long channels = g.channels, outputs = g.outputs;
   const long block = channels * round_up(outputs, PANEL), size = COUNT * COUNT * block;
   const Portions portions(g, 25 * channels + 9 * outputs);
   const long all = portions.count(), parts = std::min<long>(PARTS, all);
@@ -1581,11 +1596,11 @@ void correlate_pairs(ffi::ThreadPool& pool, const Geometry& g, const Source<floa
               terms.push_back({a, (const uint32_t*)y + right.begin[p][q], right.count(p, q)});
             }
           for (long n = 0; n < outputs; n += PANEL)
-            for (long m = 0; m < channels; m += height) {
+            by_parts(channels, [&](long m, long height) {
               float* sum = sums + (i * COUNT + j) * block + n * channels + m * PANEL;
-              choose<float>(std::min(height, channels - m), outputs - n)(
+              choose<float>(height, outputs - n)(
                   sum, sum, terms.data(), terms.size(), {1, step, outputs, PANEL, m, n}, nullptr);
-            }
+            });
         }
     }
     // What belongs to w0 + w2 belongs to both.
@@ -1754,18 +1769,17 @@ void dense(ffi::ThreadPool& pool, long m, long n, long k, Factor<float> a, Facto
             }
         }
       }
-      const long tall = share(rows);
       for (long panel = 0; panel < columns; panel += PANEL)
-        for (long i = 0; i < rows; i += tall) {
+        by_parts(rows, [&](long i, long tall) {
           float* sum = sums + panel * height + i * PANEL;
           const Term<float> term{x + i * row, (const uint32_t*)y + panel / PANEL * panel_step,
                                  deep};
           const float* begin = at > first ? sum : start + (part > 0) * padded + left + panel;
           const long to = (top + i) * n + left + panel;
-          choose<float>(std::min(tall, rows - i), columns - panel)(
+          choose<float>(tall, columns - panel)(
               at_once ? out + to : sum, begin, &term, 1, {row, step, b_step, at_once ? n : PANEL},
               at_once && gate ? gate + to : nullptr);
-        }
+        });
     }
     for (long panel = 0; panel < columns && !at_once; panel += PANEL)
       for (long i = 0; i < rows; ++i) {
@@ -1862,23 +1876,24 @@ void dense(ffi::ThreadPool& pool, long m, long n, long k, Factor<bfloat16> a, Fa
       for (long i = 0; i < rows; i += 2 * TILE) {
         const long here = std::min<long>(2 * TILE, rows - i), to = top + i;
         const float* begin = start + (part > 0) * padded + left + panel;
-        Term<bfloat16> term{x + i * row, words, summed / 2};
-        const Strides strides{row, 2, PANEL, PANEL};
+        const Term<bfloat16> term{x + i * row, words, summed / 2};
         if (at_once) {
-          for (long r = 0, tall = share(here); r < here; r += tall, term.a += tall * row) {
+          by_parts(here, [&](long r, long tall) {
             const long at = (to + r) * n + left + panel;
-            choose<bfloat16, Out>(std::min(tall, here - r), count)(
-                out + at, begin, &term, 1, {row, 2, PANEL, n}, gate ? gate + at : nullptr);
-          }
+            choose<bfloat16, Out>(tall, count)(out + at, begin, &term, 1,
+                                               {row, 2, PANEL, n, r * row},
+                                               gate ? gate + at : nullptr);
+          });
           continue;
         }
         if (tiled<bfloat16>())
-          multiply_tiles(room, begin, &term, 1, strides, {TILE * row, TILE * PANEL}, here > TILE,
-                         count);
+          multiply_tiles(room, begin, &term, 1, {row, 2, PANEL, PANEL},
+                         {TILE * row, TILE * PANEL}, here > TILE, count);
         else
-          for (long r = 0, tall = share(here); r < here; r += tall, term.a += tall * row)
-            choose<bfloat16>(std::min(tall, here - r), count)(room + r * PANEL, begin, &term, 1,
-                                                              strides, nullptr);
+          by_parts(here, [&](long r, long tall) {
+            choose<bfloat16>(tall, count)(room + r * PANEL, begin, &term, 1,
+                                          {row, 2, PANEL, PANEL, r * row}, nullptr);
+          });
         if (parts > 1) {
           for (long r = 0; r < here; ++r)
             std::memcpy(totals + (part * m + to + r) * padded + left + panel, room + r * PANEL,
