@@ -10,14 +10,15 @@
 // where its pixels lie, in a copy of the image with zeros around it (a window), in which the taps
 // of a row are neighbours (a run). A scatter is one too, for each phase of the image (positions
 // with the same remainder modulo the stride), which a part of the taps reach. A correlation takes
-// some images at a time, and adds up their products. Where a kernel of 3 by 3 stands on every second
-// pixel, fewer products do in float32: see the pairs below.
+// some images at a time, and adds up their products. Where a kernel of 3 by 3 stands on every
+// second pixel, fewer products do, of floats: see the pairs below.
 //
 // All products are of words of four bytes: a float, or a pair of bfloat16 that are summed over
 // together, as the instructions for bfloat16 want them: two channels, or the same place in two
 // images. So one code serves both types, and what differs is `multiply_add` and how words are put
-// together; it is compiled for each by itself. All sums are float32, and their order depends on the
-// shapes alone, not on how many threads there are.
+// together; it is compiled for each by itself. A processor without such instructions multiplies
+// floats, which bfloat16 becomes as it is read. All sums are float32, and their order depends on
+// the shapes alone, not on how many threads there are.
 //
 // Dense layers are products of matrices at the end, and Adam, which is none, comes last.
 
@@ -54,6 +55,7 @@ constexpr int LANES = 16, ROWS = 14;  // 28 sums in 32 registers
 constexpr int LANES = 8, ROWS = 6;  // 12 sums in 16 registers of 8 lanes
 #endif
 constexpr int PANEL = 2 * LANES;  // columns of a product
+constexpr int LINE = 64;          // bytes of a cache's line
 constexpr int PARTS = 4;          // sums of a correlation that are added up at its end
 
 typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4)));
@@ -93,6 +95,15 @@ inline void pause() {
 template <class T>
 constexpr int PER_WORD = 4 / sizeof(T);
 
+// Whether fewer products, of floats, are better than all: of bfloat16, only where the processor
+// has none.
+template <class T>
+constexpr bool IN_FLOATS = sizeof(T) == 4;
+#if !defined(__AVX512BF16__) && !defined(TILES)
+template <>
+constexpr bool IN_FLOATS<bfloat16> = true;
+#endif
+
 // Sums to what is written: to the nearest, ties to even.
 void store(float* out, float x) { *out = x; }
 void store(bfloat16* out, float x) {
@@ -120,11 +131,15 @@ Words opened(const bfloat16* gate) {
   return (Words)(((Shorts)g > 0) | (Shorts)(g > 0xff80));
 }
 
+Floats widened(const float* x) { return *(const Floats*)x; }
+Floats widened(const bfloat16* x) {
+  return (Floats)(__builtin_convertvector(*(const Narrow*)x, Words) << 16);
+}
+
 // Sums, zeros where a gate is closed.
 Floats gated(Floats x, const float* gate) { return (Floats)((Words)x & opened(gate)); }
 Floats gated(Floats x, const bfloat16* gate) {
-  const Floats wide = (Floats)(__builtin_convertvector(*(const Narrow*)gate, Words) << 16);
-  return (Floats)((Words)x & ~(Words)(wide <= 0));
+  return (Floats)((Words)x & ~(Words)(widened(gate) <= 0));
 }
 void store(float* out, Floats x) { *(Floats*)out = x; }
 void store(bfloat16* out, Floats x) { *(Narrow*)out = narrowed(x); }
@@ -1185,7 +1200,7 @@ void correlate_tiles(ffi::ThreadPool& pool, const Geometry& g, const Source<bflo
   });
 }
 
-// Fewer products, in float32, for kernels of 3 by 3 at stride 2 on images of even sides. Of what
+// Fewer products, of floats, for kernels of 3 by 3 at stride 2 on images of even sides. Of what
 // two positions beside each other, a pair, see of an axis, let e be the even pixels and o the odd:
 //
 //     y0 = e0 w0 + o0 w1 + e1 w2               y1 = e1 w0 + o1 w1 + e2 w2
@@ -1322,28 +1337,28 @@ struct Walk {
 
 // Planes of what is read: of each pair IN by IN pixels, `step` from those of the next and the first
 // of them at `low`.
-template <int IN, int OUT, int N, class F>
-void fill(float* to, const Planes<N>& planes, const Source<float>& source, long step, long low,
+template <int IN, int OUT, int N, class T, class F>
+void fill(float* to, const Planes<N>& planes, const Source<T>& source, long step, long low,
           const F& map) {
   const Pairs& pairs = planes.pairs;
   const long channels = planes.channels, line = source.width * channels;
-  float* zeros = memory<float>(LEFT, line + channels);
-  std::memset(zeros, 0, line * sizeof(float));
-  Walk<N, OUT> walk{planes, to, zeros + line};
-  const float *x[IN], *gate[IN];
-  const auto pair = [&](auto gated, auto inside, long from, long until) {
+  float* room = memory<float>(LEFT, line + channels);
+  std::memset(room, 0, line * sizeof(float));
+  const T* zeros = (const T*)room;
+  Walk<N, OUT> walk{planes, to, room + line};
+  const T *x[IN], *gate[IN];
+  const auto pair = [&](auto with_gate, auto inside, long from, long until) {
     for (long c = 0; c < channels; c += LANES) {
       Floats in[IN][IN], out[OUT][OUT];
 #pragma GCC unroll 8
       for (int i = 0; i < IN; ++i)
 #pragma GCC unroll 8
         for (int j = 0; j < IN; ++j) {
-          Words words{};
+          in[i][j] = Floats{};
           if (inside || (j >= from && j < until)) {
-            words = *(const Words*)(x[i] + j * channels + c);
-            if (gated) words &= opened(gate[i] + j * channels + c);
+            in[i][j] = widened(x[i] + j * channels + c);
+            if (with_gate) in[i][j] = gated(in[i][j], gate[i] + j * channels + c);
           }
-          in[i][j] = (Floats)words;
         }
       both_axes(in, out, map);
 #pragma GCC unroll 8
@@ -1352,14 +1367,14 @@ void fill(float* to, const Planes<N>& planes, const Source<float>& source, long 
         for (int j = 0; j < OUT; ++j) *(Floats*)(walk.at[i][j] + c) = out[i][j];
     }
   };
-  const auto along = [&](auto gated) {
+  const auto along = [&](auto with_gate) {
     for (long column = 0; column < pairs.columns[0]; ++column) {
       if (column == pairs.columns[1]) walk.end();
       const long from = -(column * step + low), until = source.width + from;
       if (from <= 0 && until >= IN)
-        pair(gated, std::true_type(), 0, IN);
+        pair(with_gate, std::true_type(), 0, IN);
       else
-        pair(gated, std::false_type(), from, until);
+        pair(with_gate, std::false_type(), from, until);
       for (int i = 0; i < IN; ++i) x[i] += step * channels, gate[i] += step * channels;
       walk.advance();
     }
@@ -1422,23 +1437,31 @@ struct Product {
 };
 
 // Rows that begin where `at` says, or are all the same.
+template <class T>
 struct Rows {
-  float* first;
+  T* first;
   const long* at;
   Rows from(long m, long n) const { return {first + n, at + m}; }
 };
 // sums (M, PANEL) = start + more + products; there need not be more.
-template <int M>
-void multiply_rows(Rows sums, Rows start, Rows more, const Term<float>* terms, long length,
-                   const Strides& strides, const float* gate) {
+template <int M, class Out>
+void multiply_rows(Rows<Out> sums, Rows<const float> start, Rows<const float> more,
+                   const Term<float>* terms, long length, const Strides& strides,
+                   const Out* gate) {
   constexpr int N = PANEL / LANES;
   Floats sum[M][N];
 #pragma GCC unroll 16
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 2
-    for (int n = 0; n < N; ++n) {
+    for (int n = 0; n < N; ++n)
       sum[m][n] = *(const Floats*)(start.first + start.at[m] + n * LANES);
-      __builtin_prefetch(sums.first + sums.at[m] + n * LANES, 1);
+  // What is read or written at the end is not near yet.
+#pragma GCC unroll 16
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+    for (int n = 0; n < PANEL; n += LINE / sizeof(Out)) {
+      __builtin_prefetch(sums.first + sums.at[m] + n, 1);
+      if (gate) __builtin_prefetch(gate + sums.at[m] + n);
     }
   if (more.first)
 #pragma GCC unroll 16
@@ -1458,18 +1481,18 @@ void multiply_rows(Rows sums, Rows start, Rows more, const Term<float>* terms, l
 #pragma GCC unroll 2
     for (int n = 0; n < N; ++n) store(sums.first + sums.at[m] + n * LANES, sum[m][n]);
 }
-template <int... M>
+template <class Out, int... M>
 auto choose_rows(long rows, std::integer_sequence<int, M...>) {
-  static constexpr decltype(&multiply_rows<1>) all[] = {multiply_rows<M + 1>...};
+  static constexpr decltype(&multiply_rows<1, Out>) all[] = {multiply_rows<M + 1, Out>...};
   return all[rows - 1];
 }
 
 // Gathers and scatters of pairs: `fill` makes their planes, and of images (batch, height, width,
 // outputs) each pair is `size` by `size` pixels. The first product is the middle.
-template <int N, int P, class Fill>
+template <class T, int N, int P, class Fill>
 void apply_pairs(ffi::ThreadPool& pool, const Geometry& g, const Part (&axis)[N], const Fill& fill,
                  const Matrix<float>& matrix, const float* bias, const Product (&products)[P],
-                 const float* gate, float* out, long height, long width, long size) {
+                 const T* gate, T* out, long height, long width, long size) {
   const long inputs = matrix.inputs, outputs = matrix.outputs;
   const bool worth = g.batch * g.grid[0] * g.grid[1] * g.taps() * inputs * outputs > 6 << 20;
   const Kernels kernels(pool, matrix, worth);
@@ -1515,30 +1538,36 @@ void apply_pairs(ffi::ThreadPool& pool, const Geometry& g, const Part (&axis)[N]
         const long* at = kept_at[second[0]][second[1]].data();
         // Sums of the middle of the rows, (0, j), and of that of the columns, (i, 0).
         const auto sums = [&](int i, int j) { return kept + (i ? P + i : j) * all * outputs; };
-        Rows begin{zeros.data(), same.data()}, more{nullptr, at};
+        Rows<const float> begin{zeros.data(), same.data()}, more{nullptr, at};
         if (down != JOINED && across != JOINED) begin.first = start.data();
         if (across == JOINED) begin = {sums(i, 0), at};
         if (down == JOINED && j > 0) more.first = sums(0, j);
-        const long to = corner + (row * width + column) * outputs;
-        Rows made{out + to, pixel_at[second[0]][second[1]].data()};
-        const float* shut = gate ? gate + to : nullptr;
-        if (i == 0 || j == 0) made = {sums(i, j), at}, shut = nullptr;
         const long count = planes.count(row_part, column_part);
         const long deep = planes.depth(row_part, column_part);
-        for (long n = 0; n < outputs; n += PANEL)
-          by_parts(count, [&](long m, long tall) {
-            choose_rows(tall, std::make_integer_sequence<int, ROWS>())(
-                made.from(m, n), begin.from(m, n), more.first ? more.from(m, n) : more,
-                terms.data(), terms.size(), {deep, 1, PANEL, 0, m * deep, n * inputs},
-                shut ? shut + n : nullptr);
-          });
+        const auto make = [&](auto made, auto* shut) {
+          using Out = std::remove_pointer_t<decltype(made.first)>;
+          for (long n = 0; n < outputs; n += PANEL)
+            by_parts(count, [&](long m, long tall) {
+              choose_rows<Out>(tall, std::make_integer_sequence<int, ROWS>())(
+                  made.from(m, n), begin.from(m, n), more.first ? more.from(m, n) : more,
+                  terms.data(), terms.size(), {deep, 1, PANEL, 0, m * deep, n * inputs},
+                  shut ? shut + n : nullptr);
+            });
+        };
+        const long to = corner + (row * width + column) * outputs;
+        if (i == 0 || j == 0)
+          make(Rows<float>{sums(i, j), at}, (const float*)nullptr);
+        else
+          make(Rows<T>{out + to, pixel_at[second[0]][second[1]].data()},
+               gate ? gate + to : nullptr);
       }
   };
   parallel(pool, portions.count(), some, worth);
 }
 
-void gather_pairs(ffi::ThreadPool& pool, const Geometry& g, const Source<float>& image,
-                  const Matrix<float>& matrix, const float* bias, const float* gate, float* out) {
+template <class T>
+void gather_pairs(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
+                  const Matrix<float>& matrix, const float* bias, const T* gate, T* out) {
   static constexpr Product products[] = {
       {MIDDLE, 1, {Kernels::SUM}}, {JOINED, 0, {0, 1}, 0}, {JOINED, 2, {2, 1}, 1}};
   const auto planes = [&](float* to, const Planes<3>& planes) {
@@ -1547,8 +1576,9 @@ void gather_pairs(ffi::ThreadPool& pool, const Geometry& g, const Source<float>&
   apply_pairs(pool, g, PIXELS, planes, matrix, bias, products, gate, out, g.grid[0], g.grid[1], 2);
 }
 
-void scatter_pairs(ffi::ThreadPool& pool, const Geometry& g, const Source<float>& grid,
-                   const Matrix<float>& matrix, const float* bias, const float* gate, float* out) {
+template <class T>
+void scatter_pairs(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& grid,
+                   const Matrix<float>& matrix, const float* bias, const T* gate, T* out) {
   static constexpr Product products[] = {{MIDDLE, 1, {Kernels::SUM}},
                                          {JOINED, 0, {2}, 0},
                                          {ALONE, 1, {1}, 1},
@@ -1561,8 +1591,9 @@ void scatter_pairs(ffi::ThreadPool& pool, const Geometry& g, const Source<float>
               g.image[1], 4);
 }
 
-void correlate_pairs(ffi::ThreadPool& pool, const Geometry& g, const Source<float>& image,
-                     const Source<float>& grid, float* out) {
+template <class T>
+void correlate_pairs(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
+                     const Source<T>& grid, float* out) {
   constexpr int COUNT = Kernels::COUNT, SUM = Kernels::SUM;
   const long channels = g.channels, outputs = g.outputs;
   const long block = channels * round_up(outputs, PANEL), size = COUNT * COUNT * block;
@@ -2083,6 +2114,18 @@ const T* optional(ffi::AnyBuffer buffer) {
   return buffer.element_count() ? (const T*)buffer.untyped_data() : nullptr;
 }
 
+// What a gather multiplies by, and what a scatter does.
+template <class T>
+Matrix<T> forward(const Geometry& g, const float* weights) {
+  return {weights + g.first(), g.tap_step(), g.channel_step(), g.output_step(), g.channels,
+          g.outputs};
+}
+template <class T>
+Matrix<T> backward(const Geometry& g, const float* weights) {
+  return {weights + g.first(), g.tap_step(), g.output_step(), g.channel_step(), g.outputs,
+          g.channels};
+}
+
 template <class T>
 void run_gather(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix, ffi::AnyBuffer x,
                 ffi::AnyBuffer bias, ffi::AnyBuffer gate_x, ffi::AnyBuffer gate_y,
@@ -2097,12 +2140,11 @@ void run_gather(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix,
                                optional<T>(gate_y), (T*)y->untyped_data());
     return;
   }
-  Matrix<T> taps{weights + g.first(), g.tap_step(), g.channel_step(), g.output_step(), g.channels,
-                 g.outputs};
-  if constexpr (sizeof(T) == 4)
+  const Matrix<T> taps = forward<T>(g, weights);
+  if constexpr (IN_FLOATS<T>)
     if (paired(g) && !taps.in_place(g.batch * g.grid[0] * g.grid[1])) {
-      gather_pairs(pool, g, image, taps, optional<float>(bias), optional<T>(gate_y),
-                   (T*)y->untyped_data());
+      gather_pairs(pool, g, image, forward<float>(g, weights), optional<float>(bias),
+                   optional<T>(gate_y), (T*)y->untyped_data());
       return;
     }
   const auto f = few<T>(g.outputs) ? apply_few<T> : apply<T>;
@@ -2137,11 +2179,11 @@ void run_scatter(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix
                  optional<bfloat16>(gate_x), (bfloat16*)out);
     return;
   }
-  Matrix<T> taps{weights + g.first(), g.tap_step(), g.output_step(), g.channel_step(), g.outputs,
-                 g.channels};
-  if constexpr (sizeof(T) == 4)
+  const Matrix<T> taps = backward<T>(g, weights);
+  if constexpr (IN_FLOATS<T>)
     if (paired(g) && !taps.in_place(g.batch * g.grid[0] * g.grid[1])) {
-      scatter_pairs(pool, g, grid, taps, optional<float>(bias), optional<T>(gate_x), out);
+      scatter_pairs(pool, g, grid, backward<float>(g, weights), optional<float>(bias),
+                    optional<T>(gate_x), out);
       return;
     }
   const auto f = few<T>(g.channels) ? apply_few<T> : apply<T>;
@@ -2163,14 +2205,19 @@ void run_correlate(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer x, f
   Source<T> image{(const T*)x.untyped_data(), optional<T>(gate_x), g.image[0], g.image[1],
                   g.channels};
   Source<T> grid{(const T*)y.untyped_data(), optional<T>(gate_y), g.grid[0], g.grid[1], g.outputs};
-  if (g.dense())
+  if (g.dense()) {
     dense_product<T, T, float>(pool, g.channels, g.outputs, g.batch,
                                {image.x, image.gate, 1, g.channels},
                                {grid.x, grid.gate, g.outputs, 1}, nullptr, nullptr, out);
-  else if (tiled<T>())
+    return;
+  }
+  if constexpr (IN_FLOATS<T>)
+    if (paired(g)) {
+      correlate_pairs(pool, g, image, grid, out);
+      return;
+    }
+  if (tiled<T>())
     correlate_tiles(pool, g, (const Source<bfloat16>&)image, (const Source<bfloat16>&)grid, out);
-  else if (sizeof(T) == 4 && paired(g))
-    correlate_pairs(pool, g, (const Source<float>&)image, (const Source<float>&)grid, out);
   else
     correlate<T>(pool, g, image, grid, out);
 }

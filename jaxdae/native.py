@@ -23,6 +23,8 @@ sums and differences of two or four numbers, so little is lost: `tests/test_nati
 error beside float64 to half of 2**-24 times the root of the number of terms. What is infinite or
 NaN reaches the neighbours in its pair too. Of 64 positions or fewer, all images together, a matrix
 that lies straight for it is read in place instead: packing it would take longer than the products.
+A processor without products of bfloat16 (AVX512-BF16, AMX) takes the 25 in that type as well: it
+widens what it reads and rounds what it writes, and does not round these kernels.
 
 Either image may have a gate, an array of its shape: where a gate is at most 0, the image counts as
 0. With x itself for its gate, `gather` is a convolution of relu(x); the derivative of a relu is the

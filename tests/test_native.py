@@ -33,6 +33,12 @@ PRIMITIVES = {
 }
 
 
+def has(flag):
+    """Whether Linux says this of the processor."""
+    about = Path("/proc/cpuinfo")
+    return about.is_file() and f" {flag} " in about.read_text().replace("\n", " ")
+
+
 @pytest.fixture(autouse=True, scope="module")
 def compiled():
     assert native.available()
@@ -489,9 +495,16 @@ for a, b in zip(got, want, strict=True):
     [
         ["-march=x86-64-v3"],
         ["-mno-amx-tile", "-mno-amx-bf16"],
-        ["-D__AMX_BF16__", "-include", str(Path(__file__).with_name("tiles.h"))],
+        pytest.param(
+            ["-mno-amx-tile", "-mno-amx-bf16", "-mno-avx512bf16"],
+            marks=pytest.mark.skipif(not has("avx512_bf16"), reason="the same without"),
+        ),
+        pytest.param(
+            ["-D__AMX_BF16__", "-include", str(Path(__file__).with_name("tiles.h"))],
+            marks=pytest.mark.skipif(not has("avx512f"), reason="tiles come with AVX-512"),
+        ),
     ],
-    ids=["vectors of eight", "no tiles", "tiles in software"],
+    ids=["vectors of eight", "no tiles", "no products of bfloat16", "tiles in software"],
 )
 def test_other_processors(flags, tmp_path):
     """Vectors of eight, without bfloat16; vectors of sixteen, without tiles; and with them."""
