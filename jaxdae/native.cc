@@ -1270,7 +1270,8 @@ struct Portions {
       : batch(g.batch),
         down{(g.grid[0] + 1) / 2, g.grid[0] / 2},
         across{(g.grid[1] + 1) / 2, g.grid[1] / 2} {
-    const long most = std::clamp<long>(147456 / numbers, TILE, 7 * ROWS);
+    // At most those of one image of 14 by 14 positions on vectors of 8, of two on vectors of 16.
+    const long most = std::clamp<long>(147456 / numbers, TILE, 49 * LANES / 8);
     taken = share(down[0], std::clamp(most / across[0], 1L, down[0]));
     parts = (down[0] + taken - 1) / taken;
     several = parts > 1 ? 1 : std::clamp(most / (down[0] * across[0]), 1L, std::max(1L, batch / 8));
@@ -1453,16 +1454,16 @@ void multiply_rows(Rows<Out> sums, Rows<const float> start, Rows<const float> mo
 #pragma GCC unroll 16
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 2
-    for (int n = 0; n < N; ++n)
+    for (int n = 0; n < N; ++n) {
       sum[m][n] = *(const Floats*)(start.first + start.at[m] + n * LANES);
-  // What is read or written at the end is not near yet.
-#pragma GCC unroll 16
-  for (int m = 0; m < M; ++m)
-#pragma GCC unroll 2
-    for (int n = 0; n < PANEL; n += LINE / sizeof(Out)) {
-      __builtin_prefetch(sums.first + sums.at[m] + n, 1);
-      if (gate) __builtin_prefetch(gate + sums.at[m] + n);
+      if (n * LANES * sizeof(Out) % LINE == 0)
+        __builtin_prefetch(sums.first + sums.at[m] + n * LANES, 1);
     }
+  if (gate)
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+      for (int n = 0; n < PANEL; n += LINE / sizeof(Out)) __builtin_prefetch(gate + sums.at[m] + n);
   if (more.first)
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m)
