@@ -36,7 +36,7 @@
 
 #include "xla/ffi/api/ffi.h"
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 #if defined(__AMX_BF16__) && defined(__AVX512F__) && defined(__linux__) && !defined(__clang__)
@@ -776,6 +776,14 @@ inline Floats sums_of_lanes(Floats* v) {
       v[i] = __builtin_shuffle(a, b, turns.low[turn]) + __builtin_shuffle(a, b, turns.high[turn]);
     }
   return v[0];
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+  const auto add = [](__m256 a, __m256 b) { return _mm256_hadd_ps(a, b); };
+  const auto four = [&](const Floats* v) {
+    return add(add((__m256)v[0], (__m256)v[1]), add((__m256)v[2], (__m256)v[3]));
+  };
+  const __m256 low = four(v), high = four(v + 4);
+  return (Floats)(_mm256_permute2f128_ps(low, high, 0x20) +
+                  _mm256_permute2f128_ps(low, high, 0x31));
 #else
   Floats sums{};
   for (int i = 0; i < LANES; ++i)
@@ -1428,8 +1436,8 @@ struct Kernels {
   uint32_t* at(int i, int j) const { return packed + (i * COUNT + j) * panels * block; }
 };
 
-// What is summed up of an axis: the numbers of a part by these kernels. The middle is kept, and what
-// is joined to it begins with it; the rest stands alone, and so begins with the bias. And which
+// What is summed up of an axis: the numbers of a part by these kernels. The middle is kept, and
+// what is joined to it begins with it; the rest stands alone, and so begins with the bias. And which
 // pixel it makes of those of the pair that are written.
 enum Role { MIDDLE, JOINED, ALONE };
 struct Product {
