@@ -368,7 +368,7 @@ struct Second {
 
 // What is loaded once, for GCC would rather read it again for each of a few rows.
 inline Words in_register(Words x) {
-#if defined(__x86_64__)
+#if defined(__AVX2__)
   asm("" : "+v"(x));
 #endif
   return x;
