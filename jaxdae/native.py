@@ -1,7 +1,7 @@
 """Layers and Adam on a CPU by kernels of our own, where there is a C++ compiler.
 
 `native.cc` is compiled for the processor at hand when a layer is first traced on a CPU, by `c++`,
-`g++` or `clang++`, in five to ten seconds; the library is kept in the user's cache folder.
+`g++` or `clang++`, in five to fifteen seconds; the library is kept in the user's cache folder.
 Without a compiler `jaxdae.convolution` makes do with forms of XLA's operations, and training has
 half to seven tenths of the speed in float32, a third to two thirds in bfloat16, by the processor
 (`python -m benchmarks.throughput --operations`).
