@@ -5,7 +5,8 @@
     for name, restored in stream(fast, pairs, batch=512):   # of (name, images), however many
 
 On a CPU `denoise` keeps a large batch from falling out of the caches; `stream` makes batches of one
-size, for one compiled program, out of whatever comes.
+size, for one compiled program, out of whatever comes. A program that is compiled with its
+parameters, as `fast` is, computes once, not at every call, what depends on them alone.
 
 JAX on a CPU hands each call to another thread, which costs a single image a good part of its time.
 Who wants one image as soon as can be says, before anything is computed,

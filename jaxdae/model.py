@@ -100,19 +100,43 @@ class ConvTranspose(Conv):
 
         With no activation in between, the two layers are one affine map of the latent vector.
         The layer is applied to the rows of the dense kernel and to its bias, `inputs + 1` images
-        however large the batch, of which each result is a weighted sum.
+        however large the batch, of which each result is a weighted sum. Where the parameters are
+        known as this is traced, as in `jax.jit(lambda images: model.apply(variables, images))`,
+        these images are a constant of the program.
         """
         batch, latent = latent.shape[0], self.cast(latent)
+        numbers = (layer.kernel, layer.bias, self.kernel)
+        constant = (
+            native.available()
+            and isinstance(latent, jax.core.Tracer)
+            and not any(isinstance(x, jax.core.Tracer) for x in numbers)
+        )
+        wide = latent.dtype.itemsize >= 4
         # What little it saves of a small one, the odd size costs, and the more, the faster products
         # are; a symbolic one has any size. On tiles they cost less than the sums would.
-        small = (layer.inputs + 1) * (2 if latent.dtype.itemsize >= 4 else 3.5)
+        small = (1 if wide else 3) if constant else (layer.inputs + 1) * (2 if wide else 3.5)
         if not isinstance(batch, int) or batch <= small or native.tiled(latent.dtype):
             return self(layer(latent).reshape(-1, *shape))
-        rows = jnp.concatenate([layer.kernel, layer.bias[None]])
-        # No narrower than the parameters: it is a kernel that is made here.
-        rows = rows.astype(jnp.promote_types(rows.dtype, latent.dtype))
-        images = conv_transpose(rows.reshape(-1, *shape), self.kernel, stride=self.stride)
+        options: dict[str, Any] = {"shape": shape, "stride": self.stride, "dtype": latent.dtype}
+        if constant:
+            with jax.ensure_compile_time_eval():
+                images = _joined_now(*numbers, **options)
+        else:
+            images = _joined(*numbers, **options)
         return mix(latent, images, self.bias)
+
+
+def _joined(
+    kernel: Array, bias: Array, window: Array, *, shape: tuple[int, ...], stride: int, dtype: Any
+) -> Images:
+    """The rows of a dense kernel and its bias, as a transposed convolution's kernel leaves them."""
+    rows = jnp.concatenate([kernel, bias[None]])
+    # No narrower than the parameters: it is a kernel that is made here.
+    rows = rows.astype(jnp.promote_types(rows.dtype, dtype))
+    return conv_transpose(rows.reshape(-1, *shape), window, stride=stride)
+
+
+_joined_now = jax.jit(_joined, static_argnames=("shape", "stride", "dtype"))
 
 
 class Denoiser(nn.Module):

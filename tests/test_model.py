@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxdae import native
 from jaxdae.errors import InputError
 from jaxdae.losses import LOSSES
 from jaxdae.model import (
@@ -105,6 +106,30 @@ def test_a_large_batch_in_bfloat16_is_several_small_ones():
         jnp.concatenate(plain) - jnp.concatenate([expected[::2], expected[1::2]])
     )
     assert 0 < np.linalg.norm(joint - expected) < 1.2 * rounding
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_what_depends_on_known_parameters_alone_is_computed_once(dtype):
+    if not native.available() or native.tiled(dtype):
+        pytest.skip("the layers are not joined for a small batch")
+    model = build("strided", dtype=dtype)
+    images = jax.random.uniform(jax.random.key(0), (8, *model.image_shape))
+    variables = model.init(jax.random.key(1), images)
+
+    def known(images):
+        return model.apply(variables, images)
+
+    def transposed(program):  # convolutions in a program, or in the branches that it may take
+        return str(program).count("native_scatter")
+
+    given = jax.make_jaxpr(model.apply)(variables, images)
+    assert transposed(jax.make_jaxpr(known)(images)) == transposed(given) - 1
+    expected = jax.jit(model.apply)(variables, images)
+    np.testing.assert_allclose(jax.jit(known)(images), expected, atol=8 * jnp.finfo(dtype).eps)
+    gradient = jax.jit(jax.grad(lambda images: known(images).sum()))(images)
+    assert jnp.isfinite(gradient).all() and jnp.any(gradient)
+    many = jax.jit(jax.vmap(known))(jnp.stack([images, images]))
+    np.testing.assert_allclose(many[1], expected, atol=8 * jnp.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
