@@ -125,10 +125,25 @@ Narrow narrowed(Floats x) {
 // What a relu lets through, and gates: what is not at most 0, so that a NaN passes.
 bool open(float gate) { return !(gate <= 0); }
 bool open(bfloat16 gate) { return int16_t(gate) > 0 || gate > 0xff80; }
-Words opened(const float* gate) { return ~(Words)(*(const Floats*)gate <= 0); }
-Words opened(const bfloat16* gate) {
+// Words of what is let through, and zeros.
+inline Words passed(Words x, const float* gate) {
+#if defined(__AVX512F__)
+  const auto shut = _mm512_cmp_ps_mask(_mm512_loadu_ps(gate), __m512{}, _CMP_LE_OQ);
+  return (Words)_mm512_mask_mov_epi32((__m512i)x, shut, __m512i{});
+#else
+  return x & ~(Words)(*(const Floats*)gate <= 0);
+#endif
+}
+inline Words passed(Words x, const bfloat16* gate) {
+#if defined(__AVX512BW__)
+  const __m512i g = _mm512_loadu_si512(gate);
+  const auto below = _mm512_cmple_epi16_mask(g, __m512i{});
+  const auto shut = _mm512_mask_cmple_epu16_mask(below, g, _mm512_set1_epi16(-0x80));
+  return (Words)_mm512_mask_mov_epi16((__m512i)x, shut, __m512i{});
+#else
   const Halves g = *(const Halves*)gate;
-  return (Words)(((Shorts)g > 0) | (Shorts)(g > 0xff80));
+  return x & (Words)(((Shorts)g > 0) | (Shorts)(g > 0xff80));
+#endif
 }
 
 Floats widened(const float* x) { return *(const Floats*)x; }
@@ -137,12 +152,27 @@ Floats widened(const bfloat16* x) {
 }
 
 // Sums, zeros where a gate is closed.
-Floats gated(Floats x, const float* gate) { return (Floats)((Words)x & opened(gate)); }
+Floats gated(Floats x, const float* gate) { return (Floats)passed((Words)x, gate); }
 Floats gated(Floats x, const bfloat16* gate) {
   return (Floats)((Words)x & ~(Words)(widened(gate) <= 0));
 }
 void store(float* out, Floats x) { *(Floats*)out = x; }
 void store(bfloat16* out, Floats x) { *(Narrow*)out = narrowed(x); }
+
+// Sums written, zeros where a gate is closed.
+template <bool GATED, int N, class T>
+inline void finish(T* out, const Floats (&sum)[N], const T* gate) {
+#if defined(__AVX512BF16__)
+  if constexpr (N == 2 && sizeof(T) == 2) {
+    const Words rounded = (Words)_mm512_cvtne2ps_pbh((__m512)sum[1], (__m512)sum[0]);
+    *(Words*)out = GATED ? passed(rounded, gate) : rounded;
+    return;
+  }
+#endif
+#pragma GCC unroll 2
+  for (int n = 0; n < N; ++n)
+    store(out + n * LANES, GATED ? gated(sum[n], gate + n * LANES) : sum[n]);
+}
 
 template <class T>
 Floats multiply_add(Floats sum, Words a, Words b);
@@ -279,7 +309,7 @@ inline void copy(T* out, const T* x, const T* gate, long count) {
     std::memcpy(out, x, count * sizeof(T));
   } else {
     for (; c + N <= count; c += N)
-      *(Words*)(out + c) = *(const Words*)(x + c) & opened(gate + c);
+      *(Words*)(out + c) = passed(*(const Words*)(x + c), gate + c);
     for (; c < count; ++c) out[c] = open(gate[c]) ? x[c] : T(0);
   }
 }
@@ -413,13 +443,10 @@ void multiply(Out* sums, const float* start, const Term<T>* terms, long length,
   if (gate)
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m)
-#pragma GCC unroll 2
-      for (int n = 0; n < N; ++n)
-        sum[m][n] = gated(sum[m][n], gate + m * strides.sums + n * LANES);
+      finish<true>(sums + m * strides.sums, sum[m], gate + m * strides.sums);
+  else
 #pragma GCC unroll 16
-  for (int m = 0; m < M; ++m)
-#pragma GCC unroll 2
-    for (int n = 0; n < N; ++n) store(sums + m * strides.sums + n * LANES, sum[m][n]);
+    for (int m = 0; m < M; ++m) finish<false>(sums + m * strides.sums, sum[m], gate);
 }
 
 // The same on tiles, of bfloat16; the counts are whole tiles, and as many rows of a are read as the
@@ -585,17 +612,24 @@ inline Words16 paired(const uint16_t* x, long step) {
   return __builtin_convertvector(*(const Halves16*)x, Words16) |
          __builtin_convertvector(*(const Halves16*)(x + step), Words16) << 16;
 }
-inline void pair_up(uint32_t* out, const uint16_t* x, long count, long step) {
-  long n = 0;
 #if defined(__AVX512BW__)
-  const __m512i low = _mm512_set_epi16(  // the first halves of both
+// Words of the first halves of both, and of the second.
+inline void interleave(Words (&out)[2], Words a, Words b) {
+  const __m512i low = _mm512_set_epi16(  //
       47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8,  //
       39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
   const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(TILE));
+  out[0] = (Words)_mm512_permutex2var_epi16((__m512i)a, low, (__m512i)b);
+  out[1] = (Words)_mm512_permutex2var_epi16((__m512i)a, high, (__m512i)b);
+}
+#endif
+inline void pair_up(uint32_t* out, const uint16_t* x, long count, long step) {
+  long n = 0;
+#if defined(__AVX512BW__)
   for (; n + 2 * TILE <= count; n += 2 * TILE) {
-    const __m512i a = _mm512_loadu_si512(x + n), b = _mm512_loadu_si512(x + n + step);
-    _mm512_storeu_si512(out + n, _mm512_permutex2var_epi16(a, low, b));
-    _mm512_storeu_si512(out + n + TILE, _mm512_permutex2var_epi16(a, high, b));
+    Words words[2];
+    interleave(words, *(const Words*)(x + n), *(const Words*)(x + n + step));
+    *(Words*)(out + n) = words[0], *(Words*)(out + n + TILE) = words[1];
   }
 #endif
   for (; n + TILE <= count; n += TILE) *(Words16*)(out + n) = paired(x + n, step);
@@ -862,6 +896,98 @@ void apply_few(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const So
   by_window(pool, phases, source, batch, worth, some);
 }
 
+// The sums of M positions beside each other, for runs of RUN columns and whole vectors of channels:
+// what is read serves all taps of a run. Of the columns, the first or the last may not be there.
+constexpr int RUN = 3, MOST = 8;  // and at most so many runs
+template <class T, int M, bool GATED>
+inline Floats sums_along(const T* const* rows, const T* const* gates, const T* weights, long runs,
+                         long at, bool left, bool right, long channels) {
+  constexpr long WIDE = LANES * PER_WORD<T>;
+  Floats sum[LANES] = {};
+  for (long run = 0; run < runs; ++run, weights += RUN * channels)
+    for (long c = 0; c < channels; c += WIDE) {
+      Words w[RUN];
+#pragma GCC unroll 3
+      for (int tap = 0; tap < RUN; ++tap) w[tap] = *(const Words*)(weights + tap * channels + c);
+      const T *x = rows[run] + at * channels + c, *gate = gates[run] + at * channels + c;
+#pragma GCC unroll 32
+      for (int p = 0; p < M + RUN - 1; ++p) {
+        if ((p > 0 || left) && (p < M + RUN - 2 || right)) {
+          Words numbers = *(const Words*)x;
+          if (GATED) numbers = passed(numbers, gate);
+#pragma GCC unroll 3
+          for (int tap = 0; tap < RUN; ++tap)
+            if (p >= tap && p - tap < M)
+              sum[p - tap] = multiply_add<T>(sum[p - tap], numbers, w[tap]);
+        }
+        x += channels, gate += channels;
+        asm("" : "+r"(x), "+r"(gate));  // else GCC keeps all places, for which it has no registers
+      }
+    }
+  return sums_of_lanes(sum);
+}
+constexpr int SOME = LANES - LANES / 8;  // positions at a time, of which there are 2 or 4 in 28
+
+// Whether this is so.
+template <class T>
+bool along(const std::vector<Phase>& phases, const Source<T>& source) {
+  const Phase& phase = phases[0];
+  if (phases.size() > 1 || phase.step > 1 || phase.source_step > 1 || phase.size[1] < SOME ||
+      phase.runs.size() > MOST)
+    return false;
+  for (const Run& run : phase.runs)
+    if (run.columns != RUN || run.right < -1 || phase.size[1] + run.right >= source.width)
+      return false;
+  return source.channels % (LANES * PER_WORD<T>) == 0;
+}
+
+// So few outputs of stride 1.
+template <class T>
+void apply_along(ffi::ThreadPool& pool, const Phase& phase, const Source<T>& source,
+                 const Matrix<T>& matrix, const float* bias, const T* gate, T* out, long batch,
+                 long height, long width) {
+  const long outputs = matrix.outputs, channels = source.channels, runs = phase.runs.size();
+  const long size = runs * RUN * channels, line = source.width * channels;
+  T *weights = memory<T>(MATRIX, outputs * size), *to = weights;
+  for (long n = 0; n < outputs; ++n)
+    for (const Run& run : phase.runs)
+      for (long k = 0; k < RUN * channels; ++k, ++to)
+        store(to, matrix.rows_of(run, k / channels)[k % channels * matrix.row + n * matrix.column]);
+  const auto f = source.gate ? sums_along<T, SOME, true> : sums_along<T, SOME, false>;
+  const long taken = std::clamp<long>(131072 / sizeof(T) / line, 1, height);
+  const long parts = (height + taken - 1) / taken;
+  const auto some = [&](long item) {
+    const long image = item / parts, top = item % parts * taken;
+    float* sums = memory<float>(SUMS, width * outputs + LANES);
+    for (long i = top; i < std::min(height, top + taken); ++i) {
+      const T *rows[MOST], *gates[MOST];
+      long first = runs, count = 0;  // of the runs whose rows are in the image
+      for (long run = 0; run < runs; ++run)
+        if (const long row = i + phase.runs[run].down; row >= 0 && row < source.height) {
+          const long from = (image * source.height + row) * line;
+          rows[count] = source.x + from, gates[count++] = source.gate + from;
+          first = std::min(first, run);
+        }
+      for (long n = 0; n < outputs; ++n)
+        for (long next = 0, j; next < width; next += SOME) {
+          j = std::min(next, width - SOME);  // the last ones once more, if need be
+          const long at = j + phase.runs[0].right;
+          const Floats together =
+              f(rows, gates, weights + n * size + first * RUN * channels, count, at, at >= 0,
+                at + SOME + RUN - 2 < source.width, channels) +
+              (bias ? bias[n] : 0.0f);
+          if (outputs == 1)
+            *(Floats*)(sums + j) = together;
+          else
+            for (long m = 0; m < SOME; ++m) sums[(j + m) * outputs + n] = together[m];
+        }
+      const long at = (image * height + i) * width * outputs;
+      write(out + at, sums, gate ? gate + at : nullptr, width * outputs);
+    }
+  };
+  parallel(pool, batch * parts, some, batch * height * width * outputs * size > 6 << 20);
+}
+
 template <class T>
 bool few(long outputs) {
   return outputs <= LANES / 4 && !tiled<T>();
@@ -932,9 +1058,11 @@ void add_up(ffi::ThreadPool& pool, const Geometry& g, const float* parts, long c
             float* out, const Row& row) {
   const long rows = g.taps() * g.channels, columns = g.outputs;
   const auto sum = [&](float* sums, const float* from, long number) {
-    std::memcpy(sums, from, number * sizeof(float));
-    for (long part = 1; part < count; ++part)
-      for (long c = 0; c < number; ++c) sums[c] += from[part * size + c];
+    for (long c = 0; c < number; c += LANES) {
+      Floats all = *(const Floats*)(from + c);
+      for (long part = 1; part < count; ++part) all += *(const Floats*)(from + part * size + c);
+      *(Floats*)(sums + c) = all;
+    }
   };
   if (g.turned) {
     const long across = (g.channels + TILE - 1) / TILE;
@@ -1072,6 +1200,123 @@ void correlate(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
   add_up(pool, g, totals, parts, size, out, [&](long i, long n) {
     return (i / rows * width + n) * rows + i % rows * PANEL;
   });
+}
+
+// The same where a patch is of so few numbers that all are rows of one product, and each number of
+// the grid is read once. A word has the same place in two images.
+constexpr int PATCH = 9;  // 3 by 3, of one channel
+bool small_patch(const Geometry& g) {
+  return g.taps() * g.channels == PATCH && g.outputs % PANEL == 0;
+}
+
+// The grids of the images of a word, from where on they are read.
+template <class T>
+struct Grids {
+  static constexpr int COUNT = IN_FLOATS<T> ? 1 : 2;
+  const T *x[COUNT], *gate[COUNT];
+};
+// Words of the same numbers of each, zeros where gates are closed.
+template <bool GATED, class T, int N>
+inline void take(Words (&out)[N], const Grids<T>& grids, long from) {
+  if constexpr (IN_FLOATS<T>) {
+#pragma GCC unroll 2
+    for (int n = 0; n < N; ++n, from += LANES) {
+      const Floats x = widened(grids.x[0] + from);
+      out[n] = (Words)(GATED ? gated(x, grids.gate[0] + from) : x);
+    }
+  } else {
+    static_assert(N == 2);
+    Words a = *(const Words*)(grids.x[0] + from), b = *(const Words*)(grids.x[1] + from);
+    if (GATED) a = passed(a, grids.gate[0] + from), b = passed(b, grids.gate[1] + from);
+    interleave(out, a, b);
+  }
+}
+
+// sums (PATCH, N * LANES) += patches^T grid, of `rows` by `columns` positions. The numbers of a
+// patch lie at `places`, `down` and `step` further for each position.
+template <class T, int N, bool GATED>
+void correlate_patches(float* sums, const uint32_t* pixels, const long* places, long down,
+                       long step, const Grids<T>& grid, long rows, long columns, long outputs) {
+  using Word = std::conditional_t<IN_FLOATS<T>, float, T>;
+  const Grids<T> grids = grid;  // which stays in registers
+  Floats sum[PATCH][N];
+#pragma GCC unroll 16
+  for (int m = 0; m < PATCH; ++m)
+#pragma GCC unroll 2
+    for (int n = 0; n < N; ++n) sum[m][n] = *(const Floats*)(sums + m * PANEL + n * LANES);
+  for (long row = 0, from = 0; row < rows; ++row) {
+    const uint32_t* at[PATCH];
+#pragma GCC unroll 16
+    for (int m = 0; m < PATCH; ++m) at[m] = pixels + row * down + places[m];
+    for (long column = 0; column < columns * step; column += step, from += outputs) {
+      Words right[N];
+      take<GATED>(right, grids, from);
+#pragma GCC unroll 16
+      for (int m = 0; m < PATCH; ++m)
+#pragma GCC unroll 2
+        for (int n = 0; n < N; ++n)
+          sum[m][n] = multiply_add<Word>(sum[m][n], Words{} + at[m][column], right[n]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < PATCH; ++m)
+#pragma GCC unroll 2
+    for (int n = 0; n < N; ++n) *(Floats*)(sums + m * PANEL + n * LANES) = sum[m][n];
+}
+
+template <class T>
+void correlate_small(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
+                     const Source<T>& grid, float* out) {
+  constexpr int PER = Grids<T>::COUNT, N = PATCH * 2 + 4 < 2 * LANES ? 2 : 1;  // registers suffice
+  const Phase phase = gathered(g);
+  const Window<T> whole(image, {phase});
+  // A piece: some rows of as many images as make a word, or all.
+  const long tall = whole.fitting(g.grid[0]), chunks = (g.grid[0] + tall - 1) / tall;
+  const long all = (g.batch + PER - 1) / PER * chunks, parts = std::min<long>(PARTS, all);
+  const long line = whole.width * g.channels, size = PATCH * g.outputs;
+  long places[PATCH], at = 0;
+  for (const Run& run : phase.runs)
+    for (long k = 0; k < run.columns * g.channels; ++k)
+      places[at++] = (run.down - whole.above) * line + (run.right - whole.left) * g.channels + k;
+  float* totals = memory<float>(TOTALS, parts * size);
+  parallel(pool, parts, [&](long part) {
+    float* sums = totals + part * size;
+    std::memset(sums, 0, size * sizeof(float));
+    T* raw = memory<T>(RAW, PER * line);
+    uint32_t* pixels = memory<uint32_t>(LEFT, whole.rows(tall) * line);
+    for (long piece = all * part / parts; piece < all * (part + 1) / parts; ++piece) {
+      const long first = piece / chunks * PER, top = piece % chunks * tall;
+      const long rows = std::min(tall, g.grid[0] - top);
+      Grids<T> grids;
+      for (int i = 0; i < PER; ++i) {
+        // Instead of an image that is not there, one that is, times zero.
+        const long number = std::min(first + i, g.batch - 1);
+        const long from = (number * g.grid[0] + top) * g.grid[1] * g.outputs;
+        grids.x[i] = grid.x + from, grids.gate[i] = grid.gate + (grid.gate ? from : 0);
+      }
+      uint32_t* to = pixels;
+      for (long row = 0; row < whole.rows(rows); ++row, to += line) {
+        for (int i = 0; i < PER; ++i) {
+          T* numbers = sizeof(T) == 4 ? (T*)to : raw + i * line;
+          if (first + i < g.batch)
+            whole.read_row(numbers, first + i, g.stride * top + whole.above + row);
+          else
+            std::memset(numbers, 0, line * sizeof(T));
+        }
+        if (PER == 2) pair_up(to, (uint16_t*)raw, line, line);
+        for (long k = 0; k < line && PER * sizeof(T) == 2; ++k) to[k] = uint32_t(raw[k]) << 16;
+      }
+      const auto f = grid.gate ? correlate_patches<T, N, true> : correlate_patches<T, N, false>;
+      for (long n = 0; n < g.outputs; n += N * LANES) {
+        f(sums + n / PANEL * PANEL * PATCH + n % PANEL, pixels, places, g.stride * line,
+          g.stride * g.channels, grids, rows, g.grid[1], g.outputs);
+        for (int i = 0; i < PER; ++i)
+          grids.x[i] += N * LANES, grids.gate[i] += grid.gate ? N * LANES : 0;
+      }
+    }
+  });
+  add_up(pool, g, totals, parts, size, out,
+         [&](long i, long n) { return n * PATCH + i * PANEL; });
 }
 
 // The same on tiles. What a product sums over must be neighbours there, in pairs; these are the
@@ -1482,13 +1727,10 @@ void multiply_rows(Rows<Out> sums, Rows<const float> start, Rows<const float> mo
   if (gate)
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m)
-#pragma GCC unroll 2
-      for (int n = 0; n < N; ++n)
-        sum[m][n] = gated(sum[m][n], gate + sums.at[m] + n * LANES);
+      finish<true>(sums.first + sums.at[m], sum[m], gate + sums.at[m]);
+  else
 #pragma GCC unroll 16
-  for (int m = 0; m < M; ++m)
-#pragma GCC unroll 2
-    for (int n = 0; n < N; ++n) store(sums.first + sums.at[m] + n * LANES, sum[m][n]);
+    for (int m = 0; m < M; ++m) finish<false>(sums.first + sums.at[m], sum[m], gate);
 }
 template <class Out, int... M>
 auto choose_rows(long rows, std::integer_sequence<int, M...>) {
@@ -2195,8 +2437,14 @@ void run_scatter(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix
                     optional<T>(gate_x), out);
       return;
     }
+  const auto phases = scattered(g);
+  if (few<T>(g.channels) && along(phases, grid)) {
+    apply_along(pool, phases[0], grid, taps, optional<float>(bias), optional<T>(gate_x), out,
+                g.batch, g.image[0], g.image[1]);
+    return;
+  }
   const auto f = few<T>(g.channels) ? apply_few<T> : apply<T>;
-  f(pool, scattered(g), grid, taps, optional<float>(bias), optional<T>(gate_x), out, g.batch,
+  f(pool, phases, grid, taps, optional<float>(bias), optional<T>(gate_x), out, g.batch,
     g.image[0], g.image[1]);
 }
 
@@ -2227,6 +2475,8 @@ void run_correlate(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer x, f
     }
   if (tiled<T>())
     correlate_tiles(pool, g, (const Source<bfloat16>&)image, (const Source<bfloat16>&)grid, out);
+  else if (small_patch(g))
+    correlate_small(pool, g, image, grid, out);
   else
     correlate<T>(pool, g, image, grid, out);
 }

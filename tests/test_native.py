@@ -133,6 +133,26 @@ def test_pairs_of_positions(name, geometry, batch, inputs, outputs, extras):
     check(name, geometry, batch, inputs, outputs, jnp.float32, extras)
 
 
+@settings(max_examples=60)
+@given(
+    st.sampled_from(sorted(PRIMITIVES)),
+    st.tuples(st.integers(1, 9), st.integers(14, 35)),
+    st.tuples(*4 * [st.integers(0, 3)]),
+    st.integers(1, 2),
+    st.integers(1, 9),
+    st.integers(1, 3),
+    multiples_of_32,
+    st.sampled_from(native.TYPES),
+    extras,
+)
+def test_images_of_few_channels(name, size, pads, stride, batch, inputs, outputs, dtype, extras):
+    """They are summed along a row; all numbers of a patch of one channel are taken at once."""
+    top, bottom, left, right = pads
+    image = (max(size[0], 3 - top - bottom), size[1])
+    geometry = Geometry(image, (3, 3), stride, ((top, bottom), (left, right)))
+    check(name, geometry, batch, inputs, outputs, dtype, extras)
+
+
 @pytest.mark.parametrize("name", sorted(PRIMITIVES))
 def test_fewer_products_are_as_exact(name):
     """Against float64, beside the error of sums of float32 in any order."""
@@ -223,6 +243,7 @@ def test_what_was_computed_before_does_not_matter(name, dtype, batch, inputs, ou
         (halved(73, 70), 64, 64),
         (Geometry((260, 40), (5, 3), 1, ((2, 2), (1, 1))), 1, 32),
         (Geometry((120, 130), (3, 3), 1, ((1, 1), (1, 1))), 3, 65),
+        (Geometry((300, 290), (3, 3), 1, ((1, 1), (1, 1))), 1, 32),
     ],
 )
 def test_images_that_are_taken_some_rows_at_a_time(name, dtype, geometry, inputs, outputs):
@@ -460,6 +481,7 @@ for layer, stride, size, taps, channels in (
     (conv, 2, (9, 8), 3, several), (conv_transpose, 2, (9, 8), 3, several),
     (conv_transpose, 1, (9, 8), 3, several), (conv, 1, (1, 1), 1, several),
     (conv, 2, (10, 12), 3, several[3:]), (conv_transpose, 2, (5, 6), 3, several[3:]),  # pairs
+    (conv_transpose, 1, (5, 30), 3, ((32, 1),)),  # along rows
 ):
     for inputs, outputs in channels:
         for dtype, eps in ((jnp.float32, 1e-5), (jnp.bfloat16, 2.0**-7)):
