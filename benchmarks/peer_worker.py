@@ -207,10 +207,16 @@ class Torch:
         self.format = torch.channels_last if last else torch.contiguous_format
         self.model = self.model.to(self.device, memory_format=self.format)
         self.optimizer = torch.optim.Adam(self.model.parameters(), 1e-3, **self._fastest())
+        # A program for each batch size; and one that only restores has its weights for constants,
+        # laid out for it beforehand.
         if "compile" in setting:
-            self.model = torch.compile(self.model, mode="max-autotune-no-cudagraphs")
+            import torch._inductor.config as inductor
+
+            inductor.freezing = True
+            mode = "max-autotune-no-cudagraphs"
+            self.model = torch.compile(self.model, mode=mode, dynamic=False)
         if "cudagraphs" in setting:
-            self.model = torch.compile(self.model, mode="max-autotune")
+            self.model = torch.compile(self.model, mode="max-autotune", dynamic=False)
 
     def _fastest(self) -> dict[str, bool]:
         return {"fused": True} if self.device == "cuda" else {"foreach": True}

@@ -73,6 +73,8 @@ def processor() -> str:
     flags = about.get("flags", "").split()
     best = next((INSTRUCTIONS[flag] for flag in INSTRUCTIONS if flag in flags), "")
     name = about.get("model name") or platform.processor() or platform.machine()
+    if "cpu family" in about:  # a cloud may tell of the model no more than this
+        name += f", family {about['cpu family']} model {about.get('model', '?')}"
     return f"{name} with {best}" if best else name
 
 
