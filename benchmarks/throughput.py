@@ -6,7 +6,8 @@
 
 Training is the main job's: the images lie on the device as bytes, each step gathers its batch,
 draws its noise and takes a step of Adam, many steps a call. Inference is
-`jaxdae.inference.denoise`. On a CPU `--devices N` shows it as N devices, which share each batch.
+`jaxdae.inference.denoise`, compiled with the parameters inside. On a CPU `--devices N` shows it as
+N devices, which share each batch.
 
 Compilation is apart, a first call is thrown away, and then all are timed in turn. The table gives
 the median with the lowest and the highest. Beside it stand the operations a second that the network
@@ -181,7 +182,7 @@ def _infer(model: Any, case: Case, steps: int, devices: int) -> tuple[Callable, 
     shape = (case.batch_size, *model.image_shape)
     batches = [jax.random.uniform(jax.random.key(i), shape) for i in range(min(steps, 64))]
 
-    def apply(params, images):
+    def apply(images):
         if not case.network.startswith("plain"):
             return denoise(model, params, images)
         return model.apply({"params": params}, images)
@@ -190,10 +191,10 @@ def _infer(model: Any, case: Case, steps: int, devices: int) -> tuple[Callable, 
     costs = cost(lambda p, x: model.apply({"params": p}, x), case.batch_size, params, batches[0])
 
     def start() -> Callable[[], Any]:
-        compiled = jax.jit(apply).lower(params, batches[0]).compile()
+        compiled = jax.jit(apply).lower(batches[0]).compile()
 
         def call() -> None:
-            out = [compiled(params, batches[i % len(batches)]) for i in range(steps)]
+            out = [compiled(batches[i % len(batches)]) for i in range(steps)]
             jax.block_until_ready(out)
 
         return call
