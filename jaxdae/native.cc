@@ -896,27 +896,27 @@ void apply_few(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const So
   by_window(pool, phases, source, batch, worth, some);
 }
 
-// The sums of M positions beside each other, for runs of RUN columns and whole vectors of channels:
+// The sums of M positions beside each other, for runs of TAPS columns and whole vectors of channels:
 // what is read serves all taps of a run. Of the columns, the first or the last may not be there.
-constexpr int RUN = 3, MOST = 8;  // and at most so many runs
+constexpr int TAPS = 3, MOST_RUNS = 8;
 template <class T, int M, bool GATED>
 inline Floats sums_along(const T* const* rows, const T* const* gates, const T* weights, long runs,
                          long at, bool left, bool right, long channels) {
   constexpr long WIDE = LANES * PER_WORD<T>;
   Floats sum[LANES] = {};
-  for (long run = 0; run < runs; ++run, weights += RUN * channels)
+  for (long run = 0; run < runs; ++run, weights += TAPS * channels)
     for (long c = 0; c < channels; c += WIDE) {
-      Words w[RUN];
+      Words w[TAPS];
 #pragma GCC unroll 3
-      for (int tap = 0; tap < RUN; ++tap) w[tap] = *(const Words*)(weights + tap * channels + c);
+      for (int tap = 0; tap < TAPS; ++tap) w[tap] = *(const Words*)(weights + tap * channels + c);
       const T *x = rows[run] + at * channels + c, *gate = gates[run] + at * channels + c;
 #pragma GCC unroll 32
-      for (int p = 0; p < M + RUN - 1; ++p) {
-        if ((p > 0 || left) && (p < M + RUN - 2 || right)) {
+      for (int p = 0; p < M + TAPS - 1; ++p) {
+        if ((p > 0 || left) && (p < M + TAPS - 2 || right)) {
           Words numbers = *(const Words*)x;
           if (GATED) numbers = passed(numbers, gate);
 #pragma GCC unroll 3
-          for (int tap = 0; tap < RUN; ++tap)
+          for (int tap = 0; tap < TAPS; ++tap)
             if (p >= tap && p - tap < M)
               sum[p - tap] = multiply_add<T>(sum[p - tap], numbers, w[tap]);
         }
@@ -926,17 +926,17 @@ inline Floats sums_along(const T* const* rows, const T* const* gates, const T* w
     }
   return sums_of_lanes(sum);
 }
-constexpr int SOME = LANES - LANES / 8;  // positions at a time, of which there are 2 or 4 in 28
+constexpr int SPAN = LANES - LANES / 8;  // positions at a time, of which there are 2 or 4 in 28
 
 // Whether this is so.
 template <class T>
 bool along(const std::vector<Phase>& phases, const Source<T>& source) {
   const Phase& phase = phases[0];
-  if (phases.size() > 1 || phase.step > 1 || phase.source_step > 1 || phase.size[1] < SOME ||
-      phase.runs.size() > MOST)
+  if (phases.size() > 1 || phase.step > 1 || phase.source_step > 1 || phase.size[1] < SPAN ||
+      phase.runs.size() > MOST_RUNS)
     return false;
   for (const Run& run : phase.runs)
-    if (run.columns != RUN || run.right < -1 || phase.size[1] + run.right >= source.width)
+    if (run.columns != TAPS || run.right < -1 || phase.size[1] + run.right >= source.width)
       return false;
   return source.channels % (LANES * PER_WORD<T>) == 0;
 }
@@ -947,39 +947,40 @@ void apply_along(ffi::ThreadPool& pool, const Phase& phase, const Source<T>& sou
                  const Matrix<T>& matrix, const float* bias, const T* gate, T* out, long batch,
                  long height, long width) {
   const long outputs = matrix.outputs, channels = source.channels, runs = phase.runs.size();
-  const long size = runs * RUN * channels, line = source.width * channels;
+  const long size = runs * TAPS * channels, line = source.width * channels;
   T *weights = memory<T>(MATRIX, outputs * size), *to = weights;
   for (long n = 0; n < outputs; ++n)
     for (const Run& run : phase.runs)
-      for (long k = 0; k < RUN * channels; ++k, ++to)
+      for (long k = 0; k < TAPS * channels; ++k, ++to)
         store(to, matrix.rows_of(run, k / channels)[k % channels * matrix.row + n * matrix.column]);
-  const auto f = source.gate ? sums_along<T, SOME, true> : sums_along<T, SOME, false>;
+  const auto f = source.gate ? sums_along<T, SPAN, true> : sums_along<T, SPAN, false>;
   const long taken = std::clamp<long>(131072 / sizeof(T) / line, 1, height);
   const long parts = (height + taken - 1) / taken;
   const auto some = [&](long item) {
     const long image = item / parts, top = item % parts * taken;
     float* sums = memory<float>(SUMS, width * outputs + LANES);
     for (long i = top; i < std::min(height, top + taken); ++i) {
-      const T *rows[MOST], *gates[MOST];
+      const T *rows[MOST_RUNS], *gates[MOST_RUNS];
       long first = runs, count = 0;  // of the runs whose rows are in the image
       for (long run = 0; run < runs; ++run)
         if (const long row = i + phase.runs[run].down; row >= 0 && row < source.height) {
           const long from = (image * source.height + row) * line;
-          rows[count] = source.x + from, gates[count++] = source.gate + from;
+          rows[count] = source.x + from;
+          gates[count++] = (source.gate ? source.gate : source.x) + from;
           first = std::min(first, run);
         }
       for (long n = 0; n < outputs; ++n)
-        for (long next = 0, j; next < width; next += SOME) {
-          j = std::min(next, width - SOME);  // the last ones once more, if need be
+        for (long next = 0, j; next < width; next += SPAN) {
+          j = std::min(next, width - SPAN);  // the last ones once more, if need be
           const long at = j + phase.runs[0].right;
           const Floats together =
-              f(rows, gates, weights + n * size + first * RUN * channels, count, at, at >= 0,
-                at + SOME + RUN - 2 < source.width, channels) +
+              f(rows, gates, weights + n * size + first * TAPS * channels, count, at, at >= 0,
+                at + SPAN + TAPS - 2 < source.width, channels) +
               (bias ? bias[n] : 0.0f);
           if (outputs == 1)
             *(Floats*)(sums + j) = together;
           else
-            for (long m = 0; m < SOME; ++m) sums[(j + m) * outputs + n] = together[m];
+            for (long m = 0; m < SPAN; ++m) sums[(j + m) * outputs + n] = together[m];
         }
       const long at = (image * height + i) * width * outputs;
       write(out + at, sums, gate ? gate + at : nullptr, width * outputs);
@@ -1292,7 +1293,7 @@ void correlate_small(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& 
         // Instead of an image that is not there, one that is, times zero.
         const long number = std::min(first + i, g.batch - 1);
         const long from = (number * g.grid[0] + top) * g.grid[1] * g.outputs;
-        grids.x[i] = grid.x + from, grids.gate[i] = grid.gate + (grid.gate ? from : 0);
+        grids.x[i] = grid.x + from, grids.gate[i] = (grid.gate ? grid.gate : grid.x) + from;
       }
       uint32_t* to = pixels;
       for (long row = 0; row < whole.rows(rows); ++row, to += line) {
@@ -1303,15 +1304,16 @@ void correlate_small(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& 
           else
             std::memset(numbers, 0, line * sizeof(T));
         }
-        if (PER == 2) pair_up(to, (uint16_t*)raw, line, line);
-        for (long k = 0; k < line && PER * sizeof(T) == 2; ++k) to[k] = uint32_t(raw[k]) << 16;
+        if constexpr (PER == 2)
+          pair_up(to, raw, line, line);
+        else if constexpr (sizeof(T) == 2)
+          for (long k = 0; k < line; ++k) to[k] = uint32_t(raw[k]) << 16;
       }
       const auto f = grid.gate ? correlate_patches<T, N, true> : correlate_patches<T, N, false>;
       for (long n = 0; n < g.outputs; n += N * LANES) {
         f(sums + n / PANEL * PANEL * PATCH + n % PANEL, pixels, places, g.stride * line,
           g.stride * g.channels, grids, rows, g.grid[1], g.outputs);
-        for (int i = 0; i < PER; ++i)
-          grids.x[i] += N * LANES, grids.gate[i] += grid.gate ? N * LANES : 0;
+        for (int i = 0; i < PER; ++i) grids.x[i] += N * LANES, grids.gate[i] += N * LANES;
       }
     }
   });
