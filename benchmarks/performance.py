@@ -98,10 +98,9 @@ PEERS = """The same network, data, loss and optimiser, each framework in a proce
 is warm before anything is timed, and all timed in turn, a second or more each; median, lowest and
 highest, and the ratio to jaxdae within a turn. Keras runs `fit` with 50 steps an execution and its
 backend's compiled function for inference; PyTorch with a fused or multi-tensor Adam,
-`torch.compile` at `max-autotune` (for inference with frozen weights on the processor of family 26,
-where that was found to serve it best, and not in the older figures); plain Flax the same train step
-on `flax.linen`'s layers. From 2026-11-28 on all that is on JAX runs its calls in the thread that
-makes them, with
+`torch.compile` at `max-autotune`, for inference with frozen weights in the figures that name a
+processor's family or a GPU; plain Flax the same train step on `flax.linen`'s layers. From
+2026-11-28 on all that is on JAX runs its calls in the thread that makes them, with
 `jax_cpu_enable_async_dispatch` off, and all have the C library keep the memory that a call gives
 back (`MALLOC_TRIM_THRESHOLD_` and the like), without which PyTorch loses up to two fifths at 512
 images. The peers train on noisy images that were made beforehand; jaxdae draws fresh noise at
