@@ -38,7 +38,7 @@ from jaxdae.corruption import Corruption, compose, gaussian, identity
 from jaxdae.errors import DivergenceError, InputError
 from jaxdae.evaluation import corrupted
 from jaxdae.model import Denoiser, Images
-from jaxdae.optimizers import make_optimizer, make_schedule
+from jaxdae.optimizers import make_optimizer, make_schedule, take_step
 from jaxdae.recipes import DEFAULT
 from jaxdae.recognition import SHIPPED, DigitClassifier, reader
 from jaxdae.training import (
@@ -353,8 +353,7 @@ def train(
         def step(state, index):
             inputs = corruption(jax.random.fold_in(key, state.step), to_float(images[index]))
             loss, gradient = jax.value_and_grad(objective)(state.params, inputs, labels[index])
-            updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
+            params, opt_state = take_step(optimizer, gradient, state.opt_state, state.params)
             return TrainState(state.step + 1, params, opt_state, None), loss
 
         return scan_first(step, state, indices, count)

@@ -2225,11 +2225,12 @@ void dense_product(ffi::ThreadPool& pool, long m, long n, long k, Factor<T> a, F
 
 // Adam's step: averages of the gradient and of its square, and the update that they make, of all
 // parameters at once. `scales` says, in this order: what the averages keep of themselves; by what
-// the first average, the gradient and the second average are multiplied; Adam's epsilon; and what
-// the averages of centred pairs keep of themselves.
+// the first average, the gradient and the second average are multiplied; Adam's epsilon; the rate
+// of the update; and what the averages of centred pairs keep of themselves. The update is written,
+// or the parameters with it, if they are given.
 struct Leaf {
-  const float *gradient, *mean, *square;
-  float *update, *new_mean, *new_square;
+  const float *gradient, *mean, *square, *params;
+  float *made, *new_mean, *new_square;
   long count;
 };
 // A kernel, a row for each input, and its bias: jaxdae.optimizers.centered.
@@ -2268,10 +2269,10 @@ inline void adam_at(const float* scales, const Leaf& leaf, long n, float center,
   const F mean = scales[0] * load<F>(leaf.mean + n) + (1 - scales[0]) * gradient;
   const F square =
       scales[1] * load<F>(leaf.square + n) + (1 - scales[1]) * (gradient * gradient);
-  const F update =
-      (scales[2] * mean + scales[3] * gradient) / (root(scales[4] * square) + scales[5]);
+  const F update = scales[6] * (scales[2] * mean + scales[3] * gradient) /
+                   (root(scales[4] * square) + scales[5]);
   put<F>(leaf.new_mean + n, mean), put<F>(leaf.new_square + n, square);
-  put<F>(leaf.update + n, update);
+  put<F>(leaf.made + n, leaf.params ? load<F>(leaf.params + n) + update : update);
   if (shift) put<F>(moved, load<F>(moved) + center * update);
 }
 void adam_row(const float* scales, const Leaf& leaf, long first, long count, float center,
@@ -2302,7 +2303,7 @@ float dot(const float* a, const float* b, long count) {
 void adam(ffi::ThreadPool& pool, const float* scales, const std::vector<Leaf>& leaves,
           const std::vector<Pair>& pairs) {
   constexpr long TAKEN = 4096;  // parameters at a time
-  const float keep = scales[6];
+  const float keep = scales[7];
   struct Item {
     const Leaf* leaf;
     const Pair* pair;
@@ -2351,8 +2352,8 @@ void adam(ffi::ThreadPool& pool, const float* scales, const std::vector<Leaf>& l
       const float* moved = totals + item.moved;
       long n = 0;
       for (; n + LANES <= bias.count; n += LANES)
-        put(bias.update + n, load<Floats>(bias.update + n) - load<Floats>(moved + n));
-      for (; n < bias.count; ++n) bias.update[n] -= moved[n];
+        put(bias.made + n, load<Floats>(bias.made + n) - load<Floats>(moved + n));
+      for (; n < bias.count; ++n) bias.made[n] -= moved[n];
     }
 }
 
@@ -2498,8 +2499,8 @@ ffi::Error totals(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Result<ffi::AnyBu
   return ffi::Error::Success();
 }
 
-// The leaves' gradients, means and squares, and the pairs' averages: `pairs` says which leaves they
-// are, the kernels and then the biases.
+// The leaves' gradients, means and squares, the pairs' averages, and the parameters, if the update is
+// added to them: `pairs` says which leaves they are, the kernels and then the biases.
 ffi::Error adam_step(ffi::ThreadPool pool, ffi::AnyBuffer scales, ffi::RemainingArgs given,
                      ffi::RemainingRets made, ffi::Span<const int64_t> of_pairs) {
   const long couples = of_pairs.size() / 2, count = (made.size() - 2 * couples) / 3;
@@ -2509,11 +2510,13 @@ ffi::Error adam_step(ffi::ThreadPool pool, ffi::AnyBuffer scales, ffi::Remaining
   const auto out = [&](long at) {
     return (float*)(*made.get<ffi::AnyBuffer>(at))->untyped_data();
   };
+  const long params = 3 * count + 2 * couples;
   std::vector<Leaf> leaves;
   for (long i = 0; i < count; ++i) {
     const long size = given.get<ffi::AnyBuffer>(i)->element_count();
-    leaves.push_back({in(i), in(count + i), in(2 * count + i), out(i), out(count + i),
-                      out(2 * count + i), size});
+    leaves.push_back({in(i), in(count + i), in(2 * count + i),
+                      long(given.size()) > params ? in(params + i) : nullptr, out(i),
+                      out(count + i), out(2 * count + i), size});
   }
   std::vector<Pair> pairs;
   for (long i = 0; i < couples; ++i) {

@@ -449,35 +449,47 @@ def adam(
     gradient: Sequence[Array],
     state: AdamState,
     pairs: Sequence[tuple[int, int]] = (),
+    params: Sequence[Array] = (),
 ) -> tuple[list[Array], AdamState]:
     """A step of Adam's for all leaves at once.
 
         mean = keep * mean + (1 - keep) * gradient
         square = keep_square * square + (1 - keep_square) * gradient**2
-        update = (of_mean * mean + of_gradient * gradient) / (sqrt(of_square * square) + epsilon)
+        update = rate * (of_mean * mean + of_gradient * gradient) / (sqrt(of_square * square)
+                                                                     + epsilon)
 
     Args:
-      scales: keep, keep_square, of_mean, of_gradient, of_square, epsilon, and what the averages of
-        the pairs keep.
+      scales: keep, keep_square, of_mean, of_gradient, of_square, epsilon, rate (below 0, for a step
+        down), and what the averages of the pairs keep.
       gradient: a list of leaves; all here is float32.
       pairs: which leaves are a kernel and its bias, to go in centred coordinates
         (`jaxdae.optimizers.centered`).
+      params: what the updates are added to, if anything.
 
     Returns:
-      The updates, and the state.
+      The updates, or the parameters with them; and the state.
     """
     numbers = jnp.stack([jnp.asarray(scale, jnp.float32) for scale in scales])
-    made = iter(adam_p.bind(numbers, *gradient, *jax.tree.leaves(state), pairs=tuple(pairs)))
+    given = (*gradient, *jax.tree.leaves(state), *params)
+    made = iter(adam_p.bind(numbers, *given, pairs=tuple(pairs), added=bool(params)))
     update, *averages = ([next(made) for _ in part] for part in (gradient, *state))
     return update, AdamState(*averages)
 
 
-def _adam(scales: Array, *leaves: Array, pairs: tuple[tuple[int, int], ...]) -> list[Array]:
-    keep, keep_square, of_mean, of_gradient, of_square, epsilon, keep_cross = scales
-    count = (len(leaves) - 2 * len(pairs)) // 3
+def _leaves(leaves: Sequence[Any], pairs: Sequence[Any], added: bool) -> int:
+    """How many parameters there are."""
+    return (len(leaves) - 2 * len(pairs)) // (4 if added else 3)
+
+
+def _adam(
+    scales: Array, *leaves: Array, pairs: tuple[tuple[int, int], ...], added: bool = False
+) -> list[Array]:
+    keep, keep_square, of_mean, of_gradient, of_square, epsilon, rate, keep_cross = scales
+    count = _leaves(leaves, pairs, added)
     gradient, mean, square = (list(leaves[i * count : (i + 1) * count]) for i in range(3))
     rest = leaves[3 * count :]
-    cross, cross_square = list(rest[: len(pairs)]), list(rest[len(pairs) :])
+    cross, cross_square = list(rest[: len(pairs)]), list(rest[len(pairs) : 2 * len(pairs)])
+    params = rest[2 * len(pairs) :]
     centers = []
     for i, (kernel, bias) in enumerate(pairs):
         shift = gradient[bias]
@@ -492,23 +504,33 @@ def _adam(scales: Array, *leaves: Array, pairs: tuple[tuple[int, int], ...]) -> 
         keep_square * s + (1 - keep_square) * g**2 for s, g in zip(square, gradient, strict=True)
     ]
     update = [
-        (of_mean * m + of_gradient * g) / (jnp.sqrt(of_square * s) + epsilon)
+        rate * (of_mean * m + of_gradient * g) / (jnp.sqrt(of_square * s) + epsilon)
         for g, m, s in zip(gradient, mean, square, strict=True)
     ]
     for (kernel, bias), center in zip(pairs, centers, strict=True):
         moved = (center * update[kernel]).reshape(-1, *update[bias].shape).sum(0)
         update[bias] = update[bias] - moved
+    if added:
+        update = [p + u for p, u in zip(params, update, strict=True)]
     return [*update, *mean, *square, *cross, *cross_square]
 
 
-def _adam_shapes(_: Any, *leaves: Any, **options: Any) -> list[tuple[tuple[int, ...], Any]]:
-    return [(leaf.shape, leaf.dtype) for leaf in leaves]
+def _adam_shapes(
+    _: Any, *leaves: Any, pairs: Sequence[Any], added: bool
+) -> list[tuple[tuple[int, ...], Any]]:
+    count = _leaves(leaves, pairs, added)
+    return [(leaf.shape, leaf.dtype) for leaf in leaves[: 3 * count + 2 * len(pairs)]]
 
 
-def _adam_kernel(scales: Array, *leaves: Array, pairs: tuple[tuple[int, int], ...]) -> Any:
-    results = [jax.ShapeDtypeStruct(*made) for made in _adam_shapes(scales, *leaves)]
-    count = (len(leaves) - 2 * len(pairs)) // 3
-    kept = {1 + i: i for i in range(count, len(leaves))}  # averages are written where they lie
+def _adam_kernel(
+    scales: Array, *leaves: Array, pairs: tuple[tuple[int, int], ...], added: bool
+) -> Any:
+    shapes = _adam_shapes(scales, *leaves, pairs=pairs, added=added)
+    results = [jax.ShapeDtypeStruct(*made) for made in shapes]
+    # Averages are written where they lie, and parameters.
+    count = _leaves(leaves, pairs, added)
+    kept = {1 + i: i for i in range(count, len(results))}
+    kept |= {1 + len(results) + i: i for i in range(len(leaves) - len(results))}
     call = jax.ffi.ffi_call(_target("adam", jnp.float32), results, input_output_aliases=kept)
     return list(call(scales, *leaves, pairs=np.array(pairs, np.int64).reshape(-1, 2).T.reshape(-1)))
 

@@ -1,8 +1,8 @@
 """Optimisers and learning-rate schedules by name, as the recipes spell them."""
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -187,19 +187,22 @@ def adam(
     plain: Any = optax.chain(scaled, rated)
     plain = centered(plain, decay) if centering else plain
 
-    def update(updates, state, params=None, **extra):
-        if not native.available() or any(x.dtype != jnp.float32 for x in jax.tree.leaves(updates)):
-            return plain.update(updates, state, params, **extra)
+    def at_once(gradients, state, params):
+        """The updates, or the parameters with them, and the state; None without the kernel."""
+        arrays = jax.tree.leaves((gradients, params))
+        if not native.available() or any(x.dtype != jnp.float32 for x in arrays):
+            return None
         (before, rate), cross, cross_square = state if centering else (state, {}, {})
         count = optax.safe_increment(before.count)
         first, second = 1 - b1**count, 1 - b2**count
-        scales = [b1, b2, 1 / first, 0, 1 / second, eps, decay]
+        step, rate = rated.update(jnp.ones(()), rate)
+        scales = [b1, b2, 1 / first, 0, 1 / second, eps, step, decay]
         if nesterov:
             scales[2:4] = b1 / (1 - b1 ** optax.safe_increment(count)), (1 - b1) / first
-        gradient, tree = jax.tree.flatten(updates)
+        gradient, tree = jax.tree.flatten(gradients)
         pairs, names = [], []
         if centering:
-            keys = jax.tree_util.tree_flatten_with_path(updates)[0]
+            keys = jax.tree_util.tree_flatten_with_path(gradients)[0]
             paths = {tuple(key.key for key in path): i for i, (path, _) in enumerate(keys)}
             pairs = [(paths[kernel], paths[bias]) for kernel, bias in _pairs(paths)]
             names = ["/".join(kernel) for kernel, _ in _pairs(paths)]
@@ -207,15 +210,56 @@ def adam(
             *map(jax.tree.leaves, (before.mu, before.nu)),
             *([averages[name] for name in names] for averages in (cross, cross_square)),
         )
-        steps, after = native.adam(scales, gradient, averages, pairs)
-        updates, mean, square = (
-            jax.tree.unflatten(tree, leaves) for leaves in (steps, after.mean, after.square)
+        made, after = native.adam(scales, gradient, averages, pairs, jax.tree.leaves(params))
+        made, mean, square = (
+            jax.tree.unflatten(tree, leaves) for leaves in (made, after.mean, after.square)
         )
-        updates, rate = rated.update(updates, rate)
         inner = (optax.ScaleByAdamState(count, mean, square), rate)
         if not centering:
-            return updates, inner
+            return made, inner
         crosses = (dict(zip(names, x, strict=True)) for x in (after.cross, after.cross_square))
-        return updates, CenteredState(inner, *crosses)
+        return made, CenteredState(inner, *crosses)
 
-    return optax.GradientTransformationExtraArgs(plain.init, update)
+    def update(updates, state, params=None, **extra):
+        return at_once(updates, state, ()) or plain.update(updates, state, params, **extra)
+
+    def step(gradients, state, params, **extra):
+        made = at_once(gradients, state, params)
+        return made or _step(plain, gradients, state, params, **extra)
+
+    return Stepping(plain.init, update, step)
+
+
+class Stepping(optax.GradientTransformationExtraArgs):
+    """An optax optimiser that can also take its step: step(gradients, state, params, **extra)."""
+
+    step: Callable[..., Any]
+
+    def __new__(cls, init: Callable, update: Callable, step: Callable) -> Self:
+        self = super().__new__(cls, init, update)
+        self.step = step
+        return self
+
+
+def take_step(
+    optimizer: optax.GradientTransformation, gradients: Any, state: Any, params: Any, **extra: Any
+) -> tuple[Any, Any]:
+    """`optimizer.update` and `optax.apply_updates`; in one pass where the optimiser has such.
+
+    Args:
+      extra: what `update` may want to know besides, such as the loss, `value`.
+
+    Returns:
+      The parameters and the optimiser's state.
+    """
+    if isinstance(optimizer, Stepping):
+        return optimizer.step(gradients, state, params, **extra)
+    return _step(optimizer, gradients, state, params, **extra)
+
+
+def _step(
+    optimizer: optax.GradientTransformation, gradients: Any, state: Any, params: Any, **extra: Any
+) -> tuple[Any, Any]:
+    optimizer = optax.with_extra_args_support(optimizer)
+    updates, state = optimizer.update(gradients, state, params, **extra)
+    return optax.apply_updates(params, updates), state

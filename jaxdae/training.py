@@ -40,6 +40,7 @@ from jaxdae.corruption import Corruption, pair
 from jaxdae.errors import DivergenceError, InputError
 from jaxdae.losses import Loss
 from jaxdae.model import Denoiser
+from jaxdae.optimizers import take_step
 
 AXIS = "devices"
 HERE = Path(__file__).parent
@@ -136,7 +137,6 @@ def make_train_step(
       float in [0, 1]; `key` and `positions` are what the corruption takes, so a fresh key for
       every step gives fresh noise.
     """
-    optimizer = optax.with_extra_args_support(optimizer)
 
     def objective(params, inputs, target):
         logits: Any = model.apply({"params": params}, inputs, method="logits")
@@ -205,8 +205,9 @@ def make_train_step(
             if axis_name is not None:
                 value, gradient = lax.all_gather((value, gradient), axis_name, tiled=True)
             value, gradient = jax.tree.map(lambda x: x.mean(0), (value, gradient))
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params, value=value)
-        params = optax.apply_updates(state.params, updates)
+        params, opt_state = take_step(
+            optimizer, gradient, state.opt_state, state.params, value=value
+        )
         ema = state.ema
         if ema_decay is not None:
             ema = optax.incremental_update(params, ema, 1 - ema_decay)

@@ -20,7 +20,7 @@ from jax import export
 from jaxdae import native
 from jaxdae.convolution import Geometry, conv, conv_transpose, dense
 from jaxdae.model import DenoisingAutoencoder
-from jaxdae.optimizers import adam, centered
+from jaxdae.optimizers import adam, centered, take_step
 
 pytestmark = pytest.mark.skipif(
     not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="there is no C++ compiler"
@@ -333,9 +333,10 @@ def layers(seed, shapes, low=-1.0):
     st.integers(1, 9999),
     st.booleans(),
     st.booleans(),
+    st.booleans(),
 )
 @settings(max_examples=25)
-def test_adam_is_optax_s(shapes, count, nesterov, centering):
+def test_adam_is_optax_s(shapes, count, nesterov, centering, onto):
     optimizer = adam(0.1, 0.9, 0.98, 1e-7, nesterov=nesterov, centering=centering)
     reference = optax.nadam if nesterov else optax.adam
     reference = reference(0.1, 0.9, 0.98, 1e-7)
@@ -353,14 +354,19 @@ def test_adam_is_optax_s(shapes, count, nesterov, centering):
         )
     else:
         state = inner
-    ours, theirs = (jax.jit(one.update)(layers(4, shapes), state) for one in (optimizer, reference))
+    given = layers(4, shapes), state
+    if onto:
+        given = (*given, layers(5, shapes))
+        ours, theirs = (jax.jit(partial(take_step, one))(*given) for one in (optimizer, reference))
+    else:
+        ours, theirs = (jax.jit(one.update)(*given) for one in (optimizer, reference))
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-SCALES = [0.9, 0.99, 2.0, 0.5, 3.0, 1e-7, 0.9]
+SCALES = [0.9, 0.99, 2.0, 0.5, 3.0, 1e-7, -0.7, 0.9]
 
 
 def centered_pair(kernel=(3, 20), low=0.5):
@@ -371,16 +377,19 @@ def centered_pair(kernel=(3, 20), low=0.5):
     return leaves(0, shapes), state
 
 
-def test_adam_maps_and_differentiates():
+@pytest.mark.parametrize("onto", [False, True])
+def test_adam_maps_and_differentiates(onto):
     gradient, state = centered_pair()
+    params = leaves(5, [x.shape for x in gradient]) if onto else []
 
     def step(gradient, rate):
         scales = [*SCALES[:2], rate, *SCALES[3:]]
-        return jax.tree.leaves(native.adam(scales, gradient, state, [(0, 1)]))
+        return jax.tree.leaves(native.adam(scales, gradient, state, [(0, 1)], params))
 
     def plain(gradient, rate):
         scales = jnp.stack([*SCALES[:2], rate, *SCALES[3:]])
-        return native._adam(scales, *gradient, *jax.tree.leaves(state), pairs=((0, 1),))
+        given = (*gradient, *jax.tree.leaves(state), *params)
+        return native._adam(scales, *given, pairs=((0, 1),), added=onto)
 
     rates = jnp.arange(1.0, 4.0)
     for form in (
@@ -395,12 +404,13 @@ def test_adam_maps_and_differentiates():
 
 
 def test_adam_leaves_alone_what_it_does_not_own():
-    """Averages are written where they lie only where nobody else holds them."""
+    """What is averaged is written where it lies only where nobody else holds it; so are params."""
     gradient, state = centered_pair()
-    before = jax.device_get(state)
+    params = leaves(5, [x.shape for x in gradient])
+    before = jax.device_get((state, params))
     for call in (native.adam, jax.jit(native.adam, static_argnums=3)):
-        jax.block_until_ready(call(SCALES, gradient, state, ((0, 1),)))
-    jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(state))
+        jax.block_until_ready(call(SCALES, gradient, state, ((0, 1),), params))
+    jax.tree.map(np.testing.assert_array_equal, before, jax.device_get((state, params)))
 
 
 @pytest.mark.parametrize(("leaf", "index"), [(0, (1, 3)), (1, (17,)), (2, (4,))])
@@ -441,7 +451,7 @@ for dtype in (jnp.float32, jnp.bfloat16):
     draw = lambda i, *sizes: [jax.random.uniform(jax.random.key(i), n) for n in sizes]
     sizes = (700, 40), (40,), (4096, 3)
     state = native.AdamState(draw(0, *sizes), draw(1, *sizes), draw(2, (700,)), draw(3, ()))
-    steps = native.adam([0.9, 0.99, 2, 0, 3, 1e-7, 0.9], draw(4, *sizes), state, [(0, 1)])
+    steps = native.adam([0.9, 0.99, 2, 0, 3, 1e-7, -1, 0.9], draw(4, *sizes), state, [(0, 1)])
     for array in (y, *vjp(y), *jax.tree.leaves(steps)):
         print(hashlib.sha256(jax.device_get(array).tobytes()).hexdigest())
 """
@@ -503,7 +513,7 @@ for layer, stride, size, taps, channels in (
 draw = lambda i, *sizes: [jax.random.uniform(jax.random.key(i), n) for n in sizes]
 sizes = (300, 20), (20,), (5000,)
 state = native.AdamState(draw(0, *sizes), draw(1, *sizes), draw(2, (300,)), draw(3, ()))
-scales, gradient = [0.9, 0.99, 2.0, 0.5, 3.0, 1e-7, 0.9], draw(4, *sizes)
+scales, gradient = [0.9, 0.99, 2.0, 0.5, 3.0, 1e-7, -1.0, 0.9], draw(4, *sizes)
 got = jax.tree.leaves(native.adam(scales, gradient, state, [(0, 1)]))
 want = native._adam(jnp.array(scales), *gradient, *jax.tree.leaves(state), pairs=((0, 1),))
 for a, b in zip(got, want, strict=True):
