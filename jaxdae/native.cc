@@ -636,6 +636,25 @@ inline void pair_up(uint32_t* out, const uint16_t* x, long count, long step) {
   for (; n < count; ++n) out[n] = x[n] | uint32_t(x[n + step]) << 16;
 }
 
+// Rows of floats, rounded, as words of both; at most a panel.
+inline void pair_rounded(uint32_t* out, const float* a, const float* b, long count) {
+  long n = 0;
+#if defined(__AVX512BF16__)
+  const __m512i both = _mm512_set_epi16(  //
+      31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,  //
+      23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  for (; n + TILE <= count; n += TILE) {
+    const auto halves = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(b + n), _mm512_loadu_ps(a + n));
+    *(Words*)(out + n) = (Words)_mm512_permutexvar_epi16(both, (__m512i)halves);
+  }
+  if (n == count) return;
+#endif
+  bfloat16 rounded[2][PANEL];
+  write<bfloat16>(rounded[0], a + n, nullptr, count - n);
+  write<bfloat16>(rounded[1], b + n, nullptr, count - n);
+  pair_up(out + n, rounded[0], count - n, PANEL);
+}
+
 // What is multiplied by: element (k, n) of a tap is
 // `matrix[tap * tap_step + k * row + n * column]`.
 template <class T>
@@ -672,12 +691,10 @@ struct Matrix {
             }
             c += wide;
           } else if (column == 1 && k % PER == 0 && c + PER <= inputs) {
-            T rounded[2][PANEL];
-            for (int i = 0; i < PER; ++i) round(rounded[i], from + (c + i) * row, columns);
             if (PER == 1)
-              std::memcpy(to, rounded, columns * 4);
+              std::memcpy(to, from + c * row, columns * 4);
             else
-              pair_up(to, (const uint16_t*)rounded, columns, PANEL);
+              pair_rounded(to, from + c * row, from + (c + 1) * row, columns);
             c += PER;
           } else {
             for (long n = 0; n < columns; ++n)
@@ -1968,10 +1985,11 @@ struct Factor {
 
 // A row of a product begins with these: the first part of its sum with the bias, others with zeros,
 // which lie behind.
-const float* beginnings(long n, const float* bias) {
-  const long padded = round_up(n, PANEL);
-  float* start = memory<float>(MATRIX, 2 * padded);
-  std::memset(start, 0, 2 * padded * sizeof(float));
+const float* beginnings(long n, const float* bias, long parts) {
+  const long padded = round_up(n, PANEL), size = (parts > 1 ? 2 : 1) * padded;
+  if (bias && size == n) return bias;
+  float* start = memory<float>(MATRIX, size);
+  std::memset(start, 0, size * sizeof(float));
   if (bias) std::memcpy(start, bias, n * sizeof(float));
   return start;
 }
@@ -2001,7 +2019,7 @@ void dense(ffi::ThreadPool& pool, long m, long n, long k, Factor<float> a, Facto
   const long parts = std::min(8L, std::max(1L, k / 256)), padded = round_up(n, PANEL);
   const long height = share(m, 8 * ROWS), width = share(padded / PANEL, 7) * PANEL;
   const long down = (m + height - 1) / height, across = (padded + width - 1) / width;
-  const float* start = beginnings(n, bias);
+  const float* start = beginnings(n, bias, parts);
   float* totals = memory<float>(TOTALS, parts > 1 ? parts * m * padded : 0);
   const bool at_once = k <= DEPTH && parts == 1 && n % LANES == 0;  // written where they belong
   const bool b_here = !b.gate && b.column == 1 && n % LANES == 0;
@@ -2091,7 +2109,7 @@ void dense(ffi::ThreadPool& pool, long m, long n, long k, Factor<bfloat16> a, Fa
   const long padded = round_up(n, PANEL);
   const long height = round_up(share(m, 128), TILE), width = share(padded / PANEL, 7) * PANEL;
   const long down = (m + height - 1) / height, across = (padded + width - 1) / width;
-  const float* start = beginnings(n, bias);
+  const float* start = beginnings(n, bias, parts);
   float* totals = memory<float>(TOTALS, parts > 1 ? parts * m * padded : 0);
   const bool at_once = !tiled<bfloat16>() && parts == 1 && !turned && n % LANES == 0;
   const bool a_here = a.column == 1 && !a.gate &&
@@ -2141,6 +2159,12 @@ void dense(ffi::ThreadPool& pool, long m, long n, long k, Factor<bfloat16> a, Fa
         if constexpr (sizeof(B) == 2)
           if (!b.gate && j + 1 < inside) {
             pair_up(words + j / 2 * PANEL, b.x + (first + j) * b.row + left + panel, count, b.row);
+            continue;
+          }
+        if constexpr (sizeof(B) == 4)
+          if (!b.gate && j + 1 < inside && count % TILE == 0) {
+            const float* from = b.x + (first + j) * b.row + left + panel;
+            pair_rounded(words + j / 2 * PANEL, from, from + b.row, count);
             continue;
           }
         bfloat16 both[2][PANEL] = {};
