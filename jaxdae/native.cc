@@ -121,6 +121,12 @@ Narrow narrowed(Floats x) {
   return __builtin_convertvector(rounded >> 16, Narrow);
 #endif
 }
+#if defined(__AVX512BF16__)
+// Those of the first vector, and then those of the second.
+Words narrowed(Floats low, Floats high) {
+  return (Words)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
+}
+#endif
 
 // What a relu lets through, and gates: what is not at most 0, so that a NaN passes.
 bool open(float gate) { return !(gate <= 0); }
@@ -164,7 +170,7 @@ template <bool GATED, int N, class T>
 inline void finish(T* out, const Floats (&sum)[N], const T* gate) {
 #if defined(__AVX512BF16__)
   if constexpr (N == 2 && sizeof(T) == 2) {
-    const Words rounded = (Words)_mm512_cvtne2ps_pbh((__m512)sum[1], (__m512)sum[0]);
+    const Words rounded = narrowed(sum[0], sum[1]);
     *(Words*)out = GATED ? passed(rounded, gate) : rounded;
     return;
   }
@@ -638,21 +644,21 @@ inline void pair_up(uint32_t* out, const uint16_t* x, long count, long step) {
 
 // Rows of floats, rounded, as words of both; at most a panel.
 inline void pair_rounded(uint32_t* out, const float* a, const float* b, long count) {
-  long n = 0;
 #if defined(__AVX512BF16__)
-  const __m512i both = _mm512_set_epi16(  //
-      31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,  //
-      23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  for (; n + TILE <= count; n += TILE) {
-    const auto halves = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(b + n), _mm512_loadu_ps(a + n));
-    *(Words*)(out + n) = (Words)_mm512_permutexvar_epi16(both, (__m512i)halves);
+  if (count == PANEL) {
+    const auto row = [](const float* x) {
+      return narrowed(*(const Floats*)x, *(const Floats*)(x + LANES));
+    };
+    Words words[2];
+    interleave(words, row(a), row(b));
+    *(Words*)out = words[0], *(Words*)(out + LANES) = words[1];
+    return;
   }
-  if (n == count) return;
 #endif
   bfloat16 rounded[2][PANEL];
-  write<bfloat16>(rounded[0], a + n, nullptr, count - n);
-  write<bfloat16>(rounded[1], b + n, nullptr, count - n);
-  pair_up(out + n, rounded[0], count - n, PANEL);
+  write<bfloat16>(rounded[0], a, nullptr, count);
+  write<bfloat16>(rounded[1], b, nullptr, count);
+  pair_up(out, rounded[0], count, PANEL);
 }
 
 // What is multiplied by: element (k, n) of a tap is
@@ -686,7 +692,7 @@ struct Matrix {
             for (long n = 0; n < columns; n += TILE) {
               T lines[TILE][2 * TILE] = {};
               for (long i = 0; i < std::min<long>(TILE, columns - n); ++i)
-                round(lines[i], from + c + (n + i) * column, wide);
+                write<T>(lines[i], from + c + (n + i) * column, nullptr, wide);
               transpose(to + n, PANEL, [&](int i) { return *(const Words16*)lines[i]; });
             }
             c += wide;
@@ -706,7 +712,6 @@ struct Matrix {
       out += words<T>(run, inputs) * PANEL;
     }
   }
-  static void round(T* out, const float* x, long count) { write<T>(out, x, nullptr, count); }
 };
 
 // f(window, image, top, bottom) for all images, as many rows of positions at a time as stay near.
@@ -913,8 +918,9 @@ void apply_few(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const So
   by_window(pool, phases, source, batch, worth, some);
 }
 
-// The sums of M positions beside each other, for runs of TAPS columns and whole vectors of channels:
-// what is read serves all taps of a run. Of the columns, the first or the last may not be there.
+// The sums of M positions beside each other, for runs of TAPS columns and whole vectors of
+// channels: what is read serves all taps of a run. Of the columns, the first or the last may not be
+// there.
 constexpr int TAPS = 3, MOST_RUNS = 8;
 template <class T, int M, bool GATED>
 inline Floats sums_along(const T* const* rows, const T* const* gates, const T* weights, long runs,
@@ -1701,8 +1707,8 @@ struct Kernels {
 };
 
 // What is summed up of an axis: the numbers of a part by these kernels. The middle is kept, and
-// what is joined to it begins with it; the rest stands alone, and so begins with the bias. And which
-// pixel it makes of those of the pair that are written.
+// what is joined to it begins with it; the rest stands alone, and so begins with the bias. And
+// which pixel it makes of those of the pair that are written.
 enum Role { MIDDLE, JOINED, ALONE };
 struct Product {
   Role role;
@@ -2523,8 +2529,8 @@ ffi::Error totals(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Result<ffi::AnyBu
   return ffi::Error::Success();
 }
 
-// The leaves' gradients, means and squares, the pairs' averages, and the parameters, if the update is
-// added to them: `pairs` says which leaves they are, the kernels and then the biases.
+// The leaves' gradients, means and squares, the pairs' averages, and the parameters, if the update
+// is added to them. `pairs` says which leaves those are, the kernels and then the biases.
 ffi::Error adam_step(ffi::ThreadPool pool, ffi::AnyBuffer scales, ffi::RemainingArgs given,
                      ffi::RemainingRets made, ffi::Span<const int64_t> of_pairs) {
   const long couples = of_pairs.size() / 2, count = (made.size() - 2 * couples) / 3;

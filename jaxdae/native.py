@@ -455,16 +455,16 @@ def adam(
 
         mean = keep * mean + (1 - keep) * gradient
         square = keep_square * square + (1 - keep_square) * gradient**2
-        update = rate * (of_mean * mean + of_gradient * gradient) / (sqrt(of_square * square)
-                                                                     + epsilon)
+        scale = sqrt(of_square * square) + epsilon
+        update = rate * (of_mean * mean + of_gradient * gradient) / scale
 
     Args:
       scales: keep, keep_square, of_mean, of_gradient, of_square, epsilon, rate (below 0, for a step
         down), and what the averages of the pairs keep.
-      gradient: a list of leaves; all here is float32.
+      gradient: a list of leaves of any shapes; all here is float32.
       pairs: which leaves are a kernel and its bias, to go in centred coordinates
         (`jaxdae.optimizers.centered`).
-      params: what the updates are added to, if anything.
+      params: leaves of the same shapes, to which the updates are added, or nothing.
 
     Returns:
       The updates, or the parameters with them; and the state.
@@ -476,8 +476,8 @@ def adam(
     return update, AdamState(*averages)
 
 
-def _leaves(leaves: Sequence[Any], pairs: Sequence[Any], added: bool) -> int:
-    """How many parameters there are."""
+def _per_kind(leaves: Sequence[Any], pairs: Sequence[Any], added: bool) -> int:
+    """How many of them are gradients: as many as means, squares and, if given, parameters."""
     return (len(leaves) - 2 * len(pairs)) // (4 if added else 3)
 
 
@@ -485,7 +485,7 @@ def _adam(
     scales: Array, *leaves: Array, pairs: tuple[tuple[int, int], ...], added: bool = False
 ) -> list[Array]:
     keep, keep_square, of_mean, of_gradient, of_square, epsilon, rate, keep_cross = scales
-    count = _leaves(leaves, pairs, added)
+    count = _per_kind(leaves, pairs, added)
     gradient, mean, square = (list(leaves[i * count : (i + 1) * count]) for i in range(3))
     rest = leaves[3 * count :]
     cross, cross_square = list(rest[: len(pairs)]), list(rest[len(pairs) : 2 * len(pairs)])
@@ -518,7 +518,7 @@ def _adam(
 def _adam_shapes(
     _: Any, *leaves: Any, pairs: Sequence[Any], added: bool
 ) -> list[tuple[tuple[int, ...], Any]]:
-    count = _leaves(leaves, pairs, added)
+    count = _per_kind(leaves, pairs, added)
     return [(leaf.shape, leaf.dtype) for leaf in leaves[: 3 * count + 2 * len(pairs)]]
 
 
@@ -528,7 +528,7 @@ def _adam_kernel(
     shapes = _adam_shapes(scales, *leaves, pairs=pairs, added=added)
     results = [jax.ShapeDtypeStruct(*made) for made in shapes]
     # Averages are written where they lie, and parameters.
-    count = _leaves(leaves, pairs, added)
+    count = _per_kind(leaves, pairs, added)
     kept = {1 + i: i for i in range(count, len(results))}
     kept |= {1 + len(results) + i: i for i in range(len(leaves) - len(results))}
     call = jax.ffi.ffi_call(_target("adam", jnp.float32), results, input_output_aliases=kept)

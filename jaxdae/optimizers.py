@@ -231,7 +231,11 @@ def adam(
 
 
 class Stepping(optax.GradientTransformationExtraArgs):
-    """An optax optimiser that can also take its step: step(gradients, state, params, **extra)."""
+    """An optax optimiser that can also take its step in one pass, as `take_step` does.
+
+    Fields:
+      step: (gradients, state, params, **extra) to the parameters and the state, trees as they were.
+    """
 
     step: Callable[..., Any]
 
@@ -247,10 +251,12 @@ def take_step(
     """`optimizer.update` and `optax.apply_updates`; in one pass where the optimiser has such.
 
     Args:
+      gradients: a tree of the parameters' shapes.
+      state: the optimiser's, of `optimizer.init(params)` or of the step before.
       extra: what `update` may want to know besides, such as the loss, `value`.
 
     Returns:
-      The parameters and the optimiser's state.
+      The parameters, in their own types, and the optimiser's state.
     """
     if isinstance(optimizer, Stepping):
         return optimizer.step(gradients, state, params, **extra)

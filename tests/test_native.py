@@ -336,7 +336,7 @@ def layers(seed, shapes, low=-1.0):
     st.booleans(),
 )
 @settings(max_examples=25)
-def test_adam_is_optax_s(shapes, count, nesterov, centering, onto):
+def test_adam_is_optax_s(shapes, count, nesterov, centering, added):
     optimizer = adam(0.1, 0.9, 0.98, 1e-7, nesterov=nesterov, centering=centering)
     reference = optax.nadam if nesterov else optax.adam
     reference = reference(0.1, 0.9, 0.98, 1e-7)
@@ -355,7 +355,7 @@ def test_adam_is_optax_s(shapes, count, nesterov, centering, onto):
     else:
         state = inner
     given = layers(4, shapes), state
-    if onto:
+    if added:
         given = (*given, layers(5, shapes))
         ours, theirs = (jax.jit(partial(take_step, one))(*given) for one in (optimizer, reference))
     else:
@@ -377,10 +377,10 @@ def centered_pair(kernel=(3, 20), low=0.5):
     return leaves(0, shapes), state
 
 
-@pytest.mark.parametrize("onto", [False, True])
-def test_adam_maps_and_differentiates(onto):
+@pytest.mark.parametrize("added", [False, True])
+def test_adam_maps_and_differentiates(added):
     gradient, state = centered_pair()
-    params = leaves(5, [x.shape for x in gradient]) if onto else []
+    params = leaves(5, [x.shape for x in gradient]) if added else []
 
     def step(gradient, rate):
         scales = [*SCALES[:2], rate, *SCALES[3:]]
@@ -389,7 +389,7 @@ def test_adam_maps_and_differentiates(onto):
     def plain(gradient, rate):
         scales = jnp.stack([*SCALES[:2], rate, *SCALES[3:]])
         given = (*gradient, *jax.tree.leaves(state), *params)
-        return native._adam(scales, *given, pairs=((0, 1),), added=onto)
+        return native._adam(scales, *given, pairs=((0, 1),), added=added)
 
     rates = jnp.arange(1.0, 4.0)
     for form in (
