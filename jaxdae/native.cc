@@ -104,6 +104,10 @@ template <>
 constexpr bool IN_FLOATS<bfloat16> = true;
 #endif
 
+// What is multiplied.
+template <class T>
+using Multiplied = std::conditional_t<IN_FLOATS<T>, float, T>;
+
 // Sums to what is written: to the nearest, ties to even.
 void store(float* out, float x) { *out = x; }
 void store(bfloat16* out, float x) {
@@ -140,17 +144,18 @@ inline Words passed(Words x, const float* gate) {
   return x & ~(Words)(*(const Floats*)gate <= 0);
 #endif
 }
-inline Words passed(Words x, const bfloat16* gate) {
+inline Words passed(Words x, Words gate) {  // of bfloat16
 #if defined(__AVX512BW__)
-  const __m512i g = _mm512_loadu_si512(gate);
+  const __m512i g = (__m512i)gate;
   const auto below = _mm512_cmple_epi16_mask(g, __m512i{});
   const auto shut = _mm512_mask_cmple_epu16_mask(below, g, _mm512_set1_epi16(-0x80));
   return (Words)_mm512_mask_mov_epi16((__m512i)x, shut, __m512i{});
 #else
-  const Halves g = *(const Halves*)gate;
+  const Halves g = (Halves)gate;
   return x & (Words)(((Shorts)g > 0) | (Shorts)(g > 0xff80));
 #endif
 }
+inline Words passed(Words x, const bfloat16* gate) { return passed(x, *(const Words*)gate); }
 
 Floats widened(const float* x) { return *(const Floats*)x; }
 Floats widened(const bfloat16* x) {
@@ -324,7 +329,7 @@ inline void copy(T* out, const T* x, const T* gate, long count) {
 template <class T>
 struct Source {
   const T *x, *gate;
-  long height, width, channels;
+  long height, width, channels, batch;
 };
 
 // The part of an image that some rows of positions read, with the zeros around it.
@@ -1261,7 +1266,6 @@ inline void take(Words (&out)[N], const Grids<T>& grids, long from) {
 template <class T, int N, bool GATED>
 void correlate_patches(float* sums, const uint32_t* pixels, const long* places, long down,
                        long step, const Grids<T>& grid, long rows, long columns, long outputs) {
-  using Word = std::conditional_t<IN_FLOATS<T>, float, T>;
   const Grids<T> grids = grid;  // which stays in registers
   Floats sum[PATCH][N];
 #pragma GCC unroll 16
@@ -1279,7 +1283,7 @@ void correlate_patches(float* sums, const uint32_t* pixels, const long* places, 
       for (int m = 0; m < PATCH; ++m)
 #pragma GCC unroll 2
         for (int n = 0; n < N; ++n)
-          sum[m][n] = multiply_add<Word>(sum[m][n], Words{} + at[m][column], right[n]);
+          sum[m][n] = multiply_add<Multiplied<T>>(sum[m][n], Words{} + at[m][column], right[n]);
     }
   }
 #pragma GCC unroll 16
@@ -1503,37 +1507,29 @@ struct Part {
   int depth;
   bool second;
 };
-// (e0 - e1, o0), e1, (e2 - e1, o1); y0, y0 + y1, y1; and y - y0, y0, y1 - y0, y1
-constexpr Part PIXELS[] = {{2, false}, {1, false}, {2, true}};
-constexpr Part POSITIONS[] = {{1, false}, {1, false}, {1, true}};
-constexpr Part NEIGHBOURS[] = {{1, false}, {1, false}, {1, true}, {1, true}};
-
-// What is read of a pair becomes the numbers of its parts.
-const auto parts_of_pixels = [](const Floats* x, Floats* out) {
-  out[0] = x[0] - x[2], out[1] = x[1], out[2] = x[2], out[3] = x[4] - x[2], out[4] = x[3];
+// A number of a part: one of those that are read of a pair along an axis, or its sum with another.
+struct Number {
+  int part, place, one, other = -1, sign = 1;
+  constexpr bool read() const { return other < 0; }
 };
-const auto parts_of_positions = [](const Floats* y, Floats* out) {
-  out[0] = y[0], out[1] = y[0] + y[1], out[2] = y[1];
+template <int N, int M>
+struct Axis {
+  Part parts[N];
+  Number numbers[M];
 };
-const auto parts_of_neighbours = [](const Floats* y, Floats* out) {  // from the one before on
-  out[0] = y[0] - y[1], out[1] = y[1], out[2] = y[2] - y[1], out[3] = y[2];
-};
-
-// A map of an axis, on both.
-template <int IN, int OUT, class F>
-inline void both_axes(const Floats (&in)[IN][IN], Floats (&out)[OUT][OUT], const F& map) {
-  Floats half[IN][OUT];
-#pragma GCC unroll 8
-  for (int i = 0; i < IN; ++i) map(in[i], half[i]);
-#pragma GCC unroll 8
-  for (int j = 0; j < OUT; ++j) {
-    Floats column[IN], made[OUT];
-#pragma GCC unroll 8
-    for (int i = 0; i < IN; ++i) column[i] = half[i][j];
-    map(column, made);
-#pragma GCC unroll 8
-    for (int i = 0; i < OUT; ++i) out[i][j] = made[i];
-  }
+// (e0 - e1, o0), e1, (e2 - e1, o1)
+constexpr Axis<3, 5> PIXELS{{{2, false}, {1, false}, {2, true}},
+                            {{0, 0, 0, 2, -1}, {0, 1, 1}, {1, 0, 2}, {2, 0, 4, 2, -1}, {2, 1, 3}}};
+// y0, y0 + y1, y1
+constexpr Axis<3, 3> POSITIONS{{{1, false}, {1, false}, {1, true}},
+                               {{0, 0, 0}, {1, 0, 0, 1}, {2, 0, 1}}};
+// y - y0, y0, y1 - y0, y1, read from y on
+constexpr Axis<4, 4> NEIGHBOURS{{{1, false}, {1, false}, {1, true}, {1, true}},
+                                {{0, 0, 0, 1, -1}, {1, 0, 1}, {2, 0, 2, 1, -1}, {3, 0, 2}}};
+template <class X>
+inline Floats summed(const Number& number, const X& x) {
+  if (number.read()) return x(number.one);
+  return number.sign < 0 ? x(number.one) - x(number.other) : x(number.one) + x(number.other);
 }
 
 // Pairs that are done together: how many are begun, and how many of those have a second position.
@@ -1544,15 +1540,16 @@ struct Pairs {
 // Which those are: all of several images, or some rows of one.
 struct Portions {
   long batch, down[2], across[2], taken, several, parts;
-  Portions(const Geometry& g, long numbers)  // for each pair, that are to stay near
-      : batch(g.batch),
+  // Of so many numbers for each pair, that are to stay near; and of images in words.
+  Portions(const Geometry& g, long numbers, long per = 1)
+      : batch((g.batch + per - 1) / per),
         down{(g.grid[0] + 1) / 2, g.grid[0] / 2},
         across{(g.grid[1] + 1) / 2, g.grid[1] / 2} {
     // At most those of one image of 14 by 14 positions on vectors of 8, of two on vectors of 16.
     const long most = std::clamp<long>(147456 / numbers, TILE, 49 * LANES / 8);
     taken = share(down[0], std::clamp(most / across[0], 1L, down[0]));
     parts = (down[0] + taken - 1) / taken;
-    several = parts > 1 ? 1 : std::clamp(most / (down[0] * across[0]), 1L, std::max(1L, batch / 8));
+    several = parts > 1 ? 1 : std::clamp(most / (down[0] * across[0]), 1L, std::max(1L, (per * batch) / 8));
   }
   long count() const { return (batch + several - 1) / several * parts; }
   Pairs operator[](long item) const {
@@ -1581,69 +1578,114 @@ struct Planes {
   long depth(int i, int j) const { return axis[i].depth * axis[j].depth * channels; }
 };
 
-// The numbers of a pair, M by M, and those of the next in its row; what is not there is `nowhere`.
-template <int N, int M>
+// Where the parts of a pair begin, and those of the next in its row; what is not there is `nowhere`.
+template <int N>
 struct Walk {
   const Planes<N>& planes;
-  float *base, *nowhere, *at[M][M];
-  long step[M][M];
+  uint32_t *base, *nowhere, *at[N][N];
+  long step[N][N];
 
   void begin(long image, long row) {
-    for (int i = 0, u = 0; i < N; ++i)
-      for (int k = 0; k < planes.axis[i].depth; ++k, ++u)
-        for (int j = 0, v = 0; j < N; ++j)
-          for (int l = 0; l < planes.axis[j].depth; ++l, ++v) {
-            const bool there = row < planes.rows(i);
-            const long line = (image * planes.rows(i) + row) * planes.columns(j);
-            step[u][v] = there ? planes.depth(i, j) : 0;
-            at[u][v] = there ? base + planes.begin[i][j] + line * step[u][v] +
-                                   (k * planes.axis[j].depth + l) * planes.channels
-                             : nowhere;
-          }
+    for (int i = 0; i < N; ++i)
+      for (int j = 0; j < N; ++j) {
+        const bool there = row < planes.rows(i);
+        step[i][j] = there ? planes.depth(i, j) : 0;
+        at[i][j] = there ? base + planes.begin[i][j] +
+                               (image * planes.rows(i) + row) * planes.columns(j) * step[i][j]
+                         : nowhere;
+      }
   }
   void end() {  // a last pair without a second
-    for (int j = 0, v = 0; j < N; ++j)
-      for (int l = 0; l < planes.axis[j].depth; ++l, ++v)
-        for (int u = 0; u < M && planes.axis[j].second; ++u) at[u][v] = nowhere;
+    for (int j = 0; j < N; ++j)
+      for (int i = 0; i < N && planes.axis[j].second; ++i) at[i][j] = nowhere;
   }
   void advance() {
 #pragma GCC unroll 8
-    for (int i = 0; i < M; ++i)
+    for (int i = 0; i < N; ++i)
 #pragma GCC unroll 8
-      for (int j = 0; j < M; ++j) at[i][j] += step[i][j];
+      for (int j = 0; j < N; ++j) at[i][j] += step[i][j];
   }
 };
 
+// What is read of an image, zeros where a gate is closed: numbers, or words of two channels.
+template <bool GATED, class T>
+inline auto taken(const T* x, const T* gate) {
+  if constexpr (IN_FLOATS<T>) {
+    return GATED ? gated(widened(x), gate) : widened(x);
+  } else {
+    const Words words = *(const Words*)x;
+    return GATED ? passed(words, gate) : words;
+  }
+}
+template <bool GATED>
+inline Words taken(const uint32_t* x, const uint32_t*) {
+  return *(const Words*)x;
+}
+// What is added up of them, and what becomes of it.
+inline Floats half(Floats numbers, int) { return numbers; }
+inline Floats half(Words words, int n) { return (Floats)(n ? words & 0xffff0000u : words << 16); }
+inline Words rounded(const Floats (&sums)[1]) { return (Words)sums[0]; }
+inline Words rounded(const Floats (&sums)[2]) {
+#if defined(__AVX512BF16__)
+  const __m512i turn = _mm512_set_epi16(  //
+      31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,  //
+      23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return (Words)_mm512_permutexvar_epi16(turn, (__m512i)narrowed(sums[0], sums[1]));
+#else
+  return __builtin_convertvector(narrowed(sums[0]), Words) |
+         __builtin_convertvector(narrowed(sums[1]), Words) << 16;
+#endif
+}
+
 // Planes of what is read: of each pair IN by IN pixels, `step` from those of the next and the first
 // of them at `low`.
-template <int IN, int OUT, int N, class T, class F>
-void fill(float* to, const Planes<N>& planes, const Source<T>& source, long step, long low,
-          const F& map) {
+template <int IN, const auto& AXIS, int IMAGES = 1, int N, class T>
+void fill(uint32_t* to, const Planes<N>& planes, const Source<T>& source, long step, long low) {
+  constexpr auto& NUMBERS = AXIS.numbers;
+  constexpr int OUT = std::size(NUMBERS), HALVES = IN_FLOATS<T> ? 1 : 2;
+  constexpr int PER = IMAGES > 1 ? 1 : HALVES;  // numbers of an image in a word
+  using Read = std::conditional_t<IMAGES == 1, T, uint32_t>;
   const Pairs& pairs = planes.pairs;
-  const long channels = planes.channels, line = source.width * channels;
-  float* room = memory<float>(LEFT, line + channels);
-  std::memset(room, 0, line * sizeof(float));
+  const long channels = source.channels, line = source.width * channels;
+  uint32_t* room = memory<uint32_t>(LEFT, (IMAGES > 1 ? IN + 1 : 1) * line + 4 * channels);
+  std::memset(room, 0, line * sizeof(uint32_t));
   const T* zeros = (const T*)room;
-  Walk<N, OUT> walk{planes, to, room + line};
-  const T *x[IN], *gate[IN];
+  Walk<N> walk{planes, to, room + line};
+  const Read *x[IN], *gate[IN];
   const auto pair = [&](auto with_gate, auto inside, long from, long until) {
-    for (long c = 0; c < channels; c += LANES) {
-      Floats in[IN][IN], out[OUT][OUT];
+    for (long c = 0; c < planes.channels; c += LANES) {
+      decltype(taken<with_gate>(x[0], gate[0])) read[IN][IN] = {};
 #pragma GCC unroll 8
       for (int i = 0; i < IN; ++i)
 #pragma GCC unroll 8
-        for (int j = 0; j < IN; ++j) {
-          in[i][j] = Floats{};
-          if (inside || (j >= from && j < until)) {
-            in[i][j] = widened(x[i] + j * channels + c);
-            if (with_gate) in[i][j] = gated(in[i][j], gate[i] + j * channels + c);
+        for (int j = 0; j < IN; ++j)
+          if (inside || (j >= from && j < until))
+            read[i][j] = taken<with_gate>(x[i] + j * channels + c * PER,
+                                          gate[i] + j * channels + c * PER);
+#pragma GCC unroll 8
+      for (int j = 0; j < OUT; ++j) {
+        Floats column[IN][HALVES];
+#pragma GCC unroll 8
+        for (int i = 0; i < IN; ++i)
+#pragma GCC unroll 2
+          for (int n = 0; n < HALVES; ++n)
+            column[i][n] = summed(NUMBERS[j], [&](int j) { return half(read[i][j], n); });
+#pragma GCC unroll 8
+        for (int i = 0; i < OUT; ++i) {
+          const Number &down = NUMBERS[i], &across = NUMBERS[j];
+          const int place = down.place * AXIS.parts[across.part].depth + across.place;
+          uint32_t* const out = walk.at[down.part][across.part] + place * planes.channels + c;
+          if (down.read() && across.read()) {
+            *(Words*)out = (Words)read[down.one][across.one];
+            continue;
           }
+          Floats sums[HALVES];
+#pragma GCC unroll 2
+          for (int n = 0; n < HALVES; ++n)
+            sums[n] = summed(down, [&](int i) { return column[i][n]; });
+          *(Words*)out = rounded(sums);
         }
-      both_axes(in, out, map);
-#pragma GCC unroll 8
-      for (int i = 0; i < OUT; ++i)
-#pragma GCC unroll 8
-        for (int j = 0; j < OUT; ++j) *(Floats*)(walk.at[i][j] + c) = out[i][j];
+      }
     }
   };
   const auto along = [&](auto with_gate) {
@@ -1663,47 +1705,90 @@ void fill(float* to, const Planes<N>& planes, const Source<T>& source, long step
       walk.begin(image, row);
       for (int i = 0; i < IN; ++i) {
         const long at = (pairs.row + row) * step + low + i;
-        const bool inside = at >= 0 && at < source.height;
-        const long from = ((pairs.image + image) * source.height + at) * line;
-        x[i] = (inside ? source.x + from : zeros) + low * channels;
-        gate[i] = (inside && source.gate ? source.gate + from : zeros) + low * channels;
+        const auto find = [&](long number, const T*& numbers, const T*& gates) {
+          const bool inside = number < source.batch && at >= 0 && at < source.height;
+          const long from = (number * source.height + at) * line;
+          numbers = inside ? source.x + from : zeros;
+          gates = inside && source.gate ? source.gate + from : zeros;
+        };
+        if constexpr (IMAGES == 1) {
+          find(pairs.image + image, x[i], gate[i]);
+        } else {
+          uint32_t* words = room + line + 4 * channels + (at - low) % IN * line;
+          x[i] = gate[i] = words;
+          if (row == 0 || i >= IN - step) {  // else the row before has read it
+            Grids<T> grids;
+            for (int n = 0; n < IMAGES; ++n)
+              find((pairs.image + image) * IMAGES + n, grids.x[n], grids.gate[n]);
+            for (long c = 0; c < line; c += PANEL) {
+              Words made[2];
+              source.gate ? take<true>(made, grids, c) : take<false>(made, grids, c);
+              *(Words*)(words + c) = made[0], *(Words*)(words + c + LANES) = made[1];
+            }
+          }
+        }
+        x[i] += low * channels, gate[i] += low * channels;
       }
-      source.gate ? along(std::true_type()) : along(std::false_type());
+      source.gate && IMAGES == 1 ? along(std::true_type()) : along(std::false_type());
     }
 }
 
-// Whether there are fewer products, and whole panels of channels.
+// Whether there are fewer products, and whole panels of channels; and on which it pays to round the
+// planes and 16 kernels.
+template <class T>
 bool paired(const Geometry& g) {
+  const long positions = g.batch * g.grid[0] * g.grid[1];
+  if (tiled<T>() || (!IN_FLOATS<T> && positions <= 512)) return false;
   for (int axis = 0; axis < 2; ++axis)
     if (g.kernel[axis] != 3 || g.low[axis] != 0 || g.image[axis] != 2 * g.grid[axis]) return false;
   return g.stride == 2 && g.channels % PANEL == 0 && g.outputs % PANEL == 0;
 }
 
-// The kernels of both axes, each packed as (panels, inputs, PANEL): of an axis w0, w1, w2, w0 + w2.
+// The kernels of both axes, each packed as (panels, words of inputs, PANEL): of an axis w0, w1, w2,
+// w0 + w2.
+constexpr int KERNELS = 4, SUM = 3;
+template <class E>
 struct Kernels {
-  static constexpr int COUNT = 4, SUM = 3;
   const long inputs, panels, block;
   uint32_t* packed;
 
   Kernels(ffi::ThreadPool& pool, const Matrix<float>& matrix, bool worth)
-      : inputs(matrix.inputs), panels((matrix.outputs + PANEL - 1) / PANEL), block(inputs * PANEL),
-        packed(memory<uint32_t>(MATRIX, COUNT * COUNT * panels * block)) {
-    const auto pack = [&](long panel) {
-      const auto add = [&](int i, int j, const uint32_t* a, const uint32_t* b) {
-        for (long n = panel * block; n < (panel + 1) * block; n += LANES)
-          *(Floats*)(at(i, j) + n) = *(const Floats*)(a + n) + *(const Floats*)(b + n);
+      : inputs(matrix.inputs), panels((matrix.outputs + PANEL - 1) / PANEL),
+        block(inputs / PER_WORD<E> * PANEL),
+        packed(memory<uint32_t>(MATRIX, KERNELS * KERNELS * panels * block)) {
+    const long tall = inputs / 2;
+    const auto pack = [&](long item) {
+      const long panel = item % panels, first = item / panels * tall;  // columns, and rows
+      const long size = tall * PANEL;
+      Matrix<float> some = matrix;
+      some.matrix += first * matrix.row, some.inputs = tall;
+      float* room = memory<float>(COLUMNS, sizeof(E) == 4 ? 0 : KERNELS * KERNELS * size);
+      const auto place = [&](int i, int j) {
+        return at(i, j) + panel * block + first / PER_WORD<E> * PANEL;
+      };
+      const auto made = [&](int i, int j) {
+        return sizeof(E) == 4 ? (float*)place(i, j) : room + (i * KERNELS + j) * size;
+      };
+      const auto add = [&](int i, int j, const float* a, const float* b) {
+        for (long n = 0; n < size; n += LANES)
+          *(Floats*)(made(i, j) + n) = *(const Floats*)(a + n) + *(const Floats*)(b + n);
       };
       for (int i = 0; i < SUM; ++i) {
         for (int j = 0; j < SUM; ++j)
-          matrix.pack(at(i, j) + panel * block,
-                      {{0, 0}, 1, {1, 1}, 1, {{0, 0, 1, i * SUM + j, 1}}}, panel * PANEL);
-        add(i, SUM, at(i, 0), at(i, 2));
+          some.pack((uint32_t*)made(i, j), {{0, 0}, 1, {1, 1}, 1, {{0, 0, 1, i * SUM + j, 1}}},
+                    panel * PANEL);
+        add(i, SUM, made(i, 0), made(i, 2));
       }
-      for (int j = 0; j < COUNT; ++j) add(SUM, j, at(0, j), at(2, j));
+      for (int j = 0; j < KERNELS; ++j) add(SUM, j, made(0, j), made(2, j));
+      for (int i = 0; i < KERNELS && sizeof(E) == 2; ++i)
+        for (int j = 0; j < KERNELS; ++j)
+          for (long k = 0; k < tall; k += 2)
+            pair_rounded(place(i, j) + k / 2 * PANEL, made(i, j) + k * PANEL,
+                         made(i, j) + (k + 1) * PANEL, PANEL);
     };
-    parallel(pool, panels, pack, worth);
+    parallel(pool, inputs / tall * panels, pack, worth);
   }
-  uint32_t* at(int i, int j) const { return packed + (i * COUNT + j) * panels * block; }
+  uint32_t* at(int i, int j) const { return packed + (i * KERNELS + j) * panels * block; }
 };
 
 // What is summed up of an axis: the numbers of a part by these kernels. The middle is kept, and
@@ -1723,9 +1808,9 @@ struct Rows {
   Rows from(long m, long n) const { return {first + n, at + m}; }
 };
 // sums (M, PANEL) = start + more + products; there need not be more.
-template <int M, class Out>
+template <int M, class E, class Out>
 void multiply_rows(Rows<Out> sums, Rows<const float> start, Rows<const float> more,
-                   const Term<float>* terms, long length, const Strides& strides,
+                   const Term<E>* terms, long length, const Strides& strides,
                    const Out* gate) {
   constexpr int N = PANEL / LANES;
   Floats sum[M][N];
@@ -1757,9 +1842,9 @@ void multiply_rows(Rows<Out> sums, Rows<const float> start, Rows<const float> mo
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m) finish<false>(sums.first + sums.at[m], sum[m], gate);
 }
-template <class Out, int... M>
+template <class E, class Out, int... M>
 auto choose_rows(long rows, std::integer_sequence<int, M...>) {
-  static constexpr decltype(&multiply_rows<1, Out>) all[] = {multiply_rows<M + 1, Out>...};
+  static constexpr decltype(&multiply_rows<1, E, Out>) all[] = {multiply_rows<M + 1, E, Out>...};
   return all[rows - 1];
 }
 
@@ -1771,7 +1856,9 @@ void apply_pairs(ffi::ThreadPool& pool, const Geometry& g, const Part (&axis)[N]
                  const T* gate, T* out, long height, long width, long size) {
   const long inputs = matrix.inputs, outputs = matrix.outputs;
   const bool worth = g.batch * g.grid[0] * g.grid[1] * g.taps() * inputs * outputs > 6 << 20;
-  const Kernels kernels(pool, matrix, worth);
+  using E = Multiplied<T>;
+  constexpr long PER = PER_WORD<E>;
+  const Kernels<E> kernels(pool, matrix, worth);
   std::vector<float> zeros(kernels.panels * PANEL), start(zeros);
   if (bias) std::copy_n(bias, outputs, start.begin());
   long numbers = 0;
@@ -1795,21 +1882,21 @@ void apply_pairs(ffi::ThreadPool& pool, const Geometry& g, const Part (&axis)[N]
           }
   const auto some = [&](long item) {
     const Pairs pairs = portions[item];
-    const Planes<N> planes(axis, pairs, inputs);
-    float* x = memory<float>(PLANES, planes.size);
+    const Planes<N> planes(axis, pairs, inputs / PER);
+    uint32_t* x = memory<uint32_t>(PLANES, planes.size);
     fill(x, planes);
     float* kept = memory<float>(SUMS, 2 * P * all * outputs);
     const long corner = (pairs.image * height + pairs.row * size) * width * outputs;
-    std::vector<Term<float>> terms;
+    std::vector<Term<E>> terms;
     for (int i = 0; i < P; ++i)
       for (int j = 0; j < P; ++j) {
         const auto &[down, row_part, row_kernels, row] = products[i];
         const auto &[across, column_part, column_kernels, column] = products[j];
-        const float* a = x + planes.begin[row_part][column_part];
+        const E* a = (const E*)(x + planes.begin[row_part][column_part]);
         terms.clear();
         for (int k = 0; k < axis[row_part].depth; ++k)
           for (int l = 0; l < axis[column_part].depth; ++l, a += inputs)
-            terms.push_back({a, kernels.at(row_kernels[k], column_kernels[l]), inputs});
+            terms.push_back({a, kernels.at(row_kernels[k], column_kernels[l]), inputs / PER});
         const bool second[] = {axis[row_part].second, axis[column_part].second};
         const long* at = kept_at[second[0]][second[1]].data();
         // Sums of the middle of the rows, (0, j), and of that of the columns, (i, 0).
@@ -1824,9 +1911,9 @@ void apply_pairs(ffi::ThreadPool& pool, const Geometry& g, const Part (&axis)[N]
           using Out = std::remove_pointer_t<decltype(made.first)>;
           for (long n = 0; n < outputs; n += PANEL)
             by_parts(count, [&](long m, long tall) {
-              choose_rows<Out>(tall, std::make_integer_sequence<int, ROWS>())(
+              choose_rows<E, Out>(tall, std::make_integer_sequence<int, ROWS>())(
                   made.from(m, n), begin.from(m, n), more.first ? more.from(m, n) : more,
-                  terms.data(), terms.size(), {deep, 1, PANEL, 0, m * deep, n * inputs},
+                  terms.data(), terms.size(), {PER * deep, PER, PANEL, 0, PER * m * deep, n * inputs / PER},
                   shut ? shut + n : nullptr);
             });
         };
@@ -1845,53 +1932,55 @@ template <class T>
 void gather_pairs(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
                   const Matrix<float>& matrix, const float* bias, const T* gate, T* out) {
   static constexpr Product products[] = {
-      {MIDDLE, 1, {Kernels::SUM}}, {JOINED, 0, {0, 1}, 0}, {JOINED, 2, {2, 1}, 1}};
-  const auto planes = [&](float* to, const Planes<3>& planes) {
-    fill<5, 5>(to, planes, image, 4, 0, parts_of_pixels);
+      {MIDDLE, 1, {SUM}}, {JOINED, 0, {0, 1}, 0}, {JOINED, 2, {2, 1}, 1}};
+  const auto planes = [&](uint32_t* to, const Planes<3>& planes) {
+    fill<5, PIXELS>(to, planes, image, 4, 0);
   };
-  apply_pairs(pool, g, PIXELS, planes, matrix, bias, products, gate, out, g.grid[0], g.grid[1], 2);
+  apply_pairs(pool, g, PIXELS.parts, planes, matrix, bias, products, gate, out, g.grid[0], g.grid[1], 2);
 }
 
 template <class T>
 void scatter_pairs(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& grid,
                    const Matrix<float>& matrix, const float* bias, const T* gate, T* out) {
-  static constexpr Product products[] = {{MIDDLE, 1, {Kernels::SUM}},
+  static constexpr Product products[] = {{MIDDLE, 1, {SUM}},
                                          {JOINED, 0, {2}, 0},
                                          {ALONE, 1, {1}, 1},
                                          {JOINED, 2, {0}, 2},
                                          {ALONE, 3, {1}, 3}};
-  const auto planes = [&](float* to, const Planes<4>& planes) {
-    fill<3, 4>(to, planes, grid, 2, -1, parts_of_neighbours);
+  const auto planes = [&](uint32_t* to, const Planes<4>& planes) {
+    fill<3, NEIGHBOURS>(to, planes, grid, 2, -1);
   };
-  apply_pairs(pool, g, NEIGHBOURS, planes, matrix, bias, products, gate, out, g.image[0],
+  apply_pairs(pool, g, NEIGHBOURS.parts, planes, matrix, bias, products, gate, out, g.image[0],
               g.image[1], 4);
 }
 
 template <class T>
 void correlate_pairs(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
                      const Source<T>& grid, float* out) {
-  constexpr int COUNT = Kernels::COUNT, SUM = Kernels::SUM;
+  using E = Multiplied<T>;
+  constexpr int COUNT = KERNELS, PER = PER_WORD<E>;
   const long channels = g.channels, outputs = g.outputs;
   const long block = channels * round_up(outputs, PANEL), size = COUNT * COUNT * block;
-  const Portions portions(g, 25 * channels + 9 * outputs);
+  const Portions portions(g, 25 * channels + 9 * outputs, PER);
   const long all = portions.count(), parts = std::min<long>(PARTS, all);
   float* totals = memory<float>(TOTALS, parts * size);
   // Which numbers of which part the kernels of an axis are multiplied by.
-  struct Number {
+  struct Place {
     int part, number;
   };
-  static const std::vector<Number> numbers[] = {{{0, 0}}, {{0, 1}, {2, 1}}, {{2, 0}}, {{1, 0}}};
+  static const std::vector<Place> numbers[] = {{{0, 0}}, {{0, 1}, {2, 1}}, {{2, 0}}, {{1, 0}}};
   parallel(pool, parts, [&](long part) {
     float* sums = totals + part * size;
-    std::memset(sums, 0, size * sizeof(float));
-    std::vector<Term<float>> terms;
-    for (long item = all * part / parts; item < all * (part + 1) / parts; ++item) {
-      const Planes<3> left(PIXELS, portions[item], channels);
-      const Planes<3> right(POSITIONS, portions[item], outputs);
-      float* x = memory<float>(PLANES, left.size);
-      float* y = memory<float>(RIGHT, right.size);
-      fill<5, 5>(x, left, image, 4, 0, parts_of_pixels);
-      fill<2, 3>(y, right, grid, 2, 0, parts_of_positions);
+    const float zeros[PANEL] = {};  // with which they begin
+    std::vector<Term<E>> terms;
+    const long first = all * part / parts;
+    for (long item = first; item < all * (part + 1) / parts; ++item) {
+      const Planes<3> left(PIXELS.parts, portions[item], channels);
+      const Planes<3> right(POSITIONS.parts, portions[item], outputs);
+      uint32_t* x = memory<uint32_t>(PLANES, left.size);
+      uint32_t* y = memory<uint32_t>(RIGHT, right.size);
+      fill<5, PIXELS, PER>(x, left, image, 4, 0);
+      fill<2, POSITIONS, PER>(y, right, grid, 2, 0);
       for (int i = 0; i < COUNT; ++i)
         for (int j = 0; j < COUNT; ++j) {
           long step = 0;
@@ -1899,14 +1988,15 @@ void correlate_pairs(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& 
           for (auto [p, k] : numbers[i])
             for (auto [q, l] : numbers[j]) {
               step = left.depth(p, q);
-              const float* a = x + left.begin[p][q] + (k * PIXELS[q].depth + l) * channels;
-              terms.push_back({a, (const uint32_t*)y + right.begin[p][q], right.count(p, q)});
+              const uint32_t* a = x + left.begin[p][q] + (k * PIXELS.parts[q].depth + l) * channels;
+              terms.push_back({(const E*)a, y + right.begin[p][q], right.count(p, q)});
             }
           for (long n = 0; n < outputs; n += PANEL)
             by_parts(channels, [&](long m, long height) {
               float* sum = sums + (i * COUNT + j) * block + n * channels + m * PANEL;
-              choose<float>(height, outputs - n)(
-                  sum, sum, terms.data(), terms.size(), {1, step, outputs, PANEL, m, n}, nullptr);
+              choose<E>(height, outputs - n)(
+                  sum, item > first ? sum : zeros, terms.data(), terms.size(),
+                  {PER, PER * step, outputs, PANEL, PER * m, n}, nullptr);
             });
         }
     }
@@ -2415,7 +2505,7 @@ void run_gather(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix,
                 ffi::AnyBuffer bias, ffi::AnyBuffer gate_x, ffi::AnyBuffer gate_y,
                 ffi::Result<ffi::AnyBuffer> y) {
   Source<T> image{(const T*)x.untyped_data(), optional<T>(gate_x), g.image[0], g.image[1],
-                  g.channels};
+                  g.channels, g.batch};
   const float* weights = (const float*)matrix.untyped_data();
   if (g.dense()) {
     dense_product<T, float, T>(pool, g.batch, g.outputs, g.channels,
@@ -2425,8 +2515,7 @@ void run_gather(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix,
     return;
   }
   const Matrix<T> taps = forward<T>(g, weights);
-  if constexpr (IN_FLOATS<T>)
-    if (paired(g) && !taps.in_place(g.batch * g.grid[0] * g.grid[1])) {
+  if (paired<T>(g) && !taps.in_place(g.batch * g.grid[0] * g.grid[1])) {
       gather_pairs(pool, g, image, forward<float>(g, weights), optional<float>(bias),
                    optional<T>(gate_y), (T*)y->untyped_data());
       return;
@@ -2448,7 +2537,8 @@ template <class T>
 void run_scatter(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix, ffi::AnyBuffer y,
                  ffi::AnyBuffer bias, ffi::AnyBuffer gate_x, ffi::AnyBuffer gate_y,
                  ffi::Result<ffi::AnyBuffer> x) {
-  Source<T> grid{(const T*)y.untyped_data(), optional<T>(gate_y), g.grid[0], g.grid[1], g.outputs};
+  Source<T> grid{(const T*)y.untyped_data(), optional<T>(gate_y), g.grid[0], g.grid[1], g.outputs,
+                 g.batch};
   const float* weights = (const float*)matrix.untyped_data();
   T* out = (T*)x->untyped_data();
   if (g.dense()) {
@@ -2464,8 +2554,7 @@ void run_scatter(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix
     return;
   }
   const Matrix<T> taps = backward<T>(g, weights);
-  if constexpr (IN_FLOATS<T>)
-    if (paired(g) && !taps.in_place(g.batch * g.grid[0] * g.grid[1])) {
+  if (paired<T>(g) && !taps.in_place(g.batch * g.grid[0] * g.grid[1])) {
       scatter_pairs(pool, g, grid, backward<float>(g, weights), optional<float>(bias),
                     optional<T>(gate_x), out);
       return;
@@ -2493,16 +2582,16 @@ template <class T>
 void run_correlate(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer x, ffi::AnyBuffer y,
                    ffi::AnyBuffer gate_x, ffi::AnyBuffer gate_y, float* out) {
   Source<T> image{(const T*)x.untyped_data(), optional<T>(gate_x), g.image[0], g.image[1],
-                  g.channels};
-  Source<T> grid{(const T*)y.untyped_data(), optional<T>(gate_y), g.grid[0], g.grid[1], g.outputs};
+                  g.channels, g.batch};
+  Source<T> grid{(const T*)y.untyped_data(), optional<T>(gate_y), g.grid[0], g.grid[1], g.outputs,
+                 g.batch};
   if (g.dense()) {
     dense_product<T, T, float>(pool, g.channels, g.outputs, g.batch,
                                {image.x, image.gate, 1, g.channels},
                                {grid.x, grid.gate, g.outputs, 1}, nullptr, nullptr, out);
     return;
   }
-  if constexpr (IN_FLOATS<T>)
-    if (paired(g)) {
+  if (paired<T>(g)) {
       correlate_pairs(pool, g, image, grid, out);
       return;
     }
