@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from jaxdae import native
 from jaxdae.errors import InputError
 from jaxdae.images import LUMA
 from jaxdae.threefry import fold_in, unrolled
@@ -214,8 +215,7 @@ def _with_normal(key: Key[Array, ""], image: Image, make: Callable[[Array, Array
     one whose vectors are a quarter full, which takes twice the time.
     """
     row = image.reshape(-1)
-    noise = jax.random.normal(unrolled(key), row.shape, image.dtype)
-    return make(row, noise).reshape(image.shape)
+    return make(row, native.normal(key, row.size, image.dtype)).reshape(image.shape)
 
 
 def _strength(key: Key[Array, ""], strength: Strength, dtype) -> tuple[Key[Array, ""], Array]:

@@ -180,7 +180,7 @@ def test_images_of_few_channels(name, size, pads, stride, batch, inputs, outputs
 
 
 def beside_float64(name, dtype):
-    """A kernel's result, what float64 makes of the same factors, and how many products are summed."""
+    """A kernel's result, what float64 makes of the same factors, and of how many products each."""
     geometry = halved(14, 14)
     x, y = (
         normal(0, (8, *geometry.image, 32), dtype),
@@ -465,6 +465,43 @@ def test_adam_hides_no_nan(leaf, index):
     assert np.isnan(got[leaf][index])
 
 
+@settings(max_examples=40)
+@given(
+    st.integers(0, 2**31 - 1),
+    st.lists(st.integers(1, 5), max_size=2),
+    st.one_of(st.integers(1, 70), st.integers(1000, 1050), st.integers(2040, 2060)),
+)
+def test_normal_numbers_are_jax_s(seed, batch, count):
+    """Bit for bit, whatever keys are mapped over."""
+    keys = jax.random.split(jax.random.key(seed), batch)
+    got, want = partial(native.normal, count=count), partial(jax.random.normal, shape=(count,))
+    for _ in batch:
+        got, want = jax.vmap(got), jax.vmap(want)
+    np.testing.assert_array_equal(jax.jit(got)(keys), jax.jit(want)(keys))
+
+
+def test_all_normal_numbers_are_jax_s():
+    """Nearly all of the 2**23 that there are, those of either end among them."""
+    key, count = jax.random.key(1), 2**25
+    got = native.normal(key, count)
+    np.testing.assert_array_equal(got, jax.random.normal(key, (count,)))
+    assert len(np.unique(got)) > 0.98 * 2**23
+    assert np.abs(got).max() > 5.1
+
+
+def test_normal_numbers_of_other_kinds_are_jax_s():
+    key, other = jax.random.key(0), jax.random.key(0, impl="rbg")
+    old = jax.random.PRNGKey(0)
+    for drawn, dtype in ((key, jnp.bfloat16), (other, jnp.float32), (old, jnp.float32)):
+        got = native.normal(drawn, 40, dtype)
+        assert got.dtype == dtype
+        np.testing.assert_array_equal(got, jax.random.normal(drawn, (40,), dtype))
+    with pytest.raises(ValueError, match=r"2\*\*32"):
+        jax.jit(lambda key: native.normal(key, 2**32)).lower(key)
+    with native.without():
+        np.testing.assert_array_equal(native.normal(key, 40), jax.random.normal(key, (40,)))
+
+
 def test_rounding_is_to_the_nearest_and_ties_to_even():
     values = jnp.float32([1, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-7, -1 - 2**-8, 3e38, 1e-30])
     x = jnp.ones((1, 1, 1, 1), jnp.bfloat16)
@@ -529,14 +566,15 @@ draws = np.random.default_rng(0)
 normal = lambda *shape: jnp.asarray(draws.standard_normal(shape, np.float32))
 several = ((1, 32), (20, 1), (33, 70), (64, 32))
 for layer, stride, size, taps, channels in (
-    (conv, 2, (9, 8), 3, several), (conv_transpose, 2, (9, 8), 3, several),
-    (conv_transpose, 1, (9, 8), 3, several), (conv, 1, (1, 1), 1, several),
-    (conv, 2, (10, 12), 3, several[3:]), (conv_transpose, 2, (5, 6), 3, several[3:]),  # pairs
-    (conv_transpose, 1, (5, 30), 3, ((32, 1),)),  # along rows
+    (conv, 2, (3, 9, 8), 3, several), (conv_transpose, 2, (3, 9, 8), 3, several),
+    (conv_transpose, 1, (3, 9, 8), 3, several), (conv, 1, (3, 1, 1), 1, several),
+    # pairs, and along rows
+    (conv, 2, (19, 10, 12), 3, several[3:]), (conv_transpose, 2, (19, 5, 6), 3, several[3:]),
+    (conv_transpose, 1, (3, 5, 30), 3, ((32, 1),)),
 ):
     for inputs, outputs in channels:
         for dtype, eps in ((jnp.float32, 1e-5), (jnp.bfloat16, 2.0**-7)):
-            x = normal(3, *size, inputs).astype(dtype)
+            x = normal(*size, inputs).astype(dtype)
             kernel, bias = normal(taps, taps, inputs, outputs) / taps, normal(outputs)
             g = normal(*jax.eval_shape(partial(layer, stride=stride), x, kernel).shape)
 
@@ -559,6 +597,9 @@ got = jax.tree.leaves(native.adam(scales, gradient, state, [(0, 1)]))
 want = native._adam(jnp.array(scales), *gradient, *jax.tree.leaves(state), pairs=((0, 1),))
 for a, b in zip(got, want, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+key = jax.random.key(0)
+np.testing.assert_array_equal(native.normal(key, 5000), jax.random.normal(key, (5000,)))
 """
 
 
