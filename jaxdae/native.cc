@@ -830,7 +830,7 @@ void apply(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source
 
 // The same for patches of so few numbers that all they are multiplied by stays in registers: 3 by
 // 3, of one channel.
-constexpr int SIDE = 3;
+constexpr int SIDE = 3, PATCH = SIDE * SIDE;
 bool single_channel(const Geometry& g) {
   return g.kernel[0] == SIDE && g.kernel[1] == SIDE && g.channels == 1 && g.outputs % PANEL == 0;
 }
@@ -1307,12 +1307,8 @@ void correlate(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
   });
 }
 
-// The same where a patch is of so few numbers that all are rows of one product, and each number of
-// the grid is read once. A word has the same place in two images.
-constexpr int PATCH = 9;  // 3 by 3, of one channel
-bool small_patch(const Geometry& g) {
-  return g.taps() * g.channels == PATCH && g.outputs % PANEL == 0;
-}
+// The same where there is a single channel: all numbers of a patch are rows of one product, and each
+// number of the grid is read once. A word has the same place in two images.
 
 // The grids of the images of a word, from where on they are read.
 template <class T>
@@ -1337,11 +1333,11 @@ inline void take(Words (&out)[N], const Grids<T>& grids, long from) {
   }
 }
 
-// sums (PATCH, N * LANES) += patches^T grid, of `rows` by `columns` positions. The numbers of a
-// patch lie at `places`, `down` and `step` further for each position.
+// sums (PATCH, N * LANES) += patches^T grid, of `rows` by `columns` positions. A row of pixels is
+// `line` words.
 template <class T, int N, bool GATED>
-void correlate_patches(float* sums, const uint32_t* pixels, const long* places, long down,
-                       long step, const Grids<T>& grid, long rows, long columns, long outputs) {
+void correlate_patches(float* sums, const uint32_t* pixels, long line, long stride,
+                       const Grids<T>& grid, long rows, long columns, long outputs) {
   const Grids<T> grids = grid;  // which stays in registers
   Floats sum[PATCH][N];
 #pragma GCC unroll 16
@@ -1349,17 +1345,18 @@ void correlate_patches(float* sums, const uint32_t* pixels, const long* places, 
 #pragma GCC unroll 2
     for (int n = 0; n < N; ++n) sum[m][n] = *(const Floats*)(sums + m * PANEL + n * LANES);
   for (long row = 0, from = 0; row < rows; ++row) {
-    const uint32_t* at[PATCH];
-#pragma GCC unroll 16
-    for (int m = 0; m < PATCH; ++m) at[m] = pixels + row * down + places[m];
-    for (long column = 0; column < columns * step; column += step, from += outputs) {
+    const uint32_t* at[SIDE];
+#pragma GCC unroll 4
+    for (int i = 0; i < SIDE; ++i) at[i] = pixels + (row * stride + i) * line;
+    for (long column = 0; column < columns * stride; column += stride, from += outputs) {
       Words right[N];
       take<GATED>(right, grids, from);
 #pragma GCC unroll 16
       for (int m = 0; m < PATCH; ++m)
 #pragma GCC unroll 2
         for (int n = 0; n < N; ++n)
-          sum[m][n] = multiply_add<Multiplied<T>>(sum[m][n], Words{} + at[m][column], right[n]);
+          sum[m][n] = multiply_add<Multiplied<T>>(
+              sum[m][n], Words{} + at[m / SIDE][column + m % SIDE], right[n]);
     }
   }
 #pragma GCC unroll 16
@@ -1369,7 +1366,7 @@ void correlate_patches(float* sums, const uint32_t* pixels, const long* places, 
 }
 
 template <class T>
-void correlate_small(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
+void correlate_single(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
                      const Source<T>& grid, float* out) {
   constexpr int PER = Grids<T>::COUNT, N = PATCH * 2 + 4 < 2 * LANES ? 2 : 1;  // registers suffice
   const Phase phase = gathered(g);
@@ -1377,11 +1374,7 @@ void correlate_small(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& 
   // A piece: some rows of as many images as make a word, or all.
   const long tall = whole.fitting(g.grid[0]), chunks = (g.grid[0] + tall - 1) / tall;
   const long all = (g.batch + PER - 1) / PER * chunks, parts = std::min<long>(PARTS, all);
-  const long line = whole.width * g.channels, size = PATCH * g.outputs;
-  long places[PATCH], at = 0;
-  for (const Run& run : phase.runs)
-    for (long k = 0; k < run.columns * g.channels; ++k)
-      places[at++] = (run.down - whole.above) * line + (run.right - whole.left) * g.channels + k;
+  const long line = whole.width, size = PATCH * g.outputs;
   float* totals = memory<float>(TOTALS, parts * size);
   parallel(pool, parts, [&](long part) {
     float* sums = totals + part * size;
@@ -1414,8 +1407,8 @@ void correlate_small(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& 
       }
       const auto f = grid.gate ? correlate_patches<T, N, true> : correlate_patches<T, N, false>;
       for (long n = 0; n < g.outputs; n += N * LANES) {
-        f(sums + n / PANEL * PANEL * PATCH + n % PANEL, pixels, places, g.stride * line,
-          g.stride * g.channels, grids, rows, g.grid[1], g.outputs);
+        f(sums + n / PANEL * PANEL * PATCH + n % PANEL, pixels, line, g.stride, grids, rows,
+          g.grid[1], g.outputs);
         for (int i = 0; i < PER; ++i) grids.x[i] += N * LANES, grids.gate[i] += N * LANES;
       }
     }
@@ -2796,8 +2789,8 @@ void run_correlate(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer x, f
     }
   if (tiled<T>())
     correlate_tiles(pool, g, (const Source<bfloat16>&)image, (const Source<bfloat16>&)grid, out);
-  else if (small_patch(g))
-    correlate_small(pool, g, image, grid, out);
+  else if (single_channel(g))
+    correlate_single(pool, g, image, grid, out);
   else
     correlate<T>(pool, g, image, grid, out);
 }
