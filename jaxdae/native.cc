@@ -1057,12 +1057,17 @@ void apply_along(ffi::ThreadPool& pool, const Phase& phase, const Source<T>& sou
     for (const Run& run : phase.runs)
       for (long k = 0; k < TAPS * channels; ++k, ++to)
         store(to, matrix.rows_of(run, k / channels)[k % channels * matrix.row + n * matrix.column]);
-  const auto f = source.gate ? sums_along<T, SPAN, true> : sums_along<T, SPAN, false>;
+  // Gates of bfloat16 cost more than to keep what passes them, for all runs that see it.
+  const bool keeps = source.gate && sizeof(T) == 2;
+  const auto f = source.gate && !keeps ? sums_along<T, SPAN, true> : sums_along<T, SPAN, false>;
   const long taken = std::clamp<long>(131072 / sizeof(T) / line, 1, height);
   const long parts = (height + taken - 1) / taken;
   const auto some = [&](long item) {
     const long image = item / parts, top = item % parts * taken;
     float* sums = memory<float>(SUMS, width * outputs + LANES);
+    T* kept = memory<T>(LEFT, keeps ? MOST_RUNS * line : 0);
+    long held[MOST_RUNS];  // which rows those are
+    std::fill_n(held, MOST_RUNS, -1);
     for (long i = top; i < std::min(height, top + taken); ++i) {
       const T *rows[MOST_RUNS], *gates[MOST_RUNS];
       long first = runs, count = 0;  // of the runs whose rows are in the image
@@ -1070,7 +1075,14 @@ void apply_along(ffi::ThreadPool& pool, const Phase& phase, const Source<T>& sou
         if (const long row = i + phase.runs[run].down; row >= 0 && row < source.height) {
           const long from = (image * source.height + row) * line;
           rows[count] = source.x + from;
-          gates[count++] = (source.gate ? source.gate : source.x) + from;
+          gates[count] = (source.gate ? source.gate : source.x) + from;
+          if (keeps) {
+            T* here = kept + row % MOST_RUNS * line;
+            if (std::exchange(held[row % MOST_RUNS], row) != row)
+              copy(here, rows[count], gates[count], line);
+            rows[count] = here;
+          }
+          ++count;
           first = std::min(first, run);
         }
       for (long n = 0; n < outputs; ++n)
