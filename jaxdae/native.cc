@@ -11,7 +11,7 @@
 // of a row are neighbours (a run). A scatter is one too, for each phase of the image (positions
 // with the same remainder modulo the stride), which a part of the taps reach. A correlation takes
 // some images at a time, and adds up their products. Where a kernel of 3 by 3 stands on every
-// second pixel, fewer products do, of floats: see the pairs below.
+// second pixel, fewer products do: see the pairs below.
 //
 // All products are of words of four bytes: a float, or a pair of bfloat16 that are summed over
 // together, as the instructions for bfloat16 want them: two channels, or the same place in two
@@ -97,8 +97,7 @@ inline void pause() {
 template <class T>
 constexpr int PER_WORD = 4 / sizeof(T);
 
-// Whether fewer products, of floats, are better than all: of bfloat16, only where the processor
-// has none.
+// Whether floats are multiplied: for bfloat16, where the processor has no products of it.
 template <class T>
 constexpr bool IN_FLOATS = sizeof(T) == 4;
 #if !defined(__AVX512BF16__) && !defined(TILES)
@@ -1319,38 +1318,43 @@ void correlate(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
   });
 }
 
-// The same where there is a single channel: all numbers of a patch are rows of one product, and each
-// number of the grid is read once. A word has the same place in two images.
+// The same of a single channel: all numbers of a patch are rows of one product, and each number of
+// the grid is read once. A word has the same place in two images.
 
-// The grids of the images of a word, from where on they are read.
+// What is read of the images of a word, from where on: words of the same numbers of each, zeros
+// where gates are closed.
 template <class T>
-struct Grids {
+struct Together {
   static constexpr int COUNT = IN_FLOATS<T> ? 1 : 2;
   const T *x[COUNT], *gate[COUNT];
-};
-// Words of the same numbers of each, zeros where gates are closed.
-template <bool GATED, class T, int N>
-inline void take(Words (&out)[N], const Grids<T>& grids, long from) {
-  if constexpr (IN_FLOATS<T>) {
+
+  template <bool GATED, int N>
+  void take(Words (&out)[N], long from) const {
+    if constexpr (IN_FLOATS<T>) {
 #pragma GCC unroll 2
-    for (int n = 0; n < N; ++n, from += LANES) {
-      const Floats x = widened(grids.x[0] + from);
-      out[n] = (Words)(GATED ? gated(x, grids.gate[0] + from) : x);
+      for (int n = 0; n < N; ++n, from += LANES) {
+        const Floats numbers = widened(x[0] + from);
+        out[n] = (Words)(GATED ? gated(numbers, gate[0] + from) : numbers);
+      }
+    } else {
+      static_assert(N == 2);
+      Words a = *(const Words*)(x[0] + from), b = *(const Words*)(x[1] + from);
+      if (GATED) a = passed(a, gate[0] + from), b = passed(b, gate[1] + from);
+      interleave(out, a, b);
     }
-  } else {
-    static_assert(N == 2);
-    Words a = *(const Words*)(grids.x[0] + from), b = *(const Words*)(grids.x[1] + from);
-    if (GATED) a = passed(a, grids.gate[0] + from), b = passed(b, grids.gate[1] + from);
-    interleave(out, a, b);
   }
-}
+  void advance(long count) {
+#pragma GCC unroll 2
+    for (int i = 0; i < COUNT; ++i) x[i] += count, gate[i] += count;
+  }
+};
 
 // sums (PATCH, N * LANES) += patches^T grid, of `rows` by `columns` positions. A row of pixels is
 // `line` words.
 template <class T, int N, bool GATED>
 void correlate_patches(float* sums, const uint32_t* pixels, long line, long stride,
-                       const Grids<T>& grid, long rows, long columns, long outputs) {
-  const Grids<T> grids = grid;  // which stays in registers
+                       const Together<T>& grid, long rows, long columns, long outputs) {
+  const Together<T> grids = grid;  // which stays in registers
   Floats sum[PATCH][N];
 #pragma GCC unroll 16
   for (int m = 0; m < PATCH; ++m)
@@ -1362,7 +1366,7 @@ void correlate_patches(float* sums, const uint32_t* pixels, long line, long stri
     for (int i = 0; i < SIDE; ++i) at[i] = pixels + (row * stride + i) * line;
     for (long column = 0; column < columns * stride; column += stride, from += outputs) {
       Words right[N];
-      take<GATED>(right, grids, from);
+      grids.template take<GATED>(right, from);
 #pragma GCC unroll 16
       for (int m = 0; m < PATCH; ++m)
 #pragma GCC unroll 2
@@ -1380,7 +1384,7 @@ void correlate_patches(float* sums, const uint32_t* pixels, long line, long stri
 template <class T>
 void correlate_single(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
                      const Source<T>& grid, float* out) {
-  constexpr int PER = Grids<T>::COUNT, N = PATCH * 2 + 4 < 2 * LANES ? 2 : 1;  // registers suffice
+  constexpr int PER = Together<T>::COUNT, N = LANES / 8;  // registers suffice
   const Phase phase = gathered(g);
   const Window<T> whole(image, {phase});
   // A piece: some rows of as many images as make a word, or all.
@@ -1396,7 +1400,7 @@ void correlate_single(ffi::ThreadPool& pool, const Geometry& g, const Source<T>&
     for (long piece = all * part / parts; piece < all * (part + 1) / parts; ++piece) {
       const long first = piece / chunks * PER, top = piece % chunks * tall;
       const long rows = std::min(tall, g.grid[0] - top);
-      Grids<T> grids;
+      Together<T> grids;
       for (int i = 0; i < PER; ++i) {
         // Instead of an image that is not there, one that is, times zero.
         const long number = std::min(first + i, g.batch - 1);
@@ -1421,7 +1425,7 @@ void correlate_single(ffi::ThreadPool& pool, const Geometry& g, const Source<T>&
       for (long n = 0; n < g.outputs; n += N * LANES) {
         f(sums + n / PANEL * PANEL * PATCH + n % PANEL, pixels, line, g.stride, grids, rows,
           g.grid[1], g.outputs);
-        for (int i = 0; i < PER; ++i) grids.x[i] += N * LANES, grids.gate[i] += N * LANES;
+        grids.advance(N * LANES);
       }
     }
   });
@@ -1563,8 +1567,8 @@ void correlate_tiles(ffi::ThreadPool& pool, const Geometry& g, const Source<bflo
   });
 }
 
-// Fewer products, of floats, for kernels of 3 by 3 at stride 2 on images of even sides. Of what
-// two positions beside each other, a pair, see of an axis, let e be the even pixels and o the odd:
+// Fewer products for kernels of 3 by 3 at stride 2 on images of even sides. Of what two positions
+// beside each other, a pair, see of an axis, let e be the even pixels and o the odd:
 //
 //     y0 = e0 w0 + o0 w1 + e1 w2               y1 = e1 w0 + o1 w1 + e2 w2
 //
@@ -1580,7 +1584,8 @@ void correlate_tiles(ffi::ThreadPool& pool, const Geometry& g, const Source<bflo
 //     middle = y0 (w0 + w2)
 //
 // What is multiplied lies in planes, one for each two parts of the axes, with a row for each pair;
-// so do the sums, and all between is products of matrices.
+// so do the sums, and all between is products of matrices. Sums of bfloat16 are made of floats and
+// rounded once; where there are no products of bfloat16, planes are of floats.
 
 // A part of a pair along an axis: so many numbers for each channel, and whether it belongs to the
 // second position: of an odd number of positions the last has none beside it.
@@ -1618,11 +1623,10 @@ struct Pairs {
   long image, row, images, rows[2], columns[2];
 };
 
-// Which those are: all of several images, or some rows of one.
+// Which those are: all of several images, or some rows of one. Images of a word, `per`, are one.
 struct Portions {
   long batch, down[2], across[2], taken, several, parts;
-  // Of so many numbers for each pair, that are to stay near; and of images in words.
-  Portions(const Geometry& g, long numbers, long per = 1)
+  Portions(const Geometry& g, long numbers, long per = 1)  // for each pair, that are to stay near
       : batch((g.batch + per - 1) / per),
         down{(g.grid[0] + 1) / 2, g.grid[0] / 2},
         across{(g.grid[1] + 1) / 2, g.grid[1] / 2} {
@@ -1630,7 +1634,8 @@ struct Portions {
     const long most = std::clamp<long>(147456 / numbers, TILE, 49 * LANES / 8);
     taken = share(down[0], std::clamp(most / across[0], 1L, down[0]));
     parts = (down[0] + taken - 1) / taken;
-    several = parts > 1 ? 1 : std::clamp(most / (down[0] * across[0]), 1L, std::max(1L, (per * batch) / 8));
+    several =
+        parts > 1 ? 1 : std::clamp(most / (down[0] * across[0]), 1L, std::max(1L, g.batch / 8));
   }
   long count() const { return (batch + several - 1) / several * parts; }
   Pairs operator[](long item) const {
@@ -1659,7 +1664,8 @@ struct Planes {
   long depth(int i, int j) const { return axis[i].depth * axis[j].depth * channels; }
 };
 
-// Where the parts of a pair begin, and those of the next in its row; what is not there is `nowhere`.
+// Where the parts of a pair begin, and then those of the next in its row. What is not there is
+// `nowhere`.
 template <int N>
 struct Walk {
   const Planes<N>& planes;
@@ -1688,23 +1694,34 @@ struct Walk {
   }
 };
 
-// What is read of an image, zeros where a gate is closed: numbers, or words of two channels.
-template <bool GATED, class T>
-inline auto taken(const T* x, const T* gate) {
-  if constexpr (IN_FLOATS<T>) {
-    return GATED ? gated(widened(x), gate) : widened(x);
-  } else {
-    const Words words = *(const Words*)x;
-    return GATED ? passed(words, gate) : words;
+// The same of one image, whose channels make words; and of words that were made before.
+template <class T>
+struct Alone {
+  const T *x, *gate;
+
+  template <bool GATED>
+  Words take(long from) const {
+    if constexpr (IN_FLOATS<T>)
+      return (Words)(GATED ? gated(widened(x + from), gate + from) : widened(x + from));
+    else
+      return GATED ? passed(*(const Words*)(x + from), gate + from) : *(const Words*)(x + from);
   }
+  void advance(long count) { x += count, gate += count; }
+};
+struct Kept {
+  const uint32_t* x;
+
+  template <bool>
+  Words take(long from) const {
+    return *(const Words*)(x + from);
+  }
+  void advance(long count) { x += count; }
+};
+// Of HALVES, what is added up, and what becomes of it.
+template <int HALVES>
+inline Floats half(Words words, int n) {
+  return (Floats)(HALVES == 1 ? words : n ? words & 0xffff0000u : words << 16);
 }
-template <bool GATED>
-inline Words taken(const uint32_t* x, const uint32_t*) {
-  return *(const Words*)x;
-}
-// What is added up of them, and what becomes of it.
-inline Floats half(Floats numbers, int) { return numbers; }
-inline Floats half(Words words, int n) { return (Floats)(n ? words & 0xffff0000u : words << 16); }
 inline Words rounded(const Floats (&sums)[1]) { return (Words)sums[0]; }
 inline Words rounded(const Floats (&sums)[2]) {
 #if defined(__AVX512BF16__)
@@ -1725,24 +1742,23 @@ void fill(uint32_t* to, const Planes<N>& planes, const Source<T>& source, long s
   constexpr auto& NUMBERS = AXIS.numbers;
   constexpr int OUT = std::size(NUMBERS), HALVES = IN_FLOATS<T> ? 1 : 2;
   constexpr int PER = IMAGES > 1 ? 1 : HALVES;  // numbers of an image in a word
-  using Read = std::conditional_t<IMAGES == 1, T, uint32_t>;
+  using Row = std::conditional_t<IMAGES == 1, Alone<T>, Kept>;
   const Pairs& pairs = planes.pairs;
   const long channels = source.channels, line = source.width * channels;
   uint32_t* room = memory<uint32_t>(LEFT, (IMAGES > 1 ? IN + 1 : 1) * line + 4 * channels);
   std::memset(room, 0, line * sizeof(uint32_t));
   const T* zeros = (const T*)room;
   Walk<N> walk{planes, to, room + line};
-  const Read *x[IN], *gate[IN];
+  Row rows[IN];
   const auto pair = [&](auto with_gate, auto inside, long from, long until) {
     for (long c = 0; c < planes.channels; c += LANES) {
-      decltype(taken<with_gate>(x[0], gate[0])) read[IN][IN] = {};
+      Words read[IN][IN] = {};
 #pragma GCC unroll 8
       for (int i = 0; i < IN; ++i)
 #pragma GCC unroll 8
         for (int j = 0; j < IN; ++j)
           if (inside || (j >= from && j < until))
-            read[i][j] = taken<with_gate>(x[i] + j * channels + c * PER,
-                                          gate[i] + j * channels + c * PER);
+            read[i][j] = rows[i].template take<with_gate>(j * channels + c * PER);
 #pragma GCC unroll 8
       for (int j = 0; j < OUT; ++j) {
         Floats column[IN][HALVES];
@@ -1750,21 +1766,22 @@ void fill(uint32_t* to, const Planes<N>& planes, const Source<T>& source, long s
         for (int i = 0; i < IN; ++i)
 #pragma GCC unroll 2
           for (int n = 0; n < HALVES; ++n)
-            column[i][n] = summed(NUMBERS[j], [&](int j) { return half(read[i][j], n); });
+            column[i][n] = summed(NUMBERS[j], [&](int j) { return half<HALVES>(read[i][j], n); });
 #pragma GCC unroll 8
         for (int i = 0; i < OUT; ++i) {
           const Number &down = NUMBERS[i], &across = NUMBERS[j];
           const int place = down.place * AXIS.parts[across.part].depth + across.place;
-          uint32_t* const out = walk.at[down.part][across.part] + place * planes.channels + c;
+          Words* const out =
+              (Words*)(walk.at[down.part][across.part] + place * planes.channels + c);
           if (down.read() && across.read()) {
-            *(Words*)out = (Words)read[down.one][across.one];
+            *out = read[down.one][across.one];
             continue;
           }
           Floats sums[HALVES];
 #pragma GCC unroll 2
           for (int n = 0; n < HALVES; ++n)
             sums[n] = summed(down, [&](int i) { return column[i][n]; });
-          *(Words*)out = rounded(sums);
+          *out = rounded(sums);
         }
       }
     }
@@ -1777,7 +1794,7 @@ void fill(uint32_t* to, const Planes<N>& planes, const Source<T>& source, long s
         pair(with_gate, std::true_type(), 0, IN);
       else
         pair(with_gate, std::false_type(), from, until);
-      for (int i = 0; i < IN; ++i) x[i] += step * channels, gate[i] += step * channels;
+      for (int i = 0; i < IN; ++i) rows[i].advance(step * channels);
       walk.advance();
     }
   };
@@ -1786,36 +1803,35 @@ void fill(uint32_t* to, const Planes<N>& planes, const Source<T>& source, long s
       walk.begin(image, row);
       for (int i = 0; i < IN; ++i) {
         const long at = (pairs.row + row) * step + low + i;
-        const auto find = [&](long number, const T*& numbers, const T*& gates) {
+        const auto find = [&](int n, const T*& numbers, const T*& gates) {
+          const long number = (pairs.image + image) * IMAGES + n;
           const bool inside = number < source.batch && at >= 0 && at < source.height;
           const long from = (number * source.height + at) * line;
           numbers = inside ? source.x + from : zeros;
           gates = inside && source.gate ? source.gate + from : zeros;
         };
         if constexpr (IMAGES == 1) {
-          find(pairs.image + image, x[i], gate[i]);
+          find(0, rows[i].x, rows[i].gate);
         } else {
           uint32_t* words = room + line + 4 * channels + (at - low) % IN * line;
-          x[i] = gate[i] = words;
-          if (row == 0 || i >= IN - step) {  // else the row before has read it
-            Grids<T> grids;
-            for (int n = 0; n < IMAGES; ++n)
-              find((pairs.image + image) * IMAGES + n, grids.x[n], grids.gate[n]);
-            for (long c = 0; c < line; c += PANEL) {
-              Words made[2];
-              source.gate ? take<true>(made, grids, c) : take<false>(made, grids, c);
-              *(Words*)(words + c) = made[0], *(Words*)(words + c + LANES) = made[1];
-            }
+          rows[i].x = words;
+          Together<T> both;
+          for (int n = 0; n < IMAGES; ++n) find(n, both.x[n], both.gate[n]);
+          // What the pairs before have made of it is there.
+          for (long c = 0; c < line && (row == 0 || i >= IN - step); c += PANEL) {
+            Words made[2];
+            source.gate ? both.template take<true>(made, c) : both.template take<false>(made, c);
+            *(Words*)(words + c) = made[0], *(Words*)(words + c + LANES) = made[1];
           }
         }
-        x[i] += low * channels, gate[i] += low * channels;
+        rows[i].advance(low * channels);
       }
       source.gate && IMAGES == 1 ? along(std::true_type()) : along(std::false_type());
     }
 }
 
-// Whether there are fewer products, and whole panels of channels; and on which it pays to round the
-// planes and 16 kernels.
+// Whether there are fewer products, and whole panels of channels; and of bfloat16 so many positions
+// that it pays to round 16 kernels.
 template <class T>
 bool paired(const Geometry& g) {
   const long positions = g.batch * g.grid[0] * g.grid[1];
@@ -1994,7 +2010,8 @@ void apply_pairs(ffi::ThreadPool& pool, const Geometry& g, const Part (&axis)[N]
             by_parts(count, [&](long m, long tall) {
               choose_rows<E, Out>(tall, std::make_integer_sequence<int, ROWS>())(
                   made.from(m, n), begin.from(m, n), more.first ? more.from(m, n) : more,
-                  terms.data(), terms.size(), {PER * deep, PER, PANEL, 0, PER * m * deep, n * inputs / PER},
+                  terms.data(), terms.size(),
+                  {PER * deep, PER, PANEL, 0, PER * m * deep, n * inputs / PER},
                   shut ? shut + n : nullptr);
             });
         };
@@ -2017,7 +2034,8 @@ void gather_pairs(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& ima
   const auto planes = [&](uint32_t* to, const Planes<3>& planes) {
     fill<5, PIXELS>(to, planes, image, 4, 0);
   };
-  apply_pairs(pool, g, PIXELS.parts, planes, matrix, bias, products, gate, out, g.grid[0], g.grid[1], 2);
+  apply_pairs(pool, g, PIXELS.parts, planes, matrix, bias, products, gate, out, g.grid[0],
+              g.grid[1], 2);
 }
 
 template <class T>
