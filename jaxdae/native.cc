@@ -2254,15 +2254,18 @@ void dense(ffi::ThreadPool& pool, long m, long n, long k, Factor<float> a, Facto
           for (long c = 0; c < count && b.column != 1; c += TILE)
             for (long i = 0; i < deep; i += TILE) {
               // Columns that lie along k.
-              float lines[TILE][TILE] = {};
+              const float* from = b.x + at + i + (left + panel + c) * b.column;
               const long here = std::min<long>(TILE, deep - i);
-              for (long j = 0; j < TILE; ++j) {
-                const long from = at + i + (left + panel + c + j) * b.column;
-                if (c + j < count)
-                  copy(lines[j], b.x + from, b.gate ? b.gate + from : nullptr, here);
+              uint32_t* made = (uint32_t*)to + i * PANEL + c;
+              if (here == TILE && c + TILE <= count && !b.gate) {
+                transpose(made, PANEL,
+                          [&](int j) { return *(const Words16*)(from + j * b.column); });
+                continue;
               }
-              transpose((uint32_t*)to + i * PANEL + c, PANEL,
-                        [&](int j) { return *(const Words16*)lines[j]; });
+              float lines[TILE][TILE] = {};
+              for (long j = 0; j < std::min<long>(TILE, count - c); ++j, from += b.column)
+                copy(lines[j], from, b.gate ? b.gate + (from - b.x) : nullptr, here);
+              transpose(made, PANEL, [&](int j) { return *(const Words16*)lines[j]; });
             }
         }
       }
