@@ -1753,12 +1753,19 @@ void fill(uint32_t* to, const Planes<N>& planes, const Source<T>& source, long s
   const auto pair = [&](auto with_gate, auto inside, long from, long until) {
     for (long c = 0; c < planes.channels; c += LANES) {
       Words read[IN][IN] = {};
+      const auto along_row = [&](int i, int j, int n) {
+        return summed(NUMBERS[j], [&](int j) { return half<HALVES>(read[i][j], n); });
+      };
+      Floats row[IN][OUT];  // of floats, all of a row at once; halves are too many
 #pragma GCC unroll 8
-      for (int i = 0; i < IN; ++i)
+      for (int i = 0; i < IN; ++i) {
 #pragma GCC unroll 8
         for (int j = 0; j < IN; ++j)
           if (inside || (j >= from && j < until))
             read[i][j] = rows[i].template take<with_gate>(j * channels + c * PER);
+#pragma GCC unroll 8
+        for (int j = 0; j < OUT && HALVES == 1; ++j) row[i][j] = along_row(i, j, 0);
+      }
 #pragma GCC unroll 8
       for (int j = 0; j < OUT; ++j) {
         Floats column[IN][HALVES];
@@ -1766,7 +1773,7 @@ void fill(uint32_t* to, const Planes<N>& planes, const Source<T>& source, long s
         for (int i = 0; i < IN; ++i)
 #pragma GCC unroll 2
           for (int n = 0; n < HALVES; ++n)
-            column[i][n] = summed(NUMBERS[j], [&](int j) { return half<HALVES>(read[i][j], n); });
+            column[i][n] = HALVES == 1 ? row[i][j] : along_row(i, j, n);
 #pragma GCC unroll 8
         for (int i = 0; i < OUT; ++i) {
           const Number &down = NUMBERS[i], &across = NUMBERS[j];
