@@ -179,6 +179,15 @@ def test_images_of_few_channels(name, size, pads, stride, batch, inputs, outputs
     check(name, geometry, batch, inputs, outputs, dtype, extras)
 
 
+@pytest.mark.parametrize("dtype", native.TYPES)
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 3)])
+def test_rows_that_several_rows_see_behind_a_gate(kernel, dtype):
+    pads = tuple((size // 2, size // 2) for size in kernel)
+    geometry = Geometry((19, 28), kernel, 1, pads)
+    for outputs in (32, 64):
+        check("scatter", geometry, 3, 1, outputs, dtype, (True, False, False, True))
+
+
 def beside_float64(name, dtype):
     """A kernel's result, what float64 makes of the same factors, and of how many products each."""
     geometry = halved(14, 14)
