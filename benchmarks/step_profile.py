@@ -57,13 +57,13 @@ class Operation(NamedTuple):
     def group(self) -> str:
         """What it is a part of."""
         last = self.origin.rpartition("/")[2]
+        # What clips the noise takes in all that is made of its bits.
+        if NOISE.search(self.origin) or "clamp" in self.name:
+            return "noise"
         if last.startswith("ffi_call"):  # Adam's is one too
             return "kernels" if "jvp" in self.origin else "optimiser and the rest"
         if last.startswith("dot_general") or self.name.startswith("dot"):
             return "products"
-        # What clips the noise takes in all that is made of its bits.
-        if NOISE.search(self.origin) or "clamp" in self.name:
-            return "noise"
         if last in MOVES or self.name.startswith(("concatenate", "pad", "copy", "transpose")):
             return "moving"
         # What came of several places, such as a change of type, is named for none.

@@ -1694,7 +1694,7 @@ struct Walk {
   }
 };
 
-// The same of one image, whose channels make words; and of words that were made before.
+// What is read of one image, whose channels make words; and words of two that were made before.
 template <class T>
 struct Alone {
   const T *x, *gate;
@@ -1860,9 +1860,10 @@ struct Kernels {
       : inputs(matrix.inputs), panels((matrix.outputs + PANEL - 1) / PANEL),
         block(inputs / PER_WORD<E> * PANEL),
         packed(memory<uint32_t>(MATRIX, KERNELS * KERNELS * panels * block)) {
-    const long tall = inputs / 2;
+    const long most = round_up(inputs / 2, TILE);  // rows at a time
     const auto pack = [&](long item) {
-      const long panel = item % panels, first = item / panels * tall;  // columns, and rows
+      const long panel = item % panels, first = item / panels * most;
+      const long tall = std::min(most, inputs - first);
       const long size = tall * PANEL;
       Matrix<float> some = matrix;
       some.matrix += first * matrix.row, some.inputs = tall;
@@ -1890,7 +1891,7 @@ struct Kernels {
             pair_rounded(place(i, j) + k / 2 * PANEL, made(i, j) + k * PANEL,
                          made(i, j) + (k + 1) * PANEL, PANEL);
     };
-    parallel(pool, inputs / tall * panels, pack, worth);
+    parallel(pool, (inputs + most - 1) / most * panels, pack, worth);
   }
   uint32_t* at(int i, int j) const { return packed + (i * KERNELS + j) * panels * block; }
 };
@@ -2064,9 +2065,9 @@ template <class T>
 void correlate_pairs(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
                      const Source<T>& grid, float* out) {
   using E = Multiplied<T>;
-  constexpr int COUNT = KERNELS, PER = PER_WORD<E>;
+  constexpr int PER = PER_WORD<E>;
   const long channels = g.channels, outputs = g.outputs;
-  const long block = channels * round_up(outputs, PANEL), size = COUNT * COUNT * block;
+  const long block = channels * round_up(outputs, PANEL), size = KERNELS * KERNELS * block;
   const Portions portions(g, 25 * channels + 9 * outputs, PER);
   const long all = portions.count(), parts = std::min<long>(PARTS, all);
   float* totals = memory<float>(TOTALS, parts * size);
@@ -2087,8 +2088,8 @@ void correlate_pairs(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& 
       uint32_t* y = memory<uint32_t>(RIGHT, right.size);
       fill<5, PIXELS, PER>(x, left, image, 4, 0);
       fill<2, POSITIONS, PER>(y, right, grid, 2, 0);
-      for (int i = 0; i < COUNT; ++i)
-        for (int j = 0; j < COUNT; ++j) {
+      for (int i = 0; i < KERNELS; ++i)
+        for (int j = 0; j < KERNELS; ++j) {
           long step = 0;
           terms.clear();
           for (auto [p, k] : numbers[i])
@@ -2099,7 +2100,7 @@ void correlate_pairs(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& 
             }
           for (long n = 0; n < outputs; n += PANEL)
             by_parts(channels, [&](long m, long height) {
-              float* sum = sums + (i * COUNT + j) * block + n * channels + m * PANEL;
+              float* sum = sums + (i * KERNELS + j) * block + n * channels + m * PANEL;
               choose<E>(height, outputs - n)(
                   sum, item > first ? sum : zeros, terms.data(), terms.size(),
                   {PER, PER * step, outputs, PANEL, PER * m, n}, nullptr);
@@ -2108,16 +2109,16 @@ void correlate_pairs(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& 
     }
     // What belongs to w0 + w2 belongs to both.
     const auto add = [&](int i, int j, int k, int l) {
-      float* to = sums + (i * COUNT + j) * block;
+      float* to = sums + (i * KERNELS + j) * block;
       for (long n = 0; n < block; n += LANES)
-        *(Floats*)(to + n) += *(const Floats*)(sums + (k * COUNT + l) * block + n);
+        *(Floats*)(to + n) += *(const Floats*)(sums + (k * KERNELS + l) * block + n);
     };
-    for (int j = 0; j < COUNT; ++j) add(0, j, SUM, j), add(2, j, SUM, j);
+    for (int j = 0; j < KERNELS; ++j) add(0, j, SUM, j), add(2, j, SUM, j);
     for (int i = 0; i < SUM; ++i) add(i, 0, i, SUM), add(i, 2, i, SUM);
   });
   add_up(pool, g, totals, parts, size, out, [&](long i, long n) {
     const long tap = i / channels;
-    return (tap / SUM * COUNT + tap % SUM) * block + n * channels + i % channels * PANEL;
+    return (tap / SUM * KERNELS + tap % SUM) * block + n * channels + i % channels * PANEL;
   });
 }
 

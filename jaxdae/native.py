@@ -1,7 +1,8 @@
 """Layers, Adam and noise on a CPU by kernels of our own, where there is a C++ compiler.
 
-`native.cc` is compiled for the processor at hand when a layer is first traced on a CPU, by `c++`,
-`g++` or `clang++`, in five to fifteen seconds; the library is kept in the user's cache folder.
+`native.cc` is compiled for the processor at hand when one of them is first traced on a CPU, by
+`c++`, `g++` or `clang++`, in five to fifteen seconds; the library is kept in the user's cache
+folder.
 Without a compiler `jaxdae.convolution` makes do with forms of XLA's operations, and training has
 half to seven tenths of the speed in float32, a third to two thirds in bfloat16, by the processor
 (`python -m benchmarks.throughput --operations`).
@@ -554,16 +555,22 @@ ad.primitive_jvps[adam_p] = _adam_jvp
 
 
 def normal(key: Key[Array, ""], count: int, dtype: Any = jnp.float32) -> Float[Array, " count"]:
-    """`jax.random.normal(key, (count,), dtype)`, the same numbers; faster on a CPU."""
+    """`jax.random.normal(key, (count,), dtype)`, the same numbers; faster on a CPU.
+
+    Args:
+      key: any; faster is JAX's default, a typed threefry key.
+      count: how many, below 2**32; more raise a ValueError where they are compiled.
+      dtype: any float type; faster is float32.
+
+    Returns:
+      Numbers of N(0, 1), (count,).
+    """
     fast = unrolled(key)
-    plain = partial(jax.random.normal, fast, (count,), dtype)
-    ours = dtype == jnp.float32 and count < 2**32 and available()
-    if fast is key or not ours:  # not a key of the kind that is meant
-        return plain()
-    kernel = partial(normal_p.bind, count=count)
-    return lax.platform_dependent(
-        jax.random.key_data(key), cpu=kernel, default=lambda words: plain()
-    )
+    with jax.named_scope("random_normal"):  # so a profile calls it
+        if fast is key or dtype != jnp.float32 or count >= 2**32 or not available():
+            return jax.random.normal(fast, (count,), dtype)
+        kernel, form = (partial(f, count=count) for f in (normal_p.bind, _normal))
+        return lax.platform_dependent(jax.random.key_data(key), cpu=kernel, default=form)
 
 
 def _normal(keys: Array, *, count: int) -> Array:

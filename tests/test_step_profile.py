@@ -5,6 +5,7 @@ import json
 import pytest
 
 from benchmarks import step_profile
+from jaxdae import native
 
 
 def test_the_operations_of_a_step_are_found_and_grouped(tmp_path, capsys):
@@ -13,6 +14,9 @@ def test_the_operations_of_a_step_are_found_and_grouped(tmp_path, capsys):
     operations = json.loads(file.read_text())["float32"]
     times = [operation["microseconds"] for operation in operations]
     assert times == sorted(times, reverse=True) and times[-1] >= 0
+    drawn = [one for one in operations if one["origin"].endswith("/ffi_call")]
+    drawn = [one["group"] for one in drawn if "random_normal" in one["origin"]]
+    assert drawn == ["noise"] * native.available()  # its kernel, where there are kernels
     printed = capsys.readouterr().out
     for group in ("products", "moving", "network", "noise", "optimiser"):
         assert f"| {group}" in printed
@@ -26,6 +30,9 @@ def test_the_operations_of_a_step_are_found_and_grouped(tmp_path, capsys):
         ("fusion.1", "jit(f)/transpose(jvp(Net))/conv/concatenate", "moving"),
         ("fusion.2", "jit(f)/jvp(Net)/max", "network"),
         ("fusion.4", "jit(f)/vmap(jit(_normal))/erf_inv", "noise"),
+        ("ffi_call.1", "jit(f)/vmap(random_normal)/cond/branch_0_fun/ffi_call", "noise"),
+        ("ffi_call.2", "jit(f)/jvp(Net)/conv/cond/branch_0_fun/ffi_call", "kernels"),
+        ("ffi_call.3", "jit(f)/ffi_call", "optimiser and the rest"),
         ("fusion.5", "jit(f)/mul", "optimiser and the rest"),
     ],
 )
