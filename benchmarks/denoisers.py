@@ -59,7 +59,7 @@ from jaxdae.corruption import gaussian
 from jaxdae.data import load
 from jaxdae.errors import InputError
 from jaxdae.evaluation import corrupted
-from jaxdae.training import to_float
+from jaxdae.train_step import to_float
 
 MEAN = 0.5  # of the noise
 SLOW_TRAIN, SLOW_TEST = 50, 1000  # the most images that a slow method is given

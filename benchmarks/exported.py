@@ -27,7 +27,7 @@ from benchmarks.exported_worker import BATCHES
 from benchmarks.peers import ROOT, environment
 from benchmarks.timing import markdown, not_a_file
 from experiments.export import ALLOWED, example
-from experiments.models import Loaded, load_model
+from experiments.runs.models import Loaded, load_model
 from jaxdae import pretrained
 from jaxdae.export import to_onnx, to_stablehlo
 from jaxdae.model import Denoiser, build

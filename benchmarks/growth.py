@@ -41,7 +41,8 @@ from jaxdae.corruption import gaussian
 from jaxdae.losses import mean_squared_error
 from jaxdae.model import DenoisingAutoencoder
 from jaxdae.optimizers import make_optimizer
-from jaxdae.training import AXIS, create_state, make_train_step, train
+from jaxdae.train_step import create_state, make_train_step
+from jaxdae.training import AXIS, train
 
 AXES = ("size", "width", "data", "devices")
 MAIN = Case("train", "jaxdae", "float32", 32)

@@ -58,7 +58,8 @@ class Jaxdae:
         from jaxdae.losses import mean_squared_error
         from jaxdae.model import DenoisingAutoencoder
         from jaxdae.optimizers import make_optimizer
-        from jaxdae.training import AXIS, create_state, make_train_step
+        from jaxdae.train_step import create_state, make_train_step
+        from jaxdae.training import AXIS
 
         at_once()
         self.jax = jax
@@ -108,7 +109,7 @@ class PlainFlax(Jaxdae):
         from benchmarks.throughput import PlainFlax as Network
         from jaxdae.corruption import gaussian
         from jaxdae.losses import mean_squared_error
-        from jaxdae.training import create_state, make_train_step
+        from jaxdae.train_step import create_state, make_train_step
 
         self.model = Network(dtype=self.jax.numpy.dtype(dtype))
         optimizer = optax.adam(1e-3)

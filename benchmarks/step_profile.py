@@ -6,7 +6,7 @@
 Traces some steps of the main job's train step (`jax.profiler`) and adds up, for each operation of
 the compiled program, the median of its times. An operation is named as in the program, with the
 place in the model or the train step that it came from. A table of groups closes: kernels, which
-are our own and compute the layers (`jaxdae.native`); products; moving (layouts changed and,
+are our own and compute the layers (`jaxdae.kernels`); products; moving (layouts changed and,
 without those kernels, patches cut out and added back); the rest of the network; the noise; the
 optimiser. Operations that run beside each other count each for itself.
 """
@@ -31,7 +31,7 @@ from jaxdae.corruption import gaussian
 from jaxdae.losses import mean_squared_error
 from jaxdae.model import build
 from jaxdae.optimizers import make_optimizer, make_schedule
-from jaxdae.training import create_state, make_train_step
+from jaxdae.train_step import create_state, make_train_step
 
 STEPS = 20
 MOVES = {"concatenate", "pad", "slice", "transpose", "reshape", "copy", "bitcast_convert_type"}

@@ -15,7 +15,7 @@ and the step amount to as they are written, and the bytes a second that the comp
 by XLA's own count where it is made of XLA's operations alone, as shares of two ceilings that are
 measured in the same run: a product of two large matrices of the same type, accumulated in float32,
 and a copy too large for any cache. What stays in a cache may move faster than that copy, and our
-own kernels (`jaxdae.native`) move less.
+own kernels (`jaxdae.kernels.primitives`) move less.
 
 With `--operations` the same on a CPU without our kernels, in XLA's operations: what there is where
 there is no C++ compiler. With `--plain` the same network in the layers of `flax.linen`, on
@@ -42,13 +42,14 @@ import optax
 from flax import linen as nn
 
 from benchmarks.timing import in_turn, machine, markdown, not_a_file, spread
-from jaxdae import native
 from jaxdae.corruption import gaussian
 from jaxdae.inference import denoise
+from jaxdae.kernels import primitives as native
 from jaxdae.losses import mean_squared_error
 from jaxdae.model import DenoisingAutoencoder
 from jaxdae.optimizers import make_optimizer
-from jaxdae.training import AXIS, cpu_piece, create_state, make_chunk, make_train_step, replicate
+from jaxdae.train_step import cpu_piece, create_state, make_train_step
+from jaxdae.training import AXIS, make_chunk, replicate
 
 
 class PlainFlax(nn.Module):

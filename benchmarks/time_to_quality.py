@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import cli
+from experiments.common import cli
 
 ROOT = Path(__file__).parents[1]
 KIND = ("system", "dtype", "epochs", "images", "cached")

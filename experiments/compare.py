@@ -19,8 +19,13 @@ import tyro
 from jaxdae.errors import InputError
 from jaxdae.recipes import Config
 
-from . import cli, program, report
-from .report import Material, Picture
+from . import program
+from .common import cli
+from .reports import material as materials
+from .reports import page as pages
+from .reports import report
+from .reports.material import Material
+from .reports.page import Picture
 
 PROGRAM = program("compare")
 MARK = '<meta name="generator" content="jaxdae compare">'
@@ -68,7 +73,7 @@ def run(arguments: Arguments) -> None:
       InputError: a folder holds no finished run, the runs were tested on different images, or
         `--out` is something else.
     """
-    from .experiment import write_text
+    from .runs.experiment import write_text
 
     check_out(arguments.out)
     runs = gather(arguments.folders)
@@ -100,7 +105,7 @@ def gather(folders: Sequence[Path]) -> dict[str, Material]:
         names = [os.path.normpath(folder) for folder in folders]
     runs: dict[str, Material] = {}
     for name, folder in zip(names, folders, strict=True):
-        runs[name] = material = report.read(folder)
+        runs[name] = material = materials.read(folder)
         first = next(iter(runs.values()))
         if not np.array_equal(first.run.dataset.test.images, material.run.dataset.test.images):
             raise InputError(
@@ -140,12 +145,12 @@ def results(runs: dict[str, Material]) -> dict[str, Any]:
         cells = [
             f"{summary['parameters']:,}",
             str(summary["epochs"]),
-            report.duration(summary["train_seconds"]),
-            *(report.shown(key, last[f"test_{key}"]) for key in ("mse", "psnr", "ssim")),
+            pages.duration(summary["train_seconds"]),
+            *(pages.shown(key, last[f"test_{key}"]) for key in ("mse", "psnr", "ssim")),
         ]
         for sigma in levels:
             row = summary["test"].get(str(sigma))
-            cells.append(report.shown("mse", row["mse"]) if row else "–")
+            cells.append(pages.shown("mse", row["mse"]) if row else "–")
         rows.append((name, cells))
     heads += [f"mse at {sigma:g}" for sigma in levels]
     return {"heads": heads, "rows": rows, "own": None, "colored": True}
@@ -172,7 +177,7 @@ def show(table: dict[str, Any]) -> None:
 
 def differences(runs: dict[str, Material]) -> list[tuple[str, list[str]]]:
     """What the configurations do not agree in: the name of each value, and the values."""
-    rows = [report.settings(material.run.config) for material in runs.values()]
+    rows = [pages.settings(material.run.config) for material in runs.values()]
     return [
         (column[0][0], [text for _, text, _ in column])
         for field, *column in zip(fields(Config), *rows, strict=True)
@@ -226,11 +231,11 @@ def images(runs: dict[str, Material]) -> list[list[Picture]]:
     from jaxdae import figures
 
     first = next(iter(runs.values()))
-    chosen = report.spread(np.arange(len(first.run.dataset.test)), report.SAMPLES)
+    chosen = pages.spread(np.arange(len(first.run.dataset.test)), report.SAMPLES)
     levels: list[float | None] = [None]
     if alike(runs):
-        levels = report.spread(sigmas(runs), report.LEVELS).tolist()
-    restorers = {name: report.restorer(material) for name, material in runs.items()}
+        levels = pages.spread(sigmas(runs), report.LEVELS).tolist()
+    restorers = {name: materials.restorer(material) for name, material in runs.items()}
     groups: list[list[Picture]] = []
     for level in levels:
         group: list[Picture] = []
@@ -250,7 +255,7 @@ def images(runs: dict[str, Material]) -> list[list[Picture]]:
                     )
                 )
             row = material.summary["test"].get(str(where if level is None else level))
-            error = report.shown("mse", row["mse"]) if row else ""
+            error = pages.shown("mse", row["mse"]) if row else ""
             group.append(
                 Picture(
                     figures.strip([restored]),
@@ -278,7 +283,7 @@ def page(runs: dict[str, Material], table: dict[str, Any]) -> str:
         "images": images(runs),
     }
     values["contents"] = [(name, title) for name, title in CONTENTS.items() if values.get(name, 1)]
-    return report.render("compare.html", values)
+    return pages.render("compare.html", values)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -29,10 +29,11 @@ from jaxtyping import Float
 
 from jaxdae.errors import InputError
 
-from . import cli, program
+from . import program
+from .common import cli
 
 if TYPE_CHECKING:
-    from .models import Loaded
+    from .runs.models import Loaded
 
 PROGRAM = program("export")
 BATCHES = (1, 7, 512)
@@ -129,7 +130,7 @@ def run(arguments: Arguments) -> int:
     """
     from jaxdae.export import function, need
 
-    from .models import load_model
+    from .runs.models import load_model
 
     loaded, wanted = load_model(arguments.model, "MODEL"), files(arguments)
     for file in wanted:
@@ -194,8 +195,8 @@ def check(file: File, loaded: "Loaded", examples: Mapping[Part, Example]) -> str
       Different: it is not the same function, or the same parameters.
     """
     if file.format == "safetensors":
-        from jaxdae.digest import tree_sha256
         from jaxdae.export import from_safetensors
+        from jaxdae.files import tree_sha256
 
         if tree_sha256(from_safetensors(file.temporary)[1]) != tree_sha256(loaded.params):
             raise Different(f"{file.path} would hold other parameters than the network")

@@ -31,8 +31,9 @@ from typing import Any, NamedTuple, NoReturn
 from jaxdae.errors import DivergenceError, InputError
 from jaxdae.recipes import RECIPES, Config, read_config
 
-from . import cli, program
-from .run import FREE, Arguments, check_meant, parse
+from . import program
+from .common import cli
+from .common.flags import FREE, Arguments, check_meant, parse
 
 # This module imports nothing heavy, so that `--help` answers at once and others can read results.
 PROGRAM = program("sweep")
@@ -310,7 +311,7 @@ def write_results(out: Path, rows: Sequence[Row], command: str) -> list[str]:
     """Writes the files of results, and gives their names."""
     from jaxdae.figures import error_against_sigma
 
-    from .experiment import write_text
+    from .runs.experiment import write_text
 
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
@@ -359,7 +360,8 @@ def sweep(options: Options, command: str) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from .experiment import Experiment, run
+    from .reports.report import finish
+    from .runs.experiment import Experiment, run
 
     # A file or a pipe has room for the whole width of the table.
     width = None if sys.stdout.isatty() else 200
@@ -385,7 +387,7 @@ def sweep(options: Options, command: str) -> int:
     for number, folder in enumerate(todo, len(done) + 1):
         console.print(f"\nrun {number} of {len(runs)}: {folder.name}")
         try:
-            run(runs[folder])
+            run(runs[folder], None, finish)
         except DivergenceError as error:  # the others can still be compared
             print(f"stopped: {folder.name}: {error}", file=sys.stderr)
             diverged = True

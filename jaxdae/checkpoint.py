@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxdae.digest import tree_sha256
 from jaxdae.errors import InputError
+from jaxdae.files import tree_sha256
 
 FORMAT = 2
 

@@ -30,10 +30,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from jaxdae import native
 from jaxdae.errors import InputError
-from jaxdae.images import LUMA
-from jaxdae.threefry import fold_in, unrolled
+from jaxdae.image_io.pillow import LUMA
+from jaxdae.kernels import primitives as native
+from jaxdae.random import fold_in, unrolled
 
 Image = Float[Array, "height width channels"]
 Images = Float[Array, "batch height width channels"]

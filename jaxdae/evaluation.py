@@ -18,7 +18,8 @@ from jaxdae.inference import denoise
 from jaxdae.losses import Loss, binary_cross_entropy
 from jaxdae.model import Autoencoder, Denoiser
 from jaxdae.recognition import shipped
-from jaxdae.training import AXIS, Params, fits, replicate, to_float
+from jaxdae.train_step import Params, to_float
+from jaxdae.training import AXIS, fits, replicate
 
 PIECE_BYTES = 1 << 26  # of images that the devices do not hold all: so many are sent at a time
 # Every model, whatever its seed, is shown the same noisy test images.

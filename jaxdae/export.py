@@ -30,9 +30,10 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 from jax import lax
 
-from jaxdae import __version__, native, pretrained
-from jaxdae.convolution import Geometry, transpose_padding
+from jaxdae import __version__, pretrained
 from jaxdae.errors import InputError
+from jaxdae.kernels import primitives as native
+from jaxdae.kernels.conv import Geometry, transpose_padding
 from jaxdae.model import (
     Autoencoder,
     Denoiser,

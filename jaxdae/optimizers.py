@@ -10,8 +10,8 @@ import optax
 import optax.contrib
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxdae import native
 from jaxdae.errors import InputError
+from jaxdae.kernels import primitives as native
 
 OPTIMIZERS = ("adam", "nadam", "adamw", "adadelta")
 SCHEDULES = ("constant", "one-cycle", "plateau")

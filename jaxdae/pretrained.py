@@ -19,10 +19,9 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxdae.digest import tree_sha256
 from jaxdae.errors import InputError
-from jaxdae.model import ARCHITECTURES
-from jaxdae.recognition import DigitClassifier
+from jaxdae.files import tree_sha256
+from jaxdae.model import ARCHITECTURES, DigitClassifier
 
 FOLDER = Path(str(resources.files("jaxdae"))) / "weights"
 MODELS: dict[str, type[nn.Module]] = {**ARCHITECTURES, "classifier": DigitClassifier}

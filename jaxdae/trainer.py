@@ -22,16 +22,17 @@ from flax import linen as nn
 from jaxtyping import Array
 
 from jaxdae import corruption as corruptions
-from jaxdae import data, pretrained, training
+from jaxdae import data, pretrained, train_step, training
 from jaxdae.corruption import Corruption
-from jaxdae.digest import tree_sha256
 from jaxdae.errors import DivergenceError, InputError
 from jaxdae.evaluation import Evaluator, means
+from jaxdae.files import tree_sha256
 from jaxdae.losses import LOSSES, Loss
 from jaxdae.model import Denoiser, build
 from jaxdae.optimizers import make_optimizer, make_schedule
 from jaxdae.recipes import Config
-from jaxdae.training import AXIS, Params, Progress, TrainState
+from jaxdae.train_step import Params, TrainState
+from jaxdae.training import AXIS, Progress
 
 NOISE_LEVELS = ("gaussian", "speckle")  # corruptions that have a sigma
 Test = Callable[[Any], dict[str, np.ndarray]]
@@ -256,7 +257,7 @@ class Trainer:
         """A fresh state, its parameters drawn from the configuration's seed."""
         ema = self.config.ema_decay is not None
         optimizer, _ = self.optimizer(self.stages[0])
-        return training.create_state(self.model, optimizer, self.config.seed, ema=ema)
+        return train_step.create_state(self.model, optimizer, self.config.seed, ema=ema)
 
     def optimizer(self, stage: Stage) -> tuple[optax.GradientTransformation, optax.Schedule | None]:
         """The optimiser and the schedule of a stage, whose steps count from its beginning.
@@ -300,7 +301,7 @@ class Trainer:
         if epochs == stage.epochs and not taken:
             state = state.replace(opt_state=jax.jit(optimizer.init)(state.params))
         make_step = partial(
-            training.make_train_step,
+            train_step.make_train_step,
             self.model,
             stage.corruption,
             self.loss,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jaxdae.cache import cache_folder
+from jaxdae.files import cache_folder
 
 
 def own_cache(place: Path) -> str:

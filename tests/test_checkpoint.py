@@ -12,14 +12,14 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdae import training
+from jaxdae import train_step
 from jaxdae.checkpoint import Checkpoints
-from jaxdae.digest import tree_sha256
 from jaxdae.errors import InputError
+from jaxdae.files import tree_sha256
 from jaxdae.model import DenoisingAutoencoder
 
 MODEL = DenoisingAutoencoder(image_shape=(8, 8, 1), features=(4, 8), latent_dim=3)
-FRESH = training.create_state(MODEL, optax.nadam(1e-3), 0, ema=True)
+FRESH = train_step.create_state(MODEL, optax.nadam(1e-3), 0, ema=True)
 
 
 def state_at(step):
@@ -115,7 +115,7 @@ def test_values_that_are_not_those_saved_are_not_restored(tmp_path):
 
 def test_a_state_of_another_shape_is_not_restored(tmp_path):
     save(tmp_path, 10)
-    other = training.create_state(MODEL.clone(latent_dim=4), optax.nadam(1e-3), 0, ema=True)
+    other = train_step.create_state(MODEL.clone(latent_dim=4), optax.nadam(1e-3), 0, ema=True)
     with (
         Checkpoints(tmp_path) as checkpoints,
         pytest.raises(InputError, match=r"step 10: .*other shapes"),

@@ -13,8 +13,17 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
-from jaxdae import native
-from jaxdae.convolution import DIMENSIONS, Geometry, across, conv, conv_transpose, fold, mix, unfold
+from jaxdae.kernels import primitives as native
+from jaxdae.kernels.conv import (
+    DIMENSIONS,
+    Geometry,
+    across,
+    conv,
+    conv_transpose,
+    fold,
+    mix,
+    unfold,
+)
 
 
 @pytest.fixture(scope="module", params=["kernels", "operations"], autouse=True)

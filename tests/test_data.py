@@ -21,11 +21,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jaxdae import data, images
-from jaxdae.datasets import tfds as reader
+from jaxdae import data
+from jaxdae.data import idx as idx_files
+from jaxdae.data import tfds as reader
 from jaxdae.errors import InputError
+from jaxdae.image_io import pillow as images
 
-FILES = tuple(data.MNIST_SHA256)  # train images, train labels, test images, test labels
+FILES = tuple(idx_files.MNIST_SHA256)  # train images, train labels, test images, test labels
 
 
 def refused(name, *parts, **options):
@@ -73,12 +75,12 @@ def test_mnist_is_whole():
         for name, x in zip(
             names, (split.images[..., 0], split.labels.astype(np.uint8)), strict=True
         ):
-            assert hashlib.sha256(idx(x)).hexdigest() == data.MNIST_SHA256[name]
+            assert hashlib.sha256(idx(x)).hexdigest() == idx_files.MNIST_SHA256[name]
         assert list(split.labels[:3]) == ([5, 0, 4] if names[0] == FILES[0] else [7, 2, 1])
 
 
 def test_damaged_mnist_is_noticed(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "MNIST", tmp_path)
+    monkeypatch.setattr(idx_files, "MNIST", tmp_path)
     refused("mnist", "reinstall jaxdae", FILES[0])
     write_idx(tmp_path)  # sound files, but others
     refused("mnist", "reinstall jaxdae", "SHA-256")

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from experiments import demo, playground, uploads
+from experiments import demo
+from experiments.playground import playground, uploads
 from jaxdae import corruption, data, model, pretrained
 from jaxdae.errors import InputError
 from jaxdae.recognition import read_digits
@@ -288,17 +289,17 @@ def test_shows_other_images_without_a_sheet_to_draw_on(colour):
     restored = play.restore(play.test.images[0], 0, 0.5)
     assert restored.denoised.shape == (32, 32, 3) and restored.reads is None
     assert np.mean((restored.noisy == 0).all(-1)) == pytest.approx(0.5, abs=0.1)
-    assert "32x32 pixels" in demo.rule(play)
-    assert ids(demo.build(play)) >= {"upload", "strength", "surprise", "latent"}
-    assert "sheet" not in ids(demo.build(play))
+    assert "32x32 pixels" in page.rule(play)
+    assert ids(page.build(play)) >= {"upload", "strength", "surprise", "latent"}
+    assert "sheet" not in ids(page.build(play))
 
 
 @needs_gradio
 def test_shows_no_sliders_without_a_latent_of_that_size(tmp_path, blind):
-    assert {"latent", "back", "sheet"} <= ids(demo.build(blind))
+    assert {"latent", "back", "sheet"} <= ids(page.build(blind))
     play = playground.Playground("unet")
     assert play.sliders == 0 and play.digits
-    assert ids(demo.build(play)) & {"latent", "back", "sheet"} == {"sheet"}
+    assert ids(page.build(play)) & {"latent", "back", "sheet"} == {"sheet"}
     restored = play.restore(TEST.images[0], 0, 0.5)
     clean = TEST.images[0] / 255
     assert np.mean((restored.denoised - clean) ** 2) < np.mean((restored.noisy - clean) ** 2) / 5
@@ -312,7 +313,7 @@ def test_shows_what_it_can_without_the_data_set(tmp_path):
     play = playground.Playground(path)
     assert play.test is None and "is no file" in play.missing
     assert play.sliders == 3 and play.digits
-    assert "surprise" not in ids(demo.build(play))
+    assert "surprise" not in ids(page.build(play))
 
 
 def ids(page):

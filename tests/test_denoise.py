@@ -18,9 +18,11 @@ from PIL import Image
 
 from benchmarks import denoise_files
 from experiments import denoise
-from jaxdae import metrics, pretrained, stacks
+from experiments.restore import adapt, job, sources
+from jaxdae import metrics, pretrained
 from jaxdae.data import load
 from jaxdae.errors import InputError
+from jaxdae.image_io import stacks
 from jaxdae.inference import denoise as restore
 from jaxdae.model import build
 
@@ -207,12 +209,12 @@ def test_what_cannot_be_kept_is_refused_and_the_rest_goes_on(here, networks, cap
 
 
 def test_many_errors_are_counted(here, capsys):
-    for i in range(denoise.SAID + 5):
+    for i in range(job.SAID + 5):
         save(f"in/{i}.png", PHOTO)
     assert command("in", "--out", "out") == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == denoise.SAID + 1
-    assert f"15 of 15 files could not be restored, the first {denoise.SAID} named" in lines[-1]
+    assert len(lines) == job.SAID + 1
+    assert f"15 of 15 files could not be restored, the first {job.SAID} named" in lines[-1]
 
 
 def test_a_stack_that_ends_early_leaves_nothing(here, monkeypatch, capsys):
@@ -342,7 +344,7 @@ def test_noise_is_for_networks_that_know_it(here, networks, capsys):
 
 
 def names(*words):
-    return [file.name for file in denoise.sources(denoise.parse([*map(str, words)]))]
+    return [file.name for file in sources.sources(denoise.parse([*map(str, words)]))]
 
 
 def test_inputs_are_found(here):
@@ -482,16 +484,16 @@ def test_many_files_are_few_groups_and_little_memory(here, monkeypatch):
     """What is decoded ahead, and what waits to be written, is bounded in bytes."""
     for i in range(30):
         save(f"in/{i:02}.png", np.full((64, 64), i, np.uint8))
-    monkeypatch.setattr(denoise, "GROUP_BYTES", 3 * 64 * 64)
+    monkeypatch.setattr(job, "GROUP_BYTES", 3 * 64 * 64)
     held = []
-    read = denoise.Job._read
+    read = job.Job._read
 
     def watched_read(self, group):
         found, rest = read(self, group)
         held.append(len(found))
         return found, rest
 
-    monkeypatch.setattr(denoise.Job, "_read", watched_read)
+    monkeypatch.setattr(job.Job, "_read", watched_read)
     assert command("in", "--fit", "--out", "out") == 0
     assert max(held) <= 4 and sum(held) == 30
     assert tree("out") == [f"{i:02}.png" for i in range(30)]
@@ -501,7 +503,7 @@ def test_work_is_given_and_taken_in_groups():
     model = build("dense", image_shape=(8, 6, 1))
     images = PHOTO[None]
     for sizes, groups in (("fit", 1), ("tile", 1 + -(-(45 - 8) // 4))):
-        work = denoise.Work(denoise.Rules(model, "it", sizes), images, images.dtype)
+        work = adapt.Work(adapt.Rules(model, "it", sizes), images, images.dtype)
         given = list(work.inputs())
         assert len(given) == work.groups == groups
         assert all(inputs.shape[1:] == (8, 6, 1) for inputs in given)
@@ -512,18 +514,18 @@ def test_work_is_given_and_taken_in_groups():
         if sizes == "tile":
             np.testing.assert_array_equal(work.result, images)
     with pytest.raises(InputError, match="is 70x45, and it takes 6x8: --tile"):
-        denoise.Work(denoise.Rules(model, "it", "refuse"), images, images.dtype)
+        adapt.Work(adapt.Rules(model, "it", "refuse"), images, images.dtype)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float64])
 def test_floats_and_back(dtype):
     floating = np.dtype(dtype).kind == "f"
     x = np.linspace(0, 1 if floating else np.iinfo(dtype).max, 256).astype(dtype)
-    back = denoise.from_float(denoise.to_float(x.reshape(1, 16, 16, 1)), np.dtype(dtype))
+    back = adapt.from_float(adapt.to_float(x.reshape(1, 16, 16, 1)), np.dtype(dtype))
     np.testing.assert_allclose(back.ravel(), x, rtol=1e-6)
     over = np.array([-0.1, 0, 1.00001, 2], np.float32)
     top = 1 if floating else np.iinfo(dtype).max
-    np.testing.assert_array_equal(denoise.from_float(over, np.dtype(dtype)), [0, 0, top, top])
+    np.testing.assert_array_equal(adapt.from_float(over, np.dtype(dtype)), [0, 0, top, top])
 
 
 def test_help_is_quick_and_says_the_rules():

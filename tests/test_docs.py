@@ -47,7 +47,7 @@ def small(monkeypatch):
         return data.Split(split.images[:count], split.labels[:count])
 
     few = data.Dataset("mnist", first(whole.train, 640), first(whole.test, 200))
-    monkeypatch.setattr(data, "_load_mnist", lambda: few)
+    monkeypatch.setattr(data, "load_mnist", lambda: few)
     alone = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: alone)
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from benchmarks import exported, exported_worker
 from benchmarks.exported import random_params
 from experiments import export as command
-from experiments.models import Loaded, load_model
+from experiments.runs.models import Loaded, load_model
 from jaxdae import export, pretrained
 from jaxdae.errors import InputError
 from jaxdae.model import (

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from experiments.run import main
-from jaxdae import data, training
+from jaxdae import data, train_step, training
 from jaxdae.corruption import gaussian, identity, pair, paired
-from jaxdae.datasets import folders
-from jaxdae.datasets.folders import Crops
+from jaxdae.data import folder as folders
+from jaxdae.data.patches import Crops
 from jaxdae.errors import InputError
 from jaxdae.evaluation import Evaluator
 from jaxdae.losses import mean_squared_error
@@ -131,7 +131,7 @@ def test_a_file_holds_what_memory_does(tmp_path, monkeypatch, crop):
     name, cache = f"folder:{tmp_path}/photos", tmp_path / "cache"
     held = data.load(name, crop=crop, cache_dir=cache)
     assert not cache.exists() and held.image_shape[2] == 3
-    monkeypatch.setattr(folders, "MEMORY", 3000)
+    monkeypatch.setattr(decoded_cache, "MEMORY", 3000)
     mapped = data.load(name, crop=crop, cache_dir=cache)
     for one, two in ((held.train, mapped.train), (held.test, mapped.test)):
         np.testing.assert_array_equal(np.asarray(one.images), np.asarray(two.images))
@@ -159,7 +159,7 @@ def test_a_file_holds_what_memory_does(tmp_path, monkeypatch, crop):
 
 def test_a_cache_that_cannot_be_written_is_told(tmp_path, monkeypatch):
     write(tmp_path / "photos", 20)
-    monkeypatch.setattr(folders, "MEMORY", 0)
+    monkeypatch.setattr(decoded_cache, "MEMORY", 0)
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(InputError, match=r"cannot be written.*choose another cache folder"):
         data.load(f"folder:{tmp_path}/photos", cache_dir=tmp_path / "cache")
@@ -170,7 +170,7 @@ def test_a_file_trains_to_the_same_bits(tmp_path, monkeypatch):
     words = [*SMALL, "--dataset", f"folder:{tmp_path}/photos", "--epochs", "2", "--devices", "1"]
     words += ["--batch-size", "8"]
     assert main([*words, "--out", str(tmp_path / "held")]) == 0
-    monkeypatch.setattr(folders, "MEMORY", 0)
+    monkeypatch.setattr(decoded_cache, "MEMORY", 0)
     monkeypatch.setattr(training, "fits", lambda images, devices: False)
     monkeypatch.setattr("jaxdae.evaluation.fits", lambda images, devices: False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -247,8 +247,8 @@ def test_a_network_learns_what_pairs_say(tmp_path):
     images = np.concatenate([np.broadcast_to(np.where(bright, 30, 220), noisy.shape), noisy], -1)
     model = DenseAutoencoder(image_shape=(6, 6, 1), features=(8,), latent_dim=2)
     corruption, optimizer = paired(1, 1), optax.adam(1e-2)
-    state = training.create_state(model, optimizer, 0)
-    step = jax.jit(training.make_train_step(model, corruption, mean_squared_error, optimizer))
+    state = train_step.create_state(model, optimizer, 0)
+    step = jax.jit(train_step.make_train_step(model, corruption, mean_squared_error, optimizer))
     for i in range(200):
         state, metrics = step(state, images.astype(np.uint8), jax.random.key(i))
     assert metrics["loss"] < 0.01

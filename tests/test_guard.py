@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from experiments.guard import Guard, Stopped, locked
+from experiments.common.guard import Guard, Stopped, locked
 from jaxdae.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("heeded")
@@ -53,7 +53,7 @@ def test_handlers_are_as_before_afterwards():
 
 BUSY = """
 import sys, time
-from experiments.guard import Guard
+from experiments.common.guard import Guard
 with Guard(lambda: "; go on", grace=float(sys.argv[1])) as guard, guard.holding():
     print("ready", flush=True)
     while True:

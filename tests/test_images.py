@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxdae import images, stacks
 from jaxdae.errors import InputError
-from jaxdae.images import encode, read, read_uint8
-from jaxdae.stacks import Stack, Writer
+from jaxdae.image_io import pillow as images
+from jaxdae.image_io import stacks
+from jaxdae.image_io.pillow import encode, read, read_uint8
+from jaxdae.image_io.stacks import Stack, Writer
 
 RGB = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
 GRAY = RGB[..., 0]

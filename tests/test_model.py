@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxdae import native
 from jaxdae.errors import InputError
+from jaxdae.kernels import primitives as native
 from jaxdae.losses import LOSSES
 from jaxdae.model import (
     ARCHITECTURES,

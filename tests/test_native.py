@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import export
 
-from jaxdae import native
-from jaxdae.convolution import Geometry, conv, conv_transpose, dense
+from jaxdae.kernels import primitives as native
+from jaxdae.kernels.conv import Geometry, conv, conv_transpose, dense
 from jaxdae.model import DenoisingAutoencoder
 from jaxdae.optimizers import adam, centered, take_step
 
@@ -512,8 +512,8 @@ PROGRAM = """
 import os, sys
 os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:int(sys.argv[1])]))
 import hashlib, jax, jax.numpy as jnp
-from jaxdae import native
-from jaxdae.convolution import conv
+from jaxdae.kernels import primitives as native
+from jaxdae.kernels.conv import conv
 from jaxdae.model import DenoisingAutoencoder
 assert native.available()
 for dtype in (jnp.float32, jnp.bfloat16):
@@ -553,8 +553,8 @@ def test_the_bits_do_not_depend_on_the_threads():
 OTHERS = """
 import sys, numpy as np, jax, jax.numpy as jnp
 from functools import partial
-from jaxdae import native
-from jaxdae.convolution import conv, conv_transpose
+from jaxdae.kernels import primitives as native
+from jaxdae.kernels.conv import conv, conv_transpose
 native.OPTIONS = (*native.OPTIONS, *sys.argv[1:])
 assert native.available()
 assert native.tiled(jnp.bfloat16) == ("-D__AMX_BF16__" in sys.argv)

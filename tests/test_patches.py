@@ -14,12 +14,12 @@ from skimage import data as photographs
 from skimage.color import rgb2ycbcr
 from skimage.metrics import structural_similarity
 
-from experiments import colorize, patches
+from benchmarks import colorize, patches
 from experiments.run import main as train
-from experiments.runs import load_run
+from experiments.runs.folder import load_run
 from jaxdae.data import load
-from jaxdae.digest import tree_sha256
 from jaxdae.errors import InputError
+from jaxdae.files import tree_sha256
 from jaxdae.recipes import RECIPES
 from jaxdae.trainer import make_corruption
 

@@ -9,9 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.publish import describe
-from experiments.publish import main as publish
-from experiments.run import parse
+from benchmarks.publish import describe
+from benchmarks.publish import main as publish
+from experiments.common.flags import parse
 from jaxdae import pretrained
 from jaxdae.corruption import gaussian
 from jaxdae.data import load
@@ -19,7 +19,7 @@ from jaxdae.errors import InputError
 from jaxdae.evaluation import Evaluator
 from jaxdae.losses import mean_squared_error
 from jaxdae.model import DenoisingAutoencoder, UNet, parameter_count
-from jaxdae.training import create_state, make_train_step
+from jaxdae.train_step import create_state, make_train_step
 
 DENOISERS = [name for name in pretrained.names() if name != "digit-classifier"]
 

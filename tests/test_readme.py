@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.common.flags import parse
 from experiments.export import main as export
-from experiments.run import parse
 from jaxdae import pretrained
 from jaxdae.recipes import RECIPES
 

@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.classifier import chain, changed, main, parse, shift
+from benchmarks.classifier import chain, changed, main, parse, shift
 from jaxdae import data, pretrained
 from jaxdae.errors import InputError
-from jaxdae.recognition import DigitClassifier, digit_recovery, read_digits, reader
+from jaxdae.model import DigitClassifier
+from jaxdae.recognition import digit_recovery, read_digits, reader
 
 TINY = ["--train-images", "256", "--validation", "100", "--epochs", "2"]
 TINY += ["--features", "4", "--no-cache"]
@@ -28,7 +29,7 @@ def test_reads_the_clean_test_digits(digits):
     assert share > 0.993
     card = pretrained.card("digit-classifier")
     assert share == pytest.approx(card["results"]["accuracy"]["clean"], abs=2e-4)
-    assert card["command"] == "python -m experiments.classifier"
+    assert card["command"] == "python -m benchmarks.classifier"
     assert card["parameters"] == 60_562
 
 

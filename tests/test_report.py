@@ -18,9 +18,13 @@ from PIL import Image
 from skimage import data as photographs
 
 from experiments import compare, report
+from experiments.common.flags import parse, typed
+from experiments.reports import latent as latents
+from experiments.reports import material as materials
+from experiments.reports import page as pages
+from experiments.reports import report as pages_report
 from experiments.run import main as train
-from experiments.run import parse, typed
-from experiments.runs import load_run
+from experiments.runs.folder import load_run
 from jaxdae import figures
 from jaxdae.data import Dataset, Split
 from jaxdae.errors import InputError
@@ -59,7 +63,7 @@ def digits(place):
 
 @pytest.fixture(scope="module")
 def material(digits):
-    return report.measured(report.read(digits))
+    return materials.measured(materials.read(digits))
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +166,7 @@ def check(path):
 
 def test_a_run_writes_a_page_with_its_results(digits):
     page = check(digits / "report.html")
-    assert sections(page) == list(report.CONTENTS)
+    assert sections(page) == list(pages_report.CONTENTS)
     summary = json.loads((digits / "summary.json").read_text())
     for row in summary["test"].values():
         assert f"{row['mse']:.5f}" in page.text
@@ -171,7 +175,7 @@ def test_a_run_writes_a_page_with_its_results(digits):
         assert name in page.text and version in page.text
     flags = typed(load_run(digits).config).split("experiments.run ")[1]
     assert flags in re.sub(r"\s+", " ", page.text)
-    assert f"{report.duration(summary['train_seconds'])}" in page.text
+    assert f"{pages.duration(summary['train_seconds'])}" in page.text
     alts = [image["alt"] for image in page.all("img")]
     assert sum(alt.startswith("Dimension") for alt in alts) == 16
     assert sum(alt.startswith("From image") for alt in alts) == 5
@@ -211,7 +215,7 @@ def test_worst_and_best_are_of_the_errors_that_the_network_makes(digits, materia
 )
 def test_any_run_has_a_page_without_what_there_is_not(request, name, absent):
     page = check(request.getfixturevalue(name) / "report.html")
-    assert sections(page) == [part for part in report.CONTENTS if part not in absent]
+    assert sections(page) == [part for part in pages_report.CONTENTS if part not in absent]
     assert "label" not in page.text
     assert "RGBA" in {picture.mode for _, picture in pictures(page)}
 
@@ -221,7 +225,7 @@ def test_no_figures_no_page_until_it_is_asked_for(masked):
     assert not (masked / "figures").exists()
     assert report.main([str(masked), "--no-cache"]) == 0
     page = check(masked / "report.html")
-    assert sections(page) == [part for part in report.CONTENTS if part != "sigma"]
+    assert sections(page) == [part for part in pages_report.CONTENTS if part != "sigma"]
     assert not (masked / "figures").exists()
 
 
@@ -229,18 +233,20 @@ def test_a_single_image_has_neither_worst_nor_best(material):
     split = Split(material.run.dataset.test.images[:1], material.run.dataset.test.labels[:1])
     dataset = Dataset("one", material.run.dataset.train, split)
     one = material._replace(run=material.run._replace(dataset=dataset), errors=material.errors[:1])
-    page = Page(report.page(one, report.latent_vectors(one), report.restorer(one), Path("one")))
+    page = Page(
+        pages_report.page(one, materials.latent_vectors(one), materials.restorer(one), Path("one"))
+    )
     absent = {"ranked", "latent", "sweeps", "ways"}
-    assert sections(page) == [part for part in report.CONTENTS if part not in absent]
+    assert sections(page) == [part for part in pages_report.CONTENTS if part not in absent]
 
 
 def test_embeddings_are_shown_beside_the_principal_components(material, monkeypatch):
-    latent = report.latent_vectors(material)
-    titles = [title for title, _ in report.latent_figures(material, latent, "tsne")]
+    latent = materials.latent_vectors(material)
+    titles = [title for title, _ in latents.latent_figures(material, latent, "tsne")]
     assert titles == ["Principal components", "t-SNE"]
-    points = report.embedded(latent, "tsne", seed=0)
+    points = latents.embedded(latent, "tsne", seed=0)
     assert points.shape == (64, 2)
-    np.testing.assert_array_equal(points, report.embedded(latent, "tsne", seed=0))
+    np.testing.assert_array_equal(points, latents.embedded(latent, "tsne", seed=0))
 
     class Umap:
         def __init__(self, **options):
@@ -252,11 +258,11 @@ def test_embeddings_are_shown_beside_the_principal_components(material, monkeypa
     module = ModuleType("umap")
     module.UMAP, module.__spec__ = Umap, ModuleSpec("umap", None)
     monkeypatch.setitem(sys.modules, "umap", module)
-    report.check_embedding("umap")
-    (_, (title, svg)) = report.latent_figures(material, latent, "umap")
+    latents.check_embedding("umap")
+    (_, (title, svg)) = latents.latent_figures(material, latent, "umap")
     assert title == "UMAP" and "64 test images: UMAP" in svg
     with pytest.raises(InputError, match="needs at least 20 images, and there are 19"):
-        report.embedded(latent[:19], "tsne", seed=0)
+        latents.embedded(latent[:19], "tsne", seed=0)
 
 
 def test_says_what_keeps_a_page_from_being_written(digits, tmp_path, capsys, monkeypatch):
@@ -309,7 +315,7 @@ def test_times_are_written_as_they_are_read():
         3599.6: "1 h 0 min",
         12000: "3 h 20 min",
     }
-    assert {seconds: report.duration(seconds) for seconds in times} == times
+    assert {seconds: pages.duration(seconds) for seconds in times} == times
 
 
 # --- what is computed for it -------------------------------------------------------------------
@@ -339,23 +345,23 @@ def test_latents_decode_to_what_the_network_restores(request, name):
 
 
 def test_sweeps_keep_all_dimensions_but_one(material, monkeypatch):
-    latent = report.latent_vectors(material)
+    latent = materials.latent_vectors(material)
     asked = []
 
     def decoded(material, vectors):
         asked.append(vectors)
         return np.zeros((*vectors.shape[:2], 28, 28, 1), np.float32)
 
-    monkeypatch.setattr(report, "decoded", decoded)
-    sweeps, ways = report.along(material, latent, report.restorer(material))
+    monkeypatch.setattr(latents, "decoded", decoded)
+    sweeps, ways = latents.along(material, latent, materials.restorer(material))
     (vectors,) = asked
-    assert sweeps["all"] and vectors.shape == (16 + len(ways), report.STEPS, 16)
+    assert sweeps["all"] and vectors.shape == (16 + len(ways), latents.STEPS, 16)
     for i, row in enumerate(vectors[:16]):
         others = np.delete(row, i, 1)
         np.testing.assert_array_equal(others, np.tile(np.delete(latent[0], i), (len(row), 1)))
         low, high = np.quantile(latent[:, i], [0.02, 0.98])
         np.testing.assert_allclose(row[:, i], np.linspace(low, high, len(row)), rtol=1e-5)
-    pairs = report.pairs_of(material.run.dataset.test.labels, len(latent))
+    pairs = latents.pairs_of(material.run.dataset.test.labels, len(latent))
     for (a, b), row in zip(pairs, vectors[16:], strict=True):
         assert material.run.dataset.test.labels[a] != material.run.dataset.test.labels[b]
         np.testing.assert_allclose(row[[0, -1]], latent[[a, b]], rtol=1e-5)

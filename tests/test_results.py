@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import results
-from experiments.run import parse
+from benchmarks import results
+from experiments.common.flags import parse
 from jaxdae.errors import InputError
 from jaxdae.recipes import RECIPES
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks import step_profile
-from jaxdae import native
+from jaxdae.kernels import primitives as native
 
 
 def test_the_operations_of_a_step_are_found_and_grouped(tmp_path, capsys):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import experiment
-from experiments.run import check_meant, parse
+from experiments.common.flags import check_meant, parse
+from experiments.runs import experiment
 from experiments.sweep import (
     COLUMNS,
     MEASURED,

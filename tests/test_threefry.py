@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxdae.threefry import fold_in, unrolled
+from jaxdae.random import fold_in, unrolled
 
 seeds = st.integers(0, 2**31 - 1)
 shapes = st.sampled_from([(), (1,), (5,), (3, 4), (28, 28, 1), (2, 0)])

@@ -13,10 +13,10 @@ from PIL import Image
 from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from experiments import trackers
+from experiments.common import trackers
+from experiments.common.flags import parse
 from experiments.run import main as train
-from experiments.run import parse
-from experiments.runs import read_history
+from experiments.runs.folder import read_history
 from jaxdae.errors import InputError
 from jaxdae.recipes import Config
 

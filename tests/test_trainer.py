@@ -15,8 +15,8 @@ import jaxdae
 from experiments.run import main
 from jaxdae.corruption import Corruption
 from jaxdae.data import Dataset, Split
-from jaxdae.digest import tree_sha256
 from jaxdae.errors import DivergenceError, InputError
+from jaxdae.files import tree_sha256
 from jaxdae.losses import image_mean
 from jaxdae.model import Denoiser
 

@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax import lax
 
-from jaxdae import training
+from jaxdae import train_step, training
 from jaxdae.corruption import gaussian, identity
-from jaxdae.digest import tree_sha256
 from jaxdae.errors import DivergenceError, InputError
+from jaxdae.files import tree_sha256
 from jaxdae.losses import LOSSES
 from jaxdae.model import DenoisingAutoencoder
-from jaxdae.training import AXIS, TrainState
+from jaxdae.train_step import TrainState
+from jaxdae.training import AXIS
 
 MODEL = DenoisingAutoencoder(image_shape=(8, 8, 1), features=(4,), latent_dim=3)
 IMAGES = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 1), np.uint8)
@@ -29,7 +30,7 @@ NOISE = gaussian(0.5)
 
 def make_step(axis_name=AXIS, optimizer=ADAM, corruption=NOISE, model=MODEL, **options):
     loss = LOSSES["mse"]
-    return training.make_train_step(
+    return train_step.make_train_step(
         model, corruption, loss, optimizer, axis_name=axis_name, **options
     )
 
@@ -37,7 +38,7 @@ def make_step(axis_name=AXIS, optimizer=ADAM, corruption=NOISE, model=MODEL, **o
 @cache
 def fresh():
     """A fresh state, which no run changes."""
-    return training.create_state(MODEL, ADAM, 0)
+    return train_step.create_state(MODEL, ADAM, 0)
 
 
 def fit(epochs=range(1), state=None, step=None, batch_size=16, devices=1, images=IMAGES, **options):
@@ -88,14 +89,14 @@ def test_step_is_one_step_of_gradient_descent():
 def test_teacher_says_what_to_learn():
     """With a teacher that inverts the noisy image; in parts, too."""
     sgd = optax.sgd(1.0)
-    state, key = training.create_state(MODEL, sgd, 0), jax.random.key(5)
+    state, key = train_step.create_state(MODEL, sgd, 0), jax.random.key(5)
     step = make_step(None, sgd, teacher=lambda images: 1 - images)
     new, metrics = jax.jit(step)(state, IMAGES[:16], key)
 
     @jax.jit
     @jax.value_and_grad
     def expected(params):
-        noisy = gaussian(0.5)(key, training.to_float(jnp.asarray(IMAGES[:16])))
+        noisy = gaussian(0.5)(key, train_step.to_float(jnp.asarray(IMAGES[:16])))
         return ((MODEL.apply({"params": params}, noisy) - (1 - noisy)) ** 2).mean()
 
     value, gradient = expected(state.params)
@@ -118,7 +119,7 @@ def test_devices_see_the_same_batches_and_agree(devices):
     """The same noisy images, bit for bit, and the same parameters after 50 steps."""
 
     def spy(state, images, key, positions):
-        inputs = gaussian(0.5)(key, training.to_float(images), positions)
+        inputs = gaussian(0.5)(key, train_step.to_float(images), positions)
         gathered = lax.all_gather(inputs, AXIS, tiled=True)
         return state.replace(step=state.step + 1), {"loss": gathered}
 
@@ -135,7 +136,7 @@ def test_microbatches_make_the_devices_agree_to_the_bit():
     """Over 50 steps at a rate that amplifies any difference; and the gradient is the batch's."""
     optimizer = optax.adam(0.01)
     step = make_step(optimizer=optimizer, microbatches=8)
-    state = training.create_state(MODEL, optimizer, 0)
+    state = train_step.create_state(MODEL, optimizer, 0)
     runs = [fit(range(10), state, step, devices=devices) for devices in (1, 2, 4, 8)]
     assert len({tree_sha256(state) for state, _ in runs}) == 1
     assert len({losses.tobytes() for _, losses in runs}) == 1
@@ -143,7 +144,7 @@ def test_microbatches_make_the_devices_agree_to_the_bit():
     key = jax.random.key(0)
     whole, parts = (
         jax.jit(make_step(axis_name=None, optimizer=optax.sgd(1.0), microbatches=n))(
-            training.create_state(MODEL, optax.sgd(1.0), 0), IMAGES[:16], key
+            train_step.create_state(MODEL, optax.sgd(1.0), 0), IMAGES[:16], key
         )
         for n in (None, 4)
     )
@@ -281,10 +282,10 @@ def test_a_large_batch_in_pieces_has_the_gradient_of_the_whole():
     """On a CPU; 96 images are three pieces of 32, 74 have no good piece, so the whole."""
     images = np.random.default_rng(1).integers(0, 256, (96, 8, 8, 1), np.uint8)
     step = jax.jit(make_step(axis_name=None, optimizer=optax.sgd(1.0)))
-    state = training.create_state(MODEL, optax.sgd(1.0), 0)
+    state = train_step.create_state(MODEL, optax.sgd(1.0), 0)
 
     def objective(params, images):
-        clean = training.to_float(images)
+        clean = train_step.to_float(images)
         inputs = NOISE(jax.random.key(2), clean)
         return LOSSES["mse"](MODEL.apply({"params": params}, inputs, method="logits"), clean).mean()
 
@@ -325,8 +326,8 @@ def test_what_does_not_fit_a_device_is_streamed():
 
 
 def test_seed_decides_everything():
-    a, b = (training.create_state(MODEL, ADAM, seed) for seed in (0, 1))
-    assert tree_sha256(a) == tree_sha256(training.create_state(MODEL, ADAM, 0))
+    a, b = (train_step.create_state(MODEL, ADAM, seed) for seed in (0, 1))
+    assert tree_sha256(a) == tree_sha256(train_step.create_state(MODEL, ADAM, 0))
     assert tree_sha256(a) != tree_sha256(b)
     orders = [training.epoch_order(s, e, 80, 16) for s, e in [(0, 0), (0, 0), (0, 1), (1, 0)]]
     np.testing.assert_array_equal(orders[0], orders[1])
@@ -348,7 +349,7 @@ def test_fixed_noise_is_drawn_once_for_each_image():
 
     def noise_of_image_3(fixed):
         def spy(state, images, key, positions):
-            inputs = gaussian(0.5, mean=0)(key, training.to_float(images), positions)
+            inputs = gaussian(0.5, mean=0)(key, train_step.to_float(images), positions)
             is_3 = (images == IMAGES[3]).all((1, 2, 3), keepdims=True)
             return state.replace(step=state.step + 1), {"loss": (inputs * is_3).sum(0)}
 
@@ -364,12 +365,12 @@ def test_fixed_noise_is_drawn_once_for_each_image():
 
 def test_ema_follows_the_parameters():
     step = jax.jit(make_step(axis_name=None, ema_decay=0.9))
-    state = training.create_state(MODEL, ADAM, 0, ema=True)
+    state = train_step.create_state(MODEL, ADAM, 0, ema=True)
     assert tree_sha256(state.eval_params) == tree_sha256(state.params)
     new, _ = step(state, IMAGES[:8], jax.random.key(0))
     expected = jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, state.params, new.params)
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-7), new.eval_params, expected)
-    assert training.create_state(MODEL, ADAM, 0).ema is None
+    assert train_step.create_state(MODEL, ADAM, 0).ema is None
 
 
 def test_loss_that_is_not_finite_stops_with_step_and_rate():
@@ -407,7 +408,7 @@ def test_debugging_names_the_operation_that_began_it(devices):
     # The second of two convolutions is the first to multiply what has grown too large.
     deeper = DenoisingAutoencoder(image_shape=(8, 8, 1), features=(4, 8), latent_dim=3)
     make = partial(make_step, optimizer=optax.sgd(1e38), model=deeper)
-    state = training.create_state(deeper, ADAM, 0)
+    state = train_step.create_state(deeper, ADAM, 0)
     with pytest.raises(
         DivergenceError, match=r"training.py:\d+ > .*convolution.py:\d+( > native.py:\d+)?\): lower"
     ):

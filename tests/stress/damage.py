@@ -24,14 +24,15 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from experiments.experiment import Experiment
-from experiments.run import Arguments, main
-from experiments.runs import load_run
-from jaxdae import training
+from experiments.common.flags import Arguments
+from experiments.run import main
+from experiments.runs.experiment import Experiment
+from experiments.runs.folder import load_run
+from jaxdae import train_step, training
 from jaxdae.checkpoint import Checkpoints
 from jaxdae.data import load
-from jaxdae.digest import tree_sha256
 from jaxdae.errors import InputError
+from jaxdae.files import tree_sha256
 from jaxdae.recipes import Config, read_config
 
 # The files are the subject: the network is the one that is traced soonest.
@@ -112,7 +113,7 @@ def _begun(config: Config) -> tuple[Experiment, training.TrainState]:
     experiment = Experiment(Arguments(config), Console(quiet=True))
     optimizer = experiment.optimizer(experiment.stages[0])[0]
     return experiment, jax.eval_shape(
-        lambda: training.create_state(experiment.model, optimizer, config.seed)
+        lambda: train_step.create_state(experiment.model, optimizer, config.seed)
     )
 
 

@@ -28,9 +28,11 @@ import jax
 import numpy as np
 from PIL import Image
 
-from jaxdae import data, images, pretrained, stacks
+from jaxdae import data, pretrained
 from jaxdae.checkpoint import Checkpoints
 from jaxdae.errors import InputError
+from jaxdae.image_io import pillow as images
+from jaxdae.image_io import stacks
 from jaxdae.model import build
 from jaxdae.recipes import DEFAULT, read_config
 
@@ -125,7 +127,7 @@ def pictures(form: str) -> list[bytes]:
 
 
 def kept(form: str) -> list[bytes]:
-    """Pictures of all that a format holds and `jaxdae.images.read` keeps."""
+    """Pictures of all that a format holds and `jaxdae.image_io.pillow.read` keeps."""
     rgb = Image.fromarray(IMAGES[:3, ..., 0].transpose(1, 2, 0))
     gray, alpha, exif = rgb.getchannel(0), rgb.getchannel(1), Image.Exif()
     exif[0x0112] = 6
@@ -155,7 +157,7 @@ def kept(form: str) -> list[bytes]:
 
 
 def stacked() -> tuple[list[bytes], list[bytes]]:
-    """Files of `jaxdae.stacks`: .npy, and .npz."""
+    """Files of `jaxdae.image_io.stacks`: .npy, and .npz."""
     plain, packed = [], []
     for x in (IMAGES[..., 0], IMAGES / np.float32(255), np.asfortranarray(IMAGES)):
         file = io.BytesIO()

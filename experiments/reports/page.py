@@ -1,0 +1,105 @@
+"""What all pages share: templates, pictures, numbers as they are shown."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxdae.recipes import RECIPES, Config
+
+PAGES = Path(__file__).parent / "templates"
+
+
+STYLES = {
+    "mse": "{:.5f}",
+    "psnr": "{:.2f}",
+    "ssim": "{:.4f}",
+    "bce": "{:.4f}",
+    "recovery": "{:.2%}",
+}
+
+
+def render(template: str, values: Mapping[str, Any]) -> str:
+    """A page from its template in pages/."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(PAGES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(template).render(values)
+
+
+class Picture(NamedTuple):
+    """An image of a page.
+
+    Fields:
+      file: PNG or WebP.
+      alt: what it shows, for whoever does not see it.
+      label, note: what stands beside it.
+    """
+
+    file: bytes
+    alt: str
+    label: str = ""
+    note: str = ""
+
+    @property
+    def src(self) -> str:
+        """The file as an address that holds it."""
+        kind = "png" if self.file.startswith(b"\x89PNG") else "webp"
+        return f"data:image/{kind};base64,{base64.b64encode(self.file).decode()}"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        from PIL import Image
+
+        return Image.open(io.BytesIO(self.file)).size
+
+
+def shown(name: str, value: float | None) -> str:
+    """A metric in a table; an image restored exactly has no finite psnr."""
+    return "∞" if value is None or not np.isfinite(value) else STYLES[name].format(value)
+
+
+def duration(seconds: float) -> str:
+    """A time as one reads it: 57.3 s, 12 min 5 s, 3 h 20 min."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def spread(values: Sequence[Any] | np.ndarray, most: int) -> np.ndarray:
+    """Of a row of values so many at the most, evenly from all."""
+    count = min(most, len(values))
+    return np.asarray(values)[np.linspace(0, len(values) - 1, count).round().astype(int)]
+
+
+def settings(config: Config) -> list[tuple[str, str, bool]]:
+    """The configuration: name, value, and whether it differs from its recipe's."""
+    recipe, _ = RECIPES.get(config.recipe, (Config(), ""))
+
+    def text(value: Any) -> str:
+        if isinstance(value, tuple):
+            return " ".join(f"{item:g}" for item in value)
+        return {None: "–", True: "yes", False: "no"}.get(value, str(value))
+
+    return [
+        (
+            field.name.replace("_", " "),
+            text(getattr(config, field.name)),
+            field.name != "devices" and getattr(config, field.name) != getattr(recipe, field.name),
+        )
+        for field in fields(Config)
+    ]

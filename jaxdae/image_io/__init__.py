@@ -1,0 +1,1 @@
+"""Image files and stacks of images: read at their full depth, and written as they were."""

@@ -1,0 +1,275 @@
+"""Stacks of images in .npy and .npz files, read and written a few images at a time.
+
+    with Stack(Path("noisy.npz")) as stack, Writer(stack, Path("restored.npz")) as writer:
+        for array in stack.images:
+            for images in stack.read(array):                 # [k h w c], of the array's type
+                writer.add(array, restore(images))
+
+Images are [n h w] or [n h w c]: uint8, uint16, or floating point in [0, 1]. In a .npz, arrays of
+three or four axes are images, and all others are copied as they are. No array is ever held whole
+(but one in Fortran's order), and no file is believed about its size before its bytes are there.
+Everything that can be wrong with a file is an `InputError`.
+"""
+
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from math import prod
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Shaped
+
+from jaxdae.errors import InputError, explained, show
+from jaxdae.image_io.pillow import MAX_PIXELS
+
+MAX_BYTES = 1 << 32  # 4 GiB: what is larger does not belong in memory, nor on one device
+CHUNK_BYTES, CHUNK_IMAGES = 1 << 23, 256  # of what is read at a time, at the most
+DEFLATE_RATIO = 1032  # no deflated byte can stand for more bytes than this
+SUFFIXES = (".npy", ".npz")
+WHOLE = (("u", 1), ("u", 2))  # numbers that images are made of: kind, and bytes
+Images = Shaped[np.ndarray, "n h w c"]
+
+
+class Array(NamedTuple):
+    """An array in a file.
+
+    Fields:
+      key: its name in a .npz, empty in a .npy.
+      shape, dtype: as its header has them.
+      fortran: whether its first axis is the one that varies fastest.
+    """
+
+    key: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    fortran: bool
+
+    @property
+    def size(self) -> str:
+        """How it is spoken of."""
+        return f"{str(self.dtype)[:50]} {list(self.shape)}"
+
+
+def read_header(stream: Any, key: str = "") -> Array:
+    """The header of a .npy file, which is read up to the array's first byte.
+
+    Raises:
+      ValueError: it is none, or other things, by what is damaged.
+    """
+    first = np.lib.format.read_magic(stream) == (1, 0)
+    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(stream)
+    return Array(key, shape, dtype, fortran)
+
+
+class Stack:
+    """A .npy or .npz file that is open for reading: a context manager.
+
+    Fields:
+      images: its arrays of images, at least one.
+
+    Raises:
+      InputError: it cannot be read, or holds no images.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.what, self.again = show(path), "write it again with numpy.save or numpy.savez"
+        if not path.is_file():
+            raise InputError(f"{self.what} is no regular file: remove it")
+        self._open = ExitStack()
+        self.archive: zipfile.ZipFile | None = None
+        try:
+            with explained(f"{self.what} is no readable stack", self.again):
+                if path.suffix.lower() == ".npz":
+                    self.archive = self._open.enter_context(zipfile.ZipFile(path))
+                    keys = dict.fromkeys(self.archive.namelist())
+                    arrays = [self._header(key) for key in keys if key.endswith(".npy")]
+                else:
+                    arrays = [self._header("")]
+                stacked = [x for x in arrays if len(x.shape) in (3, 4)]
+                self.images = [self._checked(array) for array in stacked]
+                if not stacked:
+                    found = ", ".join(f"{x.key[:50]!r} {x.size}".strip() for x in arrays[:5])
+                    raise InputError(
+                        f"{self.what} holds no images ({found[:200] or 'nothing'}), which are "
+                        "[n h w] or [n h w c]: reshape the array"
+                    )
+        except BaseException:
+            self._open.close()
+            raise
+
+    def __enter__(self) -> "Stack":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def name(self, array: Array) -> str:
+        """How an array is spoken of."""
+        key = array.key.removesuffix(".npy")
+        return f"{self.what}: {key!r}" if key else self.what
+
+    def member(self, key: str) -> IO[bytes]:
+        """The bytes of an array with its header, from the first."""
+        return self.path.open("rb") if self.archive is None else self.archive.open(key)
+
+    def _header(self, key: str) -> Array:
+        with self.member(key) as stream:
+            array = read_header(stream, key)
+            start = stream.tell()
+        size = self.path.stat().st_size
+        if self.archive is not None:
+            info = self.archive.getinfo(key)
+            limit = DEFLATE_RATIO * min(info.compress_size, size)
+            size = info.file_size
+            if size > limit:
+                rule = f"{self.name(array)} promises {size} bytes, but may hold {limit}"
+                raise InputError(f"{rule}: {self.again}")
+        if array.dtype.kind in "biufc" and prod(array.shape) * array.dtype.itemsize != size - start:
+            rule = f"{self.name(array)} is {array.size}, but holds {size - start} bytes"
+            raise InputError(f"{rule}: {self.again}")
+        return array
+
+    def _checked(self, array: Array) -> Array:
+        found, shape = f"{self.name(array)} is {array.size}", array.shape
+        if not (array.dtype.kind == "f" or (array.dtype.kind, array.dtype.itemsize) in WHOLE):
+            raise InputError(
+                f"{found}, but images are uint8, uint16 or floating point: x.astype('uint8')"
+            )
+        if min(shape) < 1:
+            raise InputError(f"{found}, but holds no pixels: add some")
+        if len(shape) == 4 and shape[1] in (1, 3) and shape[2] > 4 < shape[3]:
+            raise InputError(f"{found}, but channels come last: save numpy.moveaxis(x, 1, 3)")
+        limit = 4 * MAX_PIXELS
+        if prod(shape[1:]) > limit:
+            raise InputError(f"{found}, and {limit} values an image are the most: shrink them")
+        if array.fortran and prod(shape) * array.dtype.itemsize > MAX_BYTES:
+            raise InputError(f"{found} in Fortran's order: save numpy.ascontiguousarray(x)")
+        return array
+
+    def read(self, array: Array, step: int | None = None) -> Iterator[Images]:
+        """The images of an array, `step` at a time, or as many as are read well.
+
+        Raises:
+          InputError: they cannot be read, or are floating point and not in [0, 1].
+        """
+        count, *rest = array.shape
+        shape = (*rest, 1) if len(rest) == 2 else tuple(rest)
+        one = prod(shape) * array.dtype.itemsize
+        step = step or self.step(array)
+        reading = explained(f"{self.name(array)} cannot be read", self.again)
+        with reading, self.member(array.key) as stream:
+            read_header(stream)
+            if array.fortran:
+                whole = np.frombuffer(_read(stream, count * one), array.dtype)
+                whole = whole.reshape(array.shape, order="F")
+            for first in range(0, count, step):
+                some = min(step, count - first)
+                if array.fortran:
+                    images = np.ascontiguousarray(whole[first : first + some])
+                else:
+                    images = np.frombuffer(_read(stream, some * one), array.dtype)
+                yield self._in_range(array, images.reshape(some, *shape))
+            if stream.read(1):  # at the end, the checksum of a .npz is looked at
+                raise ValueError("bytes follow the array")
+
+    def step(self, array: Array) -> int:
+        """How many of its images are read at a time."""
+        one = prod(array.shape[1:]) * array.dtype.itemsize
+        return max(1, min(CHUNK_IMAGES, CHUNK_BYTES // one))
+
+    def copy(self, key: str) -> Iterator[bytes]:
+        """All bytes of a member of a .npz.
+
+        Raises:
+          InputError: they cannot be read.
+        """
+        reading = explained(f"{self.what}: {key[:50]!r} cannot be read", self.again)
+        with reading, self.member(key) as stream:
+            while some := stream.read(1 << 20):
+                yield some
+
+    def _in_range(self, array: Array, images: Images) -> Images:
+        if images.dtype.kind == "f":
+            low, high = float(images.min()), float(images.max())
+            if not (low >= 0 and high <= 1):  # nan is not in range either
+                rule = "floating point images must be finite and in [0, 1]"
+                raise InputError(
+                    f"{self.name(array)} is {array.size} in [{low:g}, {high:g}], but {rule}: "
+                    "rescale, or save uint8"
+                )
+        return images
+
+
+def _read(stream: IO[bytes], size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) != size:
+        raise ValueError(f"it ends {size - len(data)} bytes too early")
+    return data
+
+
+class Writer:
+    """Writes a file like a stack's, with other images: a context manager.
+
+    Left without an error, the file holds everything else that the stack does.
+    """
+
+    def __init__(self, stack: Stack, path: Path) -> None:
+        self.stack = stack
+        self._open = ExitStack()
+        self._array: Array | None = None
+        self._file: Any = self._open.enter_context(path.open("wb"))
+        self._archive: zipfile.ZipFile | None = None
+        self._member: Any = self._file
+        if stack.archive is not None:
+            self._archive = self._open.enter_context(zipfile.ZipFile(self._file, "w"))
+
+    def add(self, array: Array, images: Images) -> None:
+        """Appends to an array's images; one array after the other, and each from its first."""
+        if array is not self._array:
+            self._begin(array, images.shape[3])
+        self._member.write(np.ascontiguousarray(images, array.dtype).data)
+
+    def _begin(self, array: Array, channels: int) -> None:
+        self._array = array
+        self._end()
+        if self._archive is not None:
+            self._member = self._archive.open(self._info(array.key), "w", force_zip64=True)
+        plain = len(array.shape) == 3 and channels == 1
+        header = {
+            "descr": np.lib.format.dtype_to_descr(array.dtype),
+            "fortran_order": False,
+            "shape": array.shape[:3] if plain else (*array.shape[:3], channels),
+        }
+        np.lib.format.write_array_header_1_0(self._member, header)
+
+    def _info(self, key: str) -> zipfile.ZipInfo:
+        """As the stack's, but for what depends on the bytes."""
+        assert self.stack.archive is not None
+        old = self.stack.archive.getinfo(key)
+        info = zipfile.ZipInfo(old.filename, old.date_time)
+        info.compress_type, info.external_attr = old.compress_type, old.external_attr
+        return info
+
+    def _end(self) -> None:
+        if self._member is not self._file:
+            self._member.close()
+            self._member = self._file
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        with self._open:
+            self._end()
+            stack, archive = self.stack, self._archive
+            if kind is None and archive is not None and stack.archive is not None:
+                restored = {array.key for array in stack.images}
+                for key in dict.fromkeys(stack.archive.namelist()):
+                    if key not in restored:
+                        with archive.open(self._info(key), "w", force_zip64=True) as member:
+                            for some in stack.copy(key):
+                                member.write(some)

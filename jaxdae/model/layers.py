@@ -1,0 +1,165 @@
+"""The layers of the networks, as Flax modules, and what stands between them."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from jaxdae.kernels import primitives as native
+from jaxdae.kernels.conv import Padding, across, conv, conv_transpose, dense, mix, precise_sum
+
+Dtype = Any
+
+
+Images = Float[Array, "batch height width channels"]
+
+
+Latent = Float[Array, "batch *latent"]
+
+
+class Affine(nn.Module):
+    """A kernel and a bias, readable as attributes: what the layers below share.
+
+    Fields:
+      inputs, outputs: channels (or features) in and out.
+      dtype: the type to compute in; None takes the widest of the input's and the parameters'.
+    """
+
+    inputs: int
+    outputs: int
+    dtype: Dtype = None
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        """The kernel's spatial axes."""
+        return ()
+
+    def setup(self) -> None:
+        shape = (*self.window, self.inputs, self.outputs)
+        self.kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
+        self.bias = self.param("bias", nn.initializers.zeros, (self.outputs,))
+
+    def cast(self, x: Array) -> Array:
+        """The input in the type to compute in."""
+        return x.astype(self.dtype or jnp.result_type(x, self.kernel))
+
+
+class Dense(Affine):
+    """A fully connected layer: (batch, ...), `inputs` numbers in each, to (batch, outputs)."""
+
+    def __call__(self, x: Array, rectify: bool = False) -> Array:
+        """The layer on vectors, or on images as vectors, or on what a relu makes of them."""
+        return dense(self.cast(x), self.kernel, self.bias, rectify=rectify)
+
+
+class Conv(Affine):
+    """A convolution on the forms of `jaxdae.kernels.conv`; see there for stride and padding."""
+
+    kernel_size: tuple[int, int] = (3, 3)
+    stride: int = 1
+    padding: Padding = "SAME"
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        return self.kernel_size
+
+    def __call__(self, x: Images, rectify: bool = False) -> Images:
+        """The convolution of images, or of what a relu makes of them."""
+        x = self.cast(x)
+        return conv(
+            x, self.kernel, self.bias, stride=self.stride, padding=self.padding, rectify=rectify
+        )
+
+
+class ConvTranspose(Conv):
+    """A transposed convolution: both axes grow by the stride. "SAME" padding only."""
+
+    def __call__(self, x: Images, rectify: bool = False) -> Images:
+        x = self.cast(x)
+        return conv_transpose(x, self.kernel, self.bias, stride=self.stride, rectify=rectify)
+
+    def after_dense(self, layer: Dense, latent: Latent, shape: tuple[int, int, int]) -> Images:
+        """Equals `self(layer(latent).reshape(-1, *shape))`, for less work on a large batch.
+
+        With no activation in between, the two layers are one affine map of the latent vector.
+        The layer is applied to the rows of the dense kernel and to its bias, `inputs + 1` images
+        however large the batch, of which each result is a weighted sum. Where the parameters are
+        known as this is traced, as in `jax.jit(lambda images: model.apply(variables, images))`,
+        these images are a constant of the program.
+        """
+        batch, latent = latent.shape[0], self.cast(latent)
+        numbers = (layer.kernel, layer.bias, self.kernel)
+        constant = (
+            native.available()
+            and isinstance(latent, jax.core.Tracer)
+            and not any(isinstance(x, jax.core.Tracer) for x in numbers)
+        )
+        wide = latent.dtype.itemsize >= 4
+        # What little it saves of a small one, the odd size costs, and the more, the faster products
+        # are; a symbolic one has any size. On tiles they cost less than the sums would.
+        small = (1 if wide else 3) if constant else (layer.inputs + 1) * (2 if wide else 3.5)
+        if not isinstance(batch, int) or batch <= small or native.tiled(latent.dtype):
+            return self(layer(latent).reshape(-1, *shape))
+        options: dict[str, Any] = {"shape": shape, "stride": self.stride, "dtype": latent.dtype}
+        if constant:
+            with jax.ensure_compile_time_eval():
+                images = _joined_now(*numbers, **options)
+        else:
+            images = _joined(*numbers, **options)
+        return mix(latent, images, self.bias)
+
+
+def _joined(
+    kernel: Array, bias: Array, window: Array, *, shape: tuple[int, ...], stride: int, dtype: Any
+) -> Images:
+    """The rows of a dense kernel and its bias, as a transposed convolution's kernel leaves them."""
+    rows = jnp.concatenate([kernel, bias[None]])
+    # No narrower than the parameters: it is a kernel that is made here.
+    rows = rows.astype(jnp.promote_types(rows.dtype, dtype))
+    return conv_transpose(rows.reshape(-1, *shape), window, stride=stride)
+
+
+_joined_now = jax.jit(_joined, static_argnames=("shape", "stride", "dtype"))
+
+
+# What stands between convolutions, laid out as they are.
+def relu(x: Images) -> Images:
+    """What is negative becomes 0."""
+    return across(nn.relu, x)
+
+
+def add(x: Images, *others: Images) -> Images:
+    """A sum of images in the dtype of the first; axes of length 1 broadcast."""
+    return across(precise_sum, x, *others)
+
+
+def max_pool(x: Images) -> Images:
+    """2x2 max-pooling with stride 2, rounding up, of values that are not negative.
+
+    Of equal values the first receives the gradient, as in TensorFlow.
+    """
+
+    def pool(x: Array) -> Array:
+        first, height, width, last = x.shape
+        # What is padded with is never above what is at least 0.
+        x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
+        x = x.reshape(first, x.shape[1] // 2, 2, x.shape[2] // 2, 2, last)
+        best, *others = (x[:, :, i, :, j] for i in (0, 1) for j in (0, 1))
+        for other in others:
+            best = jnp.where((other > best) | jnp.isnan(other), other, best)
+        return best
+
+    return across(pool, x)
+
+
+def upsample(x: Images) -> Images:
+    """Doubles height and width by repeating every pixel (nearest neighbour)."""
+
+    def repeat(x: Array) -> Array:
+        first, height, width, last = x.shape
+        x = jnp.broadcast_to(x[:, :, None, :, None], (first, height, 2, width, 2, last))
+        return x.reshape(first, 2 * height, 2 * width, last)
+
+    return across(repeat, x)
