@@ -20,12 +20,12 @@ In float32 a kernel of 3 by 3 at stride 2, on images of even sides and between m
 channels, takes 25 products for 36, by Winograd's minimal filtering (Winograd, "Arithmetic
 Complexity of Computations", 1980; Lavin and Gray, 2016, arXiv:1509.09308): of two outputs beside
 each other, the odd tap gives two products and the two even taps three, not four. All factors are
-sums and differences of two or four numbers, so little is lost: `tests/test_native.py` holds the
+sums and differences of two or four numbers, so little is lost: `tests/kernels/` holds the
 error beside float64 to half of 2**-24 times the root of the number of terms. What is infinite or
 NaN reaches the neighbours in its pair too. Of 64 positions or fewer, all images together, a matrix
 that lies straight for it is read in place instead: packing it would take longer than the products.
 In bfloat16 the same 25 do, of 513 positions or more, but for tiles (AMX): a sum of factors is made
-in float32 and rounded once. `tests/test_native.py` holds the error beside float64 to 2**-7.75 of
+in float32 and rounded once. `tests/kernels/` holds the error beside float64 to 2**-7.75 of
 the result's root mean square, some twice what rounding the result costs, and to neither side. A
 processor without products of bfloat16 takes the 25 too: it widens what it reads and rounds what it
 writes, and does not round these kernels.

@@ -10,7 +10,7 @@ from experiments.export import main as export
 from jaxdae import pretrained
 from jaxdae.recipes import RECIPES
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
 def block(heading, language="python"):

@@ -32,7 +32,7 @@ def test_no_file_brings_a_reader_down(tmp_path):
 def test_what_once_went_wrong_goes_well(tmp_path):
     """Files that `tests.stress.fuzz` has found, named for their kind."""
     kinds, before = fuzz.targets(tmp_path), fuzz.megabytes()
-    files = sorted((Path(__file__).parent / "data" / "fuzz").iterdir())
+    files = sorted((Path(__file__).parents[1] / "files" / "fuzz").iterdir())
     assert files
     for file in files:
         kind = file.name.rpartition("-")[0].replace("-", " ")

@@ -455,7 +455,7 @@ def test_stopped_it_leaves_only_whole_files_and_goes_on(here, heeded):
         save(f"in/{i}.png", DIGITS[i % 40, ..., 0])
     np.save("in/z.npy", np.repeat(DIGITS, 8000, 0))
     words = [sys.executable, "-m", "experiments.denoise", "in", "--out", "out", "--no-cache"]
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120

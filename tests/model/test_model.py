@@ -25,7 +25,7 @@ from jaxdae.model import (
     parameter_count,
 )
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "files"
 PUBLISHED = {
     "strided": (
         DenoisingAutoencoder(),

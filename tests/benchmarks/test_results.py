@@ -13,7 +13,7 @@ from experiments.common.flags import parse
 from jaxdae.errors import InputError
 from jaxdae.recipes import RECIPES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def a_run(system, seed, mse, stages=("noisy",)):

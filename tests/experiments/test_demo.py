@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 
-import browser
 import jax
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from experiments.playground import playground, uploads
 from jaxdae import corruption, data, model, pretrained
 from jaxdae.errors import InputError
 from jaxdae.recognition import read_digits
+from tests import browser
 
 TEST = data.load("mnist").test
 SEVEN = [[(20, 20), (75, 20), (45, 85)]]

@@ -13,7 +13,6 @@ from types import ModuleType
 import jax
 import numpy as np
 import pytest
-from browser import chromium, needs_chromium, see
 from PIL import Image
 from skimage import data as photographs
 
@@ -30,6 +29,7 @@ from jaxdae.data import Dataset, Split
 from jaxdae.errors import InputError
 from jaxdae.evaluation import Evaluator, decode, encode, make_reconstruct, reconstruct
 from jaxdae.recipes import RECIPES
+from tests.browser import chromium, needs_chromium, see
 
 QUIET = ["--no-cache", "--no-progress", "--devices", "1"]
 DIGITS = ["--train-images", "512", "--test-images", "64", "--features", "4", "8", "--epochs", "2"]
