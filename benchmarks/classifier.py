@@ -2,7 +2,7 @@
 
     python -m benchmarks.classifier
     python -m benchmarks.classifier --sigma 0.1 1.05 --features 64 128 --shift 0 --out runs/a
-    python -m benchmarks.classifier --sigma 0.1 1.05 --denoiser unet --shift 0 --out runs/b
+    python -m benchmarks.classifier --sigma 0.1 1.05 --denoiser digits-unet --shift 0 --out runs/b
 
 Without --sigma it learns clean digits: with the defaults, what jaxdae/weights/digit-classifier is.
 With --sigma it learns noisy digits, with fresh noise at every step, and is tested on the noisy test
@@ -292,7 +292,9 @@ def chain(name: str) -> tuple[Chain, Any]:
     """
     (denoiser, before), (classifier, after) = map(pretrained.load, (name, SHIPPED))
     if not isinstance(denoiser, Denoiser) or not isinstance(classifier, DigitClassifier):
-        raise InputError(f"--denoiser {name} restores no images: choose another, as unet")
+        raise InputError(
+            f"--denoiser {name} restores no images: choose another, such as digits-unet"
+        )
     return Chain(denoiser, classifier), {"denoiser": before, "classifier": after}
 
 

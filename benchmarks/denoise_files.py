@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command: 0 done, 1 the second run gave other bytes, 2 bad input."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--model", default="blind")
+    parser.add_argument("--model", default="digits-blind")
     parser.add_argument("--write", type=Path, help="a JSON file for what came of it")
     flags = parser.parse_args(argv)
     if not 1 <= flags.images <= 10_000:

@@ -32,7 +32,7 @@ from jaxdae import pretrained
 from jaxdae.export import to_onnx, to_stablehlo
 from jaxdae.model import Denoiser, build
 
-TRAINED = ("blind", "unet")
+TRAINED = ("digits-blind", "digits-unet")
 RANDOM: dict[str, dict[str, Any]] = {
     "strided": {},
     "maxpool": {},

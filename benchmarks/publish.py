@@ -1,6 +1,6 @@
 """Puts the network of a finished run among the pretrained ones that come with the package.
 
-    python -m benchmarks.publish runs/blind-sigma0.15-1.05 blind
+    python -m benchmarks.publish runs/blind-sigma0.15-1.05 digits-blind
 
 Writes jaxdae/weights/NAME.npz and NAME.json, its model card; `jaxdae.pretrained.load(NAME)` gives
 the network back.

@@ -32,7 +32,7 @@ SIGMAS = (0.25, 0.5, 0.75, 1.0)
 KERAS_SEEDS = {0, 1, 2}
 PATCHES = "--longest 160 --stride 4 --per-photo 300"
 COLOUR = "--recipe colorize"
-CEILING = "--sigma 0.1 1.05 --denoiser unet --shift 0 --epochs 2 --learning-rate 1e-3"
+CEILING = "--sigma 0.1 1.05 --denoiser digits-unet --shift 0 --epochs 2 --learning-rate 1e-3"
 OURS = "--optimizer nadam --learning-rate 5e-3 --schedule one-cycle --batch-size 32 --centering"
 
 
@@ -114,7 +114,7 @@ BLIND_TRIED = {
     "range-low": ("sigma from 0.2, to 1.1, higher rate", "--sigma 0.2 1.1 --learning-rate 5e-3"),
     "taught": (
         "the U-Net's outputs as targets",
-        "--sigma 0.1 1.05 --learning-rate 3e-3 --teacher unet",
+        "--sigma 0.1 1.05 --learning-rate 3e-3 --teacher digits-unet",
     ),
 }
 # By the name of the run: the recipe, what was changed, and the words that change it.
@@ -139,7 +139,7 @@ BY_HAND = [
     "against 0.0149 for Nadam, in twice the time.",
     "Cosine decay, five epochs of Adam without centring: 0.0152, against 0.0151 for linear.",
     "`--recipe blind --sigma 0.1 1.05 --epochs 20` at length, on the test images at the four "
-    "sigmas: 0.00981, 0.01429, 0.02155, 0.03005 with `--teacher unet --learning-rate 5e-3`, and "
+    "sigmas: 0.00981, 0.01429, 0.02155, 0.03005 with `--teacher digits-unet --learning-rate 5e-3`, and "
     "0.01002, 0.01437, 0.02166, 0.03023 with `--learning-rate 3e-3` alone, in two fifths of the "
     "time (the teacher an earlier U-Net): a teacher pays by the step, not by the minute.",
     "A classifier of the same kind as the one of clean digits, trained on noisy ones "
@@ -574,7 +574,7 @@ def draw() -> None:
         for method in ("gaussian", "tv", "wavelets", "nl-means", "bm3d"):
             if f"{method}_sigma{sigma:g}" in shown:
                 rows[method] = shown[f"{method}_sigma{sigma:g}"]
-        for name in ("blind", "unet"):
+        for name in ("digits-blind", "digits-unet"):
             rows[name] = _restored(name, sigma, len(rows["clean"]))
         groups.append({name: np.clip(images, 0, 1) for name, images in rows.items()})
     title = "The first ten test digits at sigma 0.5 and 1.0"

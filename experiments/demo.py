@@ -41,8 +41,8 @@ GRADIO = (6, 31)  # the oldest that has all that is used here
 class Arguments:
     """What the command line takes."""
 
-    model: str = "blind"
-    """A network that comes with the package (blind, unet, sigma-0.5, sigma-1.0), the folder of a
+    model: str = "digits-blind"
+    """A network that comes with the package (digits-blind, digits-unet, digits-sigma-0.5, digits-sigma-1.0), the folder of a
     finished run, or a model's .npz file."""
     port: int | None = None
     """Port of the page; the first free one from 7860 on if not given."""

@@ -1,8 +1,8 @@
 """Restores images of your own: files, folders of them, and stacks.
 
-    python -m experiments.denoise noisy/ --model blind --out restored
+    python -m experiments.denoise noisy/ --model digits-blind --out restored
     python -m experiments.denoise "photos/**/*.png" --model runs/mine --tile --out restored
-    python -m experiments.denoise stack.npz --model unet --out restored
+    python -m experiments.denoise stack.npz --model digits-unet --out restored
 
 INPUTS are image files (png, jpg, bmp, gif, tif, webp, pgm, ppm), .npy and .npz stacks, folders
 with all that is below them, and patterns in quotes. --out holds a file for each, of the same name,

@@ -1,6 +1,6 @@
 """Writes a trained network as files that other programs read.
 
-    python -m experiments.export blind --format stablehlo onnx safetensors --out exported
+    python -m experiments.export digits-blind --format stablehlo onnx safetensors --out exported
     python -m experiments.export runs/default-sigma0.5 --part encoder decoder --out exported
 
   stablehlo: the function, for jax on a CPU, on CUDA and on a TPU, without flax or jaxdae; of the
@@ -49,7 +49,7 @@ class Arguments:
     """What the command line takes."""
 
     model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
-    """A network that comes with the package, such as blind or unet; the folder of a finished run; a
+    """A network that comes with the package, such as digits-blind or digits-unet; the folder of a finished run; a
     network's .npz or .safetensors file."""
     out: Path
     """Folder to write to; no file in it is overwritten."""

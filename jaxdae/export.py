@@ -1,10 +1,10 @@
 """Trained networks for other programs: StableHLO, ONNX and safetensors files, as bytes.
 
-    model, params = pretrained.load("blind")
-    card = pretrained.card("blind")
-    Path("blind.stablehlo").write_bytes(to_stablehlo(model, params))
-    Path("blind.onnx").write_bytes(to_onnx(model, params, card))
-    Path("blind.safetensors").write_bytes(to_safetensors(params, card))
+    model, params = pretrained.load("digits-blind")
+    card = pretrained.card("digits-blind")
+    Path("digits-blind.stablehlo").write_bytes(to_stablehlo(model, params))
+    Path("digits-blind.onnx").write_bytes(to_onnx(model, params, card))
+    Path("digits-blind.safetensors").write_bytes(to_safetensors(params, card))
 
 StableHLO and ONNX hold the function, parameters included: float32 images in [0, 1], (batch,
 *image_shape), to float32 images in [0, 1], (batch, height, width, out_channels), for a batch of any

@@ -1,6 +1,6 @@
 """Trained networks that come with the package, and how such files are written.
 
-    model, params = jaxdae.pretrained.load("blind")
+    model, params = jaxdae.pretrained.load("digits-blind")
     images = model.apply({"params": params}, noisy)      # in [0, 1]
 
 A network is two files: `NAME.npz`, its parameters, an array for each path in the tree, and

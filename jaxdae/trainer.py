@@ -429,7 +429,9 @@ def make_teacher(
         return None, None
     model, params = pretrained.load(config.teacher)
     if not isinstance(model, Denoiser):
-        raise InputError(f"--teacher {config.teacher} restores no images: choose another, as unet")
+        raise InputError(
+            f"--teacher {config.teacher} restores no images: choose another, such as digits-unet"
+        )
     if model.image_shape != dataset.image_shape:
         raise InputError(
             f"--teacher {config.teacher} restores images of shape {model.image_shape}, and those "

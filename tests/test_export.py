@@ -181,7 +181,7 @@ def test_stablehlo_runs_with_jax_alone(tmp_path):
     np.testing.assert_allclose(np.array(json.loads(done.stdout)), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["blind", "unet"])
+@pytest.mark.parametrize("name", ["digits-blind", "digits-unet"])
 def test_safetensors_come_back_to_the_bit(name, tmp_path):
     model, params = pretrained.load(name)
     card = pretrained.card(name)
@@ -195,8 +195,8 @@ def test_safetensors_come_back_to_the_bit(name, tmp_path):
 
 
 def test_a_graph_carries_its_card():
-    card = pretrained.card("blind")
-    graph = onnx.load_from_string(export.to_onnx(*pretrained.load("blind"), card))
+    card = pretrained.card("digits-blind")
+    graph = onnx.load_from_string(export.to_onnx(*pretrained.load("digits-blind"), card))
     assert {entry.key: json.loads(entry.value) for entry in graph.metadata_props} == {"card": card}
     assert graph.doc_string == card["about"]
     assert graph.producer_name == "jaxdae"

@@ -25,9 +25,13 @@ DENOISERS = [name for name in pretrained.names() if name != "digit-classifier"]
 
 
 def test_the_promised_networks_are_there():
-    assert {"blind", "sigma-0.5", "sigma-1.0", "unet", "digit-classifier"} <= set(
-        pretrained.names()
-    )
+    assert {
+        "digits-blind",
+        "digits-sigma-0.5",
+        "digits-sigma-1.0",
+        "digits-unet",
+        "digit-classifier",
+    } <= set(pretrained.names())
 
 
 @pytest.mark.parametrize("name", DENOISERS)
@@ -38,7 +42,7 @@ def test_denoises_as_its_card_says(name):
     for word in ("data", "recipe", "seed", "command", "results", "machine", "versions", "limits"):
         assert card[word] not in ("", None), word
     evaluate = Evaluator(model, gaussian, load("mnist").test.images)
-    sigma = 1.0 if name == "sigma-1.0" else 0.5
+    sigma = 1.0 if name == "digits-sigma-1.0" else 0.5
     found, stated = evaluate(params, sigma), card["results"][str(sigma)]
     for metric in ("mse", "ssim", "bce"):
         np.testing.assert_allclose(found[metric], stated[metric], rtol=2e-3)
@@ -56,7 +60,9 @@ def test_training_goes_on_from_it(name):
     for i, batch in enumerate(images):
         state, metrics = step(state, batch, jax.random.key(i))
         losses.append(float(metrics["loss"]))
-    worst = {"unet": 0.011, "sigma-1.0": 0.03}.get(name, 0.018)  # a fresh network has 0.1 and more
+    worst = {"digits-unet": 0.011, "digits-sigma-1.0": 0.03}.get(
+        name, 0.018
+    )  # a fresh network has 0.1 and more
     assert max(losses) < worst, losses
     assert not np.array_equal(
         jax.tree.leaves(state.params)[0], jax.tree.leaves(params)[0], equal_nan=True

@@ -129,12 +129,12 @@ def test_the_command_trains_and_writes(noise, tmp_path, capsys):
 
 def test_a_denoiser_and_the_classifier_are_trained_as_one(tmp_path):
     images = np.random.default_rng(0).random((100, 28, 28, 1), np.float32)
-    model, params = chain("blind")
+    model, params = chain("digits-blind")
     denoised = np.asarray(jax.jit(model.denoiser.apply)({"params": params["denoiser"]}, images))
     np.testing.assert_array_equal(reader(model, params)(images), read_digits(denoised))
 
     out = tmp_path / "out"
-    words = "--sigma 0.5 --denoiser blind --shift 0 --epochs 1 --train-images 128 --no-cache"
+    words = "--sigma 0.5 --denoiser digits-blind --shift 0 --epochs 1 --train-images 128 --no-cache"
     assert main([*words.split(), "--validation", "100", "--out", str(out)]) == 0
     for name, part in (("denoiser", "denoiser"), ("noisy-digit-classifier", "classifier")):
         kind, trained = pretrained.load(name, out)
@@ -176,10 +176,10 @@ BAD = [
     ("--train-images 0 --out x", ["--train-images 0", "at least 1"]),
     ("--train-images 55001 --validation 5000 --out x", ["55001", "at most the 55000"]),
     ("--validation 60000 --out x", ["--validation 60000", "less than"]),
-    ("--denoiser unet --out x", ["--denoiser unet", "--sigma"]),
-    ("--denoiser nobody --sigma 1 --out x", ["'nobody'", "unet"]),
+    ("--denoiser digits-unet --out x", ["--denoiser digits-unet", "--sigma"]),
+    ("--denoiser nobody --sigma 1 --out x", ["'nobody'", "digits-unet"]),
     ("--denoiser digit-classifier --sigma 1 --out x", ["restores no images"]),
-    ("--denoiser unet --sigma 1 --features 8 --out x", ["--features", "leave it out"]),
+    ("--denoiser digits-unet --sigma 1 --features 8 --out x", ["--features", "leave it out"]),
     ("--out /dev/null", ["/dev/null", "new or empty"]),
     ("--out /dev/null/x", ["/dev/null/x", "choose another"]),
     ("--out held", ["held", "new or empty"]),

@@ -1,6 +1,6 @@
 """What the page of `demo` shows, without the page: noise, restored images, latent vectors.
 
-play = Playground("blind")
+play = Playground("digits-blind")
 restored = play.restore(play.test.images[0], seed=0, strength=0.5)
 image, read = play.redraw(restored.latent)
 """
@@ -152,7 +152,7 @@ class Playground:
                 raise InputError(f"its images have {channels} channels, and the page shows 1 or 3")
         except InputError as error:
             raise InputError(
-                f"--model {name} cannot be shown, {error}: choose another, such as blind"
+                f"--model {name} cannot be shown, {error}: choose another, such as digits-blind"
             ) from None
         dataset = str(recipe.get("dataset", "mnist"))
         self.digits = self.shape == (28, 28, 1) and is_mnist(dataset)

@@ -20,8 +20,8 @@ class Arguments:
     """Image files, stacks, folders, or patterns in quotes."""
     out: Path
     """Folder to write to."""
-    model: str = "blind"
-    """A network that comes with the package (blind, unet, sigma-0.5, sigma-1.0), the folder of a
+    model: str = "digits-blind"
+    """A network that comes with the package (digits-blind, digits-unet, digits-sigma-0.5, digits-sigma-1.0), the folder of a
     finished run, or a model's .npz file."""
     tile: bool = False
     """Restore images of other sizes in overlapping tiles."""

@@ -1,6 +1,6 @@
 """A trained denoiser by what a user calls it: a name, the folder of a run, or a file.
 
-    loaded = load_model("blind")
+    loaded = load_model("digits-blind")
     loaded = load_model("runs/default-sigma0.5")
     images = loaded.model.apply({"params": loaded.params}, noisy)      # in [0, 1]
 
@@ -81,5 +81,5 @@ def _load(name: str, folder: Path, said: str) -> Loaded:
 
 def _denoiser(model: Any, params: Any, card: dict[str, Any], said: str) -> Loaded:
     if not isinstance(model, Denoiser):
-        raise InputError(f"{said} restores no images: choose another, such as blind")
+        raise InputError(f"{said} restores no images: choose another, such as digits-blind")
     return Loaded(model, params, card)

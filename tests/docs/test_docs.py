@@ -78,7 +78,9 @@ def test_every_command_parses(page, finished, tmp_path, monkeypatch):
             found = re.search(r"(?:python -m experiments\.|jaxdae )(\w+)(.*)", line)
             if found is None:
                 continue
-            words = [w.replace("NAME", "blind") for w in shlex.split(found[2], comments=True)]
+            words = [
+                w.replace("NAME", "digits-blind") for w in shlex.split(found[2], comments=True)
+            ]
             for before, word in itertools.pairwise(words):
                 if before == "--resume" and not Path(word).exists():
                     shutil.copytree(finished, word)

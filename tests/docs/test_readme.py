@@ -50,11 +50,11 @@ def test_what_is_exported_is_read_as_it_says(tmp_path, monkeypatch):
     (command,) = re.findall(r"python -m experiments\.export (.+)", block("Take it elsewhere", "sh"))
     assert export([*command.split(), "--no-check", "--no-cache"]) == 0
     names = run(block("Take it elsewhere"))
-    model, params = pretrained.load("blind")
+    model, params = pretrained.load("digits-blind")
     expected = model.apply({"params": params}, names["images"])
     np.testing.assert_allclose(names["on_jax"], expected, atol=1e-5)
     np.testing.assert_allclose(names["on_onnx"], expected, atol=1e-5)
-    assert names["card"] == pretrained.card("blind")
+    assert names["card"] == pretrained.card("digits-blind")
     flat = pretrained.flat(params)
     assert names["params"].keys() == flat.keys()
     for path, array in flat.items():
@@ -69,7 +69,7 @@ def test_every_command_parses():
     commands = re.findall(r"python -m experiments\.run((?: --?[\w-]+(?: [\w.:]+)?)*)", README)
     assert len(commands) >= 6
     for command in commands:
-        words = [word.replace("NAME", "blind") for word in command.split()]
+        words = [word.replace("NAME", "digits-blind") for word in command.split()]
         assert parse(words)
 
 

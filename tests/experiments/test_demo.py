@@ -189,11 +189,11 @@ def test_refuses_what_is_no_drawing(strokes):
 
 @pytest.fixture(scope="module")
 def blind():
-    return playground.Playground("blind")
+    return playground.Playground("digits-blind")
 
 
 def test_restores_and_redraws_as_the_library_does(blind):
-    clean, (network, params) = TEST.images[3], pretrained.load("blind")
+    clean, (network, params) = TEST.images[3], pretrained.load("digits-blind")
     found = blind.restore(clean, 5, 0.4)
 
     @jax.jit
@@ -297,7 +297,7 @@ def test_shows_other_images_without_a_sheet_to_draw_on(colour):
 @needs_gradio
 def test_shows_no_sliders_without_a_latent_of_that_size(tmp_path, blind):
     assert {"latent", "back", "sheet"} <= ids(page.build(blind))
-    play = playground.Playground("unet")
+    play = playground.Playground("digits-unet")
     assert play.sliders == 0 and play.digits
     assert ids(page.build(play)) & {"latent", "back", "sheet"} == {"sheet"}
     restored = play.restore(TEST.images[0], 0, 0.5)
@@ -476,7 +476,7 @@ def session(tmp_path_factory):
 
 
 def test_page_denoises_an_uploaded_digit_at_any_noise(session, tmp_path):
-    assert session.line == f"blind is at http://127.0.0.1:{session.port} until Ctrl-C\n"
+    assert session.line == f"digits-blind is at http://127.0.0.1:{session.port} until Ctrl-C\n"
     Image.fromarray(picture(TEST.images[1])).save(tmp_path / "two.jpg")
     session.after("clean", lambda: session.upload(tmp_path / "two.jpg"))
     expected = uploads.digit(uploads.open_image(tmp_path / "two.jpg"))

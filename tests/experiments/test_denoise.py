@@ -35,7 +35,7 @@ jax.devices()  # all of them, before a command asks for one
 @pytest.fixture(scope="module")
 def blind():
     """What the network makes of images in [0, 1]."""
-    model, params = pretrained.load("blind")
+    model, params = pretrained.load("digits-blind")
     network = jax.jit(lambda images: restore(model, params, images))
     return lambda images: np.asarray(network(jnp.asarray(images, jnp.float32)))
 
@@ -102,7 +102,7 @@ def test_folders_are_restored_file_by_file(here, blind, capsys):
         found = pixels(f"out/new/{i % 3}/deep/{i}.png").astype(int)
         assert np.abs(found - expected[i, ..., 0]).max() <= 1
     printed = capsys.readouterr()
-    assert printed.out.splitlines()[0].startswith("blind: Removes noise")
+    assert printed.out.splitlines()[0].startswith("digits-blind: Removes noise")
     assert "40 files restored in" in printed.out.splitlines()[1] and printed.err == ""
     before = {name: Path("out/new", name).read_bytes() for name in tree("out/new")}
     assert command("in", "--out", "again") == 0

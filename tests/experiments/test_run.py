@@ -424,7 +424,7 @@ def test_teacher_is_part_of_the_run(tmp_path, monkeypatch, capsys):
     alone, taught = tmp_path / "alone", tmp_path / "taught"
     assert main([*words, str(alone)]) == 0
     teach(0)
-    assert main([*words, str(taught), "--teacher", "unet"]) == 0
+    assert main([*words, str(taught), "--teacher", "digits-unet"]) == 0
     assert summary(alone)["params_sha256"] != summary(taught)["params_sha256"]
     (taught / "summary.json").unlink()
     teach(1)
@@ -466,10 +466,10 @@ BAD = [
     ("--devices 0", ["--devices 0", "at least 1"]),
     ("--microbatches 5", ["5 microbatches", "batch size 32", "1, 2, 4, 8, 16, 32"]),
     ("--recipe colorize", ["grayscale", "colour", "mnist"]),
-    ("--teacher nobody", ["'nobody'", "unet"]),
+    ("--teacher nobody", ["'nobody'", "digits-unet"]),
     ("--teacher digit-classifier", ["digit-classifier", "restores no images"]),
-    ("--teacher unet --corruption masking", ["gaussian", "leave out"]),
-    ("--teacher unet --mean 0", ["mean 0.5", "leave out"]),
+    ("--teacher digits-unet --corruption masking", ["gaussian", "leave out"]),
+    ("--teacher digits-unet --mean 0", ["mean 0.5", "leave out"]),
     ("--resume /no/such/run", ["/no/such/run", "config.json"]),
     ("--resume runs/x --epochs 5", ["--epochs", "--resume", "leave it out"]),
     ("--resume runs/x --epochs 3", ["--epochs", "--resume", "leave it out"]),
