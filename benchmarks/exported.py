@@ -60,7 +60,7 @@ def random_params(model: Denoiser, seed: int = 0) -> Any:
         inputs = np.prod(leaf.shape[:-1], dtype=np.float32) if leaf.ndim > 1 else np.float32(100)
         return draw(leaf.shape, np.float32) * np.sqrt(2 / inputs)
 
-    images = np.zeros((1, *model.image_shape), np.float32)
+    images = np.zeros((1, *model.example.shape[1:]), np.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
     return jax.tree.map(array, shapes)
 

@@ -38,8 +38,8 @@ import optax
 from benchmarks.throughput import Case, measure
 from benchmarks.timing import machine, markdown, not_a_file, spread
 from jaxdae.corruption import gaussian
-from jaxdae.losses import mean_squared_error
 from jaxdae.model import DenoisingAutoencoder
+from jaxdae.objectives import Supervised
 from jaxdae.optimizers import make_optimizer
 from jaxdae.train_step import create_state, make_train_step
 from jaxdae.training import AXIS, train
@@ -85,7 +85,7 @@ def one(file: str, resident: bool, images: int) -> dict[str, float]:
     """Trains on so many images of a file: images/s after the first chunk, and the peak memory."""
     model = DenoisingAutoencoder()
     optimizer = make_optimizer("adam", optax.constant_schedule(1e-3))
-    step = make_train_step(model, gaussian(0.5), mean_squared_error, optimizer, axis_name=AXIS)
+    step = make_train_step(model, Supervised(gaussian(0.5)), optimizer, axis_name=AXIS)
     progress = train(
         step,
         create_state(model, optimizer, 0),

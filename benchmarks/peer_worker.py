@@ -55,8 +55,8 @@ class Jaxdae:
         import optax
 
         from jaxdae.corruption import gaussian
-        from jaxdae.losses import mean_squared_error
         from jaxdae.model import DenoisingAutoencoder
+        from jaxdae.objectives import Supervised
         from jaxdae.optimizers import make_optimizer
         from jaxdae.train_step import create_state, make_train_step
         from jaxdae.training import AXIS
@@ -67,7 +67,7 @@ class Jaxdae:
         self.optimizer = make_optimizer("adam", optax.constant_schedule(1e-3))
         self.state = create_state(self.model, self.optimizer, 0)
         self.step = make_train_step(
-            self.model, gaussian(0.5), mean_squared_error, self.optimizer, axis_name=AXIS
+            self.model, Supervised(gaussian(0.5)), self.optimizer, axis_name=AXIS
         )
 
     def about(self) -> dict[str, str]:
@@ -108,13 +108,13 @@ class PlainFlax(Jaxdae):
 
         from benchmarks.throughput import PlainFlax as Network
         from jaxdae.corruption import gaussian
-        from jaxdae.losses import mean_squared_error
+        from jaxdae.objectives import Supervised
         from jaxdae.train_step import create_state, make_train_step
 
         self.model = Network(dtype=self.jax.numpy.dtype(dtype))
         optimizer = optax.adam(1e-3)
         self.state = create_state(self.model, optimizer, 0)
-        step = make_train_step(self.model, gaussian(0.5), mean_squared_error, optimizer)
+        step = make_train_step(self.model, Supervised(gaussian(0.5)), optimizer)
         self.step = self.jax.jit(step)
 
     def train(self, images: int, batch_size: int) -> Work:

@@ -28,8 +28,8 @@ import jax.numpy as jnp
 from benchmarks.throughput import pixels
 from benchmarks.timing import machine, markdown, not_a_file
 from jaxdae.corruption import gaussian
-from jaxdae.losses import mean_squared_error
 from jaxdae.model import build
+from jaxdae.objectives import Supervised
 from jaxdae.optimizers import make_optimizer, make_schedule
 from jaxdae.train_step import create_state, make_train_step
 
@@ -76,9 +76,9 @@ def profile(architecture: str, dtype: str, batch_size: int) -> list[Operation]:
     model = build(architecture, dtype=jnp.dtype(dtype))
     optimizer = make_optimizer("nadam", make_schedule("one-cycle", 1e-3, 1000), centering=True)
     state = create_state(model, optimizer, 0)
-    step = make_train_step(model, gaussian(0.5), mean_squared_error, optimizer)
-    images = jnp.asarray(pixels(STEPS * batch_size, model.image_shape))
-    images = images.reshape(STEPS, batch_size, *model.image_shape)
+    step = make_train_step(model, Supervised(gaussian(0.5)), optimizer)
+    images = jnp.asarray(pixels(STEPS * batch_size, model.example.shape[1:]))
+    images = images.reshape(STEPS, batch_size, *model.example.shape[1:])
 
     def many(state: Any, images: Any) -> Any:
         def body(state: Any, batch: Any) -> Any:

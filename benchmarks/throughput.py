@@ -45,8 +45,8 @@ from benchmarks.timing import in_turn, machine, markdown, not_a_file, spread
 from jaxdae.corruption import gaussian
 from jaxdae.inference import denoise
 from jaxdae.kernels import primitives as native
-from jaxdae.losses import mean_squared_error
 from jaxdae.model import DenoisingAutoencoder
+from jaxdae.objectives import Supervised
 from jaxdae.optimizers import make_optimizer
 from jaxdae.train_step import cpu_piece, create_state, make_train_step
 from jaxdae.training import AXIS, make_chunk, replicate
@@ -55,15 +55,11 @@ from jaxdae.training import AXIS, make_chunk, replicate
 class PlainFlax(nn.Module):
     """The `strided` network as one would first write it."""
 
-    image_shape: tuple[int, int, int] = (28, 28, 1)
     dtype: Any = None
+    example = property(lambda self: jnp.zeros((1, 28, 28, 1)))
 
     @nn.compact
-    def __call__(self, x):
-        return nn.sigmoid(self.logits(x))
-
-    @nn.compact
-    def logits(self, x):
+    def __call__(self, x, sigma=None):
         window, two = (3, 3), (2, 2)
         x = nn.relu(nn.Conv(32, window, two, dtype=self.dtype)(x))
         x = nn.relu(nn.Conv(64, window, two, dtype=self.dtype)(x))
@@ -71,7 +67,7 @@ class PlainFlax(nn.Module):
         x = nn.Dense(7 * 7 * 64, dtype=self.dtype)(x).reshape(-1, 7, 7, 64)
         x = nn.relu(nn.ConvTranspose(64, window, two, dtype=self.dtype)(x))
         x = nn.relu(nn.ConvTranspose(32, window, two, dtype=self.dtype)(x))
-        return nn.ConvTranspose(1, window, dtype=self.dtype)(x).astype(jnp.float32)
+        return nn.sigmoid(nn.ConvTranspose(1, window, dtype=self.dtype)(x).astype(jnp.float32))
 
 
 OPERATIONS = "jaxdae in operations"
@@ -120,10 +116,10 @@ def cost(function: Callable, batch_size: int, *arguments: Any) -> tuple[float | 
 
 def ready(case: Case, images: int, devices: int) -> Timed:
     """Compiles a case and runs it once."""
-    dtype, shape = jnp.dtype(case.dtype), (case.image_size, case.image_size, 1)
+    dtype, shape = jnp.dtype(case.dtype), (case.image_size, case.image_size)
     model: Any = PlainFlax(dtype=dtype)
     if not case.network.startswith("plain"):
-        model = DenoisingAutoencoder(shape, features=case.features, dtype=dtype)
+        model = DenoisingAutoencoder(image_size=shape, features=case.features, dtype=dtype)
     steps = max(1, images // case.batch_size)
     images = steps * case.batch_size
     make = _train if case.task == "train" else _infer
@@ -140,9 +136,9 @@ def _train(model: Any, case: Case, steps: int, devices: int) -> tuple[Callable, 
     ours = make_optimizer("adam", optax.constant_schedule(1e-3))
     optimizer = optax.adam(1e-3) if case.network.startswith("plain") else ours
     key = jax.random.key(0)
-    make = partial(make_train_step, model, gaussian(0.5), mean_squared_error, optimizer)
+    make = partial(make_train_step, model, Supervised(gaussian(0.5)), optimizer)
     state = create_state(model, optimizer, 0)
-    clean = pixels(steps * case.batch_size, model.image_shape)
+    clean = pixels(steps * case.batch_size, model.example.shape[1:])
     batch = jnp.asarray(clean[: case.batch_size])
     # Of one piece, if the batch is taken in pieces: XLA counts the turns of a loop as one.
     with native.without():
@@ -179,8 +175,8 @@ def _train(model: Any, case: Case, steps: int, devices: int) -> tuple[Callable, 
 
 
 def _infer(model: Any, case: Case, steps: int, devices: int) -> tuple[Callable, tuple]:
-    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *model.image_shape)))["params"]
-    shape = (case.batch_size, *model.image_shape)
+    params = jax.jit(model.init)(jax.random.key(0), model.example)["params"]
+    shape = (case.batch_size, *model.example.shape[1:])
     batches = [jax.random.uniform(jax.random.key(i), shape) for i in range(min(steps, 64))]
 
     def apply(images):

@@ -1,30 +1,29 @@
-"""Corruption processes: what is done to a clean image before the network sees it.
+"""Corruptions: what is done to a clean image before the network sees it.
 
     corruption = gaussian(0.5)
-    noisy = corruption(key, images)                       # a key for the batch
-    noisy = corruption(key, images, positions)            # ... of these places in the batch
+    noisy = corruption(key, images)                       # one key for the batch
+    noisy = corruption(key, images, positions)            # the images' places in the global batch
     noisy = compose(masking(0.25), gaussian(0.2))(key, images)
 
-A corruption is a frozen value that maps images in [0, 1], (batch, height, width, channels), to the
-input images of the network. Every image is corrupted by its own key, `fold_in(key, position)`, its
-position being its place in the batch unless given. So what happens to an image does not depend on
-who shares the batch, and a batch that many devices share, each passing the positions it holds, is
-corrupted bit for bit as it would be on one, by compiled programs. (Uncompiled, the noise is added
-in another rounding: XLA contracts a multiplication and an addition into one operation.)
+A corruption maps images in [0, 1], (batch, height, width, channels), to the network's input. Each
+image has its own key, `fold_in(key, position)`; the position is its place in the batch unless
+given. So an image's noise does not depend on the other images of the batch. Devices that share a
+batch pass the positions that they hold, and compiled programs then give the same bits as on one
+device. (Uncompiled programs round differently: XLA fuses a multiplication and an addition.)
 
-Keys are threefry, JAX's default: with `rbg` keys the draws of `vmap` depend on the batch's
-division.
+Keys are threefry, JAX's default. With `rbg` keys the numbers would depend on how the batch is
+divided.
 
-A strength given as a pair, `gaussian((0.1, 1.0))`, is drawn for each image uniformly from that
-range: training on it makes a blind denoiser. A strength that is a JAX array may be traced, so that
-one compiled program serves many; it is not checked.
+A strength may be a pair, `gaussian((0.1, 1.0))`: it is then drawn uniformly from that range for
+each image, which trains a blind denoiser. A strength may also be a JAX array, which may be traced,
+so that one compiled program serves many strengths; its value is not checked.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,24 +40,26 @@ Strength = float | Array | tuple[float, float]
 
 
 def example_keys(key: Key[Array, ""], positions: Int[Array, " batch"]) -> Key[Array, " batch"]:
-    """A key for each example: `key` folded with its position."""
+    """The key of each example: `key` folded with the example's position."""
     return jax.vmap(fold_in, (None, 0))(key, positions)
 
 
 @dataclass(frozen=True)
 class Corruption:
-    """A corruption of single images, applied to a batch with a key for each.
+    """A corruption of single images, applied to a batch with a key for each image.
 
-    Make one's own with `Corruption("name", function)`, where function maps (key, image) to an
-    image of one fixed shape and traces under JAX.
+    Make your own with `Corruption("name", function)`. The function maps (key, image) to an image
+    and can be traced by JAX.
+
+    Fields:
+      name: how it is shown.
+      corrupt: (key, image) to image, (height, width, channels) in [0, 1].
+      out_channels: the channels of the result, if it changes their number.
     """
 
     name: str
     corrupt: Callable[[Key[Array, ""], Image], Image]
-    # The channels it gives, for a corruption that changes their number.
     out_channels: int | None = None
-    # The clean part of an image, where it is not the whole: see `paired`.
-    clean: Callable[[Image], Image] | None = None
 
     def __call__(
         self,
@@ -71,10 +72,10 @@ class Corruption:
         Args:
           key: one key for the whole batch.
           images: clean images in [0, 1].
-          positions: what each image's key is folded with; its place in `images` if not given.
+          positions: each image's place in the global batch; its place in `images` if not given.
 
         Returns:
-          The input images in [0, 1], float of the same type.
+          The network's input, in [0, 1], of the same dtype.
         """
         positions = jnp.arange(len(images)) if positions is None else positions
         return jax.vmap(self.corrupt)(example_keys(key, positions), images)
@@ -83,42 +84,16 @@ class Corruption:
         return self.name
 
 
-def pair(
-    corruption: Callable[..., Images],
-    key: Key[Array, ""],
-    images: Images,
-    positions: Int[Array, " batch"] | None = None,
-) -> tuple[Images, Images]:
-    """The input images, and the clean ones to restore from them; the rest as in a call."""
-    part = getattr(corruption, "clean", None)
-    return corruption(key, images, positions), images if part is None else part(images)
-
-
 def identity() -> Corruption:
     """No corruption: a plain autoencoder."""
     return Corruption("identity()", lambda key, image: image)
 
 
-def paired(channels: int, noisy_channels: int) -> Corruption:
-    """No synthetic corruption: images that hold their noisy version behind the clean one.
-
-    Args:
-      channels: of the clean image, the first of each image.
-      noisy_channels: of the noisy image, the rest.
-    """
-    return Corruption(
-        "paired()",
-        lambda key, image: image[..., channels:],
-        out_channels=noisy_channels,
-        clean=lambda image: image[..., :channels],
-    )
-
-
 def gaussian(sigma: Strength, mean: float = 0.5) -> Corruption:
     """Adds N(mean, sigma^2) to every value and clips to [0, 1].
 
-    Mean 0.5 is the setting of the strided network's tutorial; mean 0 with sigma 0.4 that of the
-    max-pool network's.
+    The tutorial of the strided network has mean 0.5; that of the max-pool network has mean 0 and
+    sigma 0.4.
     """
     _check("sigma", sigma, 0, math.inf)
     if not math.isfinite(mean):
@@ -146,7 +121,7 @@ def masking(p: Strength) -> Corruption:
 
 
 def salt_and_pepper(p: Strength) -> Corruption:
-    """Sets each pixel, with probability p, to 0 or to 1 (all its channels), a fair coin each."""
+    """Sets each pixel (all its channels), with probability p, to 0 or to 1, equally likely."""
     _check("p", p, 0, 1)
 
     def corrupt(key: Key[Array, ""], image: Image) -> Image:
@@ -181,7 +156,7 @@ def poisson(peak: Strength) -> Corruption:
 
 
 def grayscale() -> Corruption:
-    """Rec. 601 luma, (0.299, 0.587, 0.114) of RGB: undoing it is colourisation. 3 channels to 1."""
+    """RGB to gray, by Rec. 601 luma (0.299, 0.587, 0.114). Undoing it is colourisation."""
 
     def corrupt(key: Key[Array, ""], image: Image) -> Image:
         if image.shape[-1] != 3:
@@ -195,7 +170,7 @@ def grayscale() -> Corruption:
 
 
 def compose(*corruptions: Corruption) -> Corruption:
-    """Applies corruptions in the order given, each with a key of its own."""
+    """Applies corruptions in the given order, each with its own key."""
 
     def corrupt(key: Key[Array, ""], image: Image) -> Image:
         for i, corruption in enumerate(corruptions):
@@ -204,22 +179,45 @@ def compose(*corruptions: Corruption) -> Corruption:
 
     channels = [c.out_channels for c in corruptions if c.out_channels]
     name = f"compose({', '.join(c.name for c in corruptions)})"
-    clean = corruptions[0].clean if corruptions else None
-    return Corruption(name, corrupt, channels[-1] if channels else None, clean)
+    return Corruption(name, corrupt, channels[-1] if channels else None)
+
+
+class Entry(NamedTuple):
+    """A corruption that a configuration can name.
+
+    Fields:
+      make: the configuration's values to the corruption.
+      reads: the names of those values, in the order that `make` takes them.
+    """
+
+    make: Callable[..., Corruption]
+    reads: tuple[str, ...] = ()
+
+
+CORRUPTIONS: dict[str, Entry] = {
+    "gaussian": Entry(gaussian, ("sigma", "mean")),
+    "identity": Entry(identity),
+    "grayscale": Entry(grayscale),
+    "masking": Entry(masking, ("strength",)),
+    "salt_and_pepper": Entry(salt_and_pepper, ("strength",)),
+    "speckle": Entry(speckle, ("sigma",)),
+    "poisson": Entry(poisson, ("strength",)),
+}
+NOISE_LEVELS = tuple(name for name, entry in CORRUPTIONS.items() if "sigma" in entry.reads)
 
 
 def _with_normal(key: Key[Array, ""], image: Image, make: Callable[[Array, Array], Array]) -> Image:
-    """What is made of an image's values and of as many normal ones.
+    """Combines an image's values with as many normal numbers.
 
-    As one row: on a CPU, XLA makes a loop of the last axis that is longer than 1, and of 28 columns
-    one whose vectors are a quarter full, which takes twice the time.
+    It works on one row of values. On a CPU, XLA vectorises the last axis; with 28 columns its
+    vectors would be a quarter full, which takes twice the time.
     """
     row = image.reshape(-1)
     return make(row, native.normal(key, row.size, image.dtype)).reshape(image.shape)
 
 
 def _strength(key: Key[Array, ""], strength: Strength, dtype) -> tuple[Key[Array, ""], Array]:
-    """The key to go on with, and the strength: as it is, or drawn from its range."""
+    """The key for the noise, and the strength: as given, or drawn from its range."""
     if not isinstance(strength, tuple):
         return key, jnp.asarray(strength, dtype)
     key, drawn = jax.random.split(key)

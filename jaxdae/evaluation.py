@@ -1,50 +1,54 @@
-"""A model over a data set at given corruptions."""
+"""A network over a data set: metrics of each image, and pictures of what it restores.
+
+Every image is corrupted with the key `fold_in(key(KEY), its index)`. So all networks are shown the
+same noisy images, whatever the batch, the devices and the seed of their training.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from math import prod
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax import lax
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int
 
 from jaxdae import metrics
-from jaxdae.corruption import Corruption, pair
+from jaxdae.corruption import Corruption
 from jaxdae.inference import denoise
-from jaxdae.losses import Loss, binary_cross_entropy
+from jaxdae.losses import Loss, binary_cross_entropy, takes_logits
 from jaxdae.model import Autoencoder, Denoiser
+from jaxdae.objectives import Example, Objective, as_objective
 from jaxdae.recognition import shipped
 from jaxdae.train_step import Params, to_float
-from jaxdae.training import AXIS, fits, replicate
+from jaxdae.training import AXIS, Data, bytes_of, fits, replicate
 
-PIECE_BYTES = 1 << 26  # of images that the devices do not hold all: so many are sent at a time
-# Every model, whatever its seed, is shown the same noisy test images.
+PIECE_BYTES = 1 << 26  # of images sent to the devices at a time, where these do not hold them all
 KEY = 20_080_705  # any number would do; another one changes every published figure a little
-METRICS: dict[str, Callable[[Array, Array], Array]] = {
-    "mse": lambda logits, clean: metrics.mse(nn.sigmoid(logits), clean),
-    "psnr": lambda logits, clean: metrics.psnr(nn.sigmoid(logits), clean),
-    "ssim": lambda logits, clean: metrics.ssim(nn.sigmoid(logits), clean),
+METRICS: dict[str, Loss] = {
+    "mse": metrics.mse,
+    "psnr": metrics.psnr,
+    "ssim": metrics.ssim,
     "bce": binary_cross_entropy,
 }
+Task = Corruption | Objective
 
 
 class Evaluator:
-    """Reports the mean of each metric over a set of images, at a strength of a corruption.
+    """Measures each image of a data set, at any strength of a corruption.
 
-    Every image is corrupted by `fold_in(key(KEY), its index)`, so all models see the same noise
-    and the figures do not depend on the batch or on the devices. One compilation serves all
-    strengths; images are sent to the devices once, or piece by piece where they are too many.
+    One compiled program serves all strengths. Images are sent to the devices once, or piece by
+    piece if they are too many.
 
     Args:
-      model: the architecture.
-      corruption: makes the corruption at a strength, which is traced: `gaussian`, say.
-      images: clean test images, uint8, in memory or a file that is mapped into it.
-      labels: the digit that each image shows; if given, what is restored is read, too.
-      losses: more to report, by name: (logits, clean images) to a number for each image.
+      model: the network.
+      task: makes, at a strength, what the network should do: a corruption to undo, such as
+        `gaussian`, or an objective. The strength is traced.
+      images: the test images as the task takes them: clean images, uint8 (n, height, width,
+        channels), or a tuple of arrays. They may be memory-mapped files.
+      labels: the digit that each image shows. If given, restored images are classified, too.
+      losses: more metrics by name: (outputs, clean images) to a number for each image.
       batch_size: images that each device takes at a time.
       devices: all of them if not given.
     """
@@ -52,8 +56,8 @@ class Evaluator:
     def __init__(
         self,
         model: Denoiser,
-        corruption: Callable[[Float[Array, ""]], Corruption],
-        images: UInt8[np.ndarray, "n height width channels"],
+        task: Callable[[Float[Array, ""]], Task],
+        images: Data,
         *,
         labels: Int[np.ndarray, " n"] | None = None,
         losses: Mapping[str, Loss] | None = None,
@@ -61,33 +65,43 @@ class Evaluator:
         devices: Sequence[jax.Device] | None = None,
     ) -> None:
         devices = jax.devices() if devices is None else list(devices)
-        self.devices, self.count = devices, len(images)
+        self.devices, self.count = devices, len(jax.tree.leaves(images)[0])
         batch_size = min(batch_size, -(-self.count // len(devices)))
         together = batch_size * len(devices)
         steps = -(-self.count // together)
         if not fits(images, devices):
-            size = prod(images.shape[1:]) * images.dtype.itemsize
+            size = bytes_of(images) // self.count
             steps = min(steps, max(1, PIECE_BYTES // (size * together)))
         self.piece = steps * together  # images at a time: all, if the devices hold them
         self.images, self.labels = images, labels
         indices = np.arange(self.piece, dtype=np.int32)
         self.indices = indices.reshape(len(devices), steps, batch_size)
-        read_by: tuple[Any, Any] = (None, None) if labels is None else shipped()
-        judge, self.weights = read_by
+        classifier: Any = None
+        self.weights: Any = None
+        if labels is not None:
+            classifier, self.weights = shipped()
         self.held = self._send(0) if self.piece >= self.count else None
         reported = {**METRICS, **(losses or {})}
+        if model.output != "sigmoid":  # whose outputs are no probabilities
+            del reported["bce"]
 
         def evaluate(params, data, indices, strength):
             images, labels, weights, first = data
 
             def body(_, index):
-                given, place = to_float(images[index]), first + index
-                inputs, clean = pair(corruption(strength), jax.random.key(KEY), given, place)
-                logits: Any = model.apply({"params": params}, inputs, method="logits")
-                values = {name: metric(logits, clean) for name, metric in reported.items()}
-                if judge is not None:
-                    read = judge.apply({"params": weights}, nn.sigmoid(logits)).argmax(-1)
-                    values["recovery"] = read == labels[index]
+                batch = jax.tree.map(lambda x: x[index], images)
+                example = _prepare(task(strength), batch, first + index)
+                logits: Any = model.apply(
+                    {"params": params}, example.input, example.sigma, method="logits"
+                )
+                outputs = model.activation(logits)
+                values = {
+                    name: metric(logits if takes_logits(metric) else outputs, example.target)
+                    for name, metric in reported.items()
+                }
+                if classifier is not None:
+                    found = classifier.apply({"params": weights}, outputs).argmax(-1)
+                    values["accuracy"] = found == labels[index]
                 return None, values
 
             return lax.scan(body, None, indices)[1]
@@ -97,11 +111,11 @@ class Evaluator:
         )
 
     def _send(self, first: int) -> Any:
-        """The images of a piece on the devices. Those that fill the last are later left out."""
+        """The images of a piece, on the devices; the last is filled up with the first images."""
         rows = np.arange(first, first + self.piece) % self.count
         labels = None if self.labels is None else self.labels[rows]
-        data = (self.images[rows], labels, self.weights, np.int32(first))
-        return replicate(data, self.devices)
+        images = jax.tree.map(lambda array: array[rows], self.images)
+        return replicate((images, labels, self.weights, np.int32(first)), self.devices)
 
     def per_image(self, params: Params, strength: float = 0.0) -> dict[str, np.ndarray]:
         """Each metric of each image, float64, in the order of the images."""
@@ -111,46 +125,42 @@ class Evaluator:
             held = self.held or self._send(first)
             values = self._evaluate(params, held, self.indices, strength)
             pieces.append({name: np.asarray(x, float).reshape(-1) for name, x in values.items()})
-        order = [*METRICS, *(name for name in pieces[0] if name not in METRICS)]
+        order = [name for name in METRICS if name in pieces[0]]
+        order += [name for name in pieces[0] if name not in METRICS]
         whole = {name: np.concatenate([piece[name] for piece in pieces]) for name in order}
         return {name: x[: self.count] for name, x in whole.items()}
 
     def __call__(self, params: Params, strength: float = 0.0) -> dict[str, float]:
-        """The mean of each metric: "mse", "psnr" (dB), "ssim", "bce" (nats), and with labels
-        "recovery", the share that `jaxdae.recognition` still reads as the right digit.
+        """The mean of each metric: "mse", "psnr" (dB), "ssim", "bce" (nats, for outputs in [0, 1]),
+        and with labels "accuracy", the share of images that the shipped classifier gets right.
         """
         return means(self.per_image(params, strength))
 
 
 def means(values: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """The mean of each metric over the images, of what `Evaluator.per_image` returned."""
+    """The mean of each metric over the images that `Evaluator.per_image` measured."""
     return {name: float(each.mean()) for name, each in values.items()}
 
 
-def corrupted(
-    corruption: Corruption, images: UInt8[np.ndarray, "n height width channels"]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The clean images, and what `Evaluator` gives a network of them: float32 in [0, 1]."""
+def _prepare(task: Task, images: Data, positions: Array | None = None) -> Example:
+    key = jax.random.key(KEY)
+    return as_objective(task).prepare(key, jax.tree.map(to_float, images), positions)
 
-    @jax.jit
-    def run(images):
-        return pair(corruption, jax.random.key(KEY), to_float(images))
 
-    inputs, clean = run(jnp.asarray(images))
-    return np.asarray(clean), np.asarray(inputs)
+def corrupted(task: Task, images: Data) -> tuple[np.ndarray, np.ndarray]:
+    """The clean images and the network's inputs, as `Evaluator` has them: float32 in [0, 1]."""
+    example = jax.jit(partial(_prepare, task))(jax.tree.map(jnp.asarray, images))
+    return np.asarray(example.target), np.asarray(example.input)
 
 
 def reconstruct(
-    model: Denoiser,
-    params: Params,
-    corruption: Corruption,
-    images: UInt8[np.ndarray, "n height width channels"],
+    model: Denoiser, params: Params, task: Task, images: Data
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The clean images, what the network was given, and what it made of them: float32 in [0, 1].
+    """The clean images, the network's inputs and its outputs: float32 in [0, 1].
 
-    The noise is that of `Evaluator` for the same images, given from the first.
+    The noise is that of `Evaluator` for the same images, from the first one on.
     """
-    clean, inputs = corrupted(corruption, images)
+    clean, inputs = corrupted(task, images)
     return clean, inputs, np.asarray(_denoise(model, params, inputs))
 
 
@@ -158,55 +168,59 @@ _denoise = jax.jit(denoise, static_argnums=0)
 
 
 def make_reconstruct(
-    model: Denoiser, corruption: Callable[[Float[Array, ""]], Corruption]
+    model: Denoiser, task: Callable[[Float[Array, ""]], Task]
 ) -> Callable[..., tuple[Array, Array, Array]]:
-    """`reconstruct` for any strength and any images, with one compilation for each number of them.
+    """`reconstruct` at any strength and for any images, compiled once for each number of them.
 
     Args:
-      corruption: makes the corruption at a strength, which is traced, as for `Evaluator`.
+      task: as of `Evaluator`.
 
     Returns:
-      A function of (params, images, positions, strength), whose images are uint8 and stood at
-      `positions` (n,) of what `Evaluator` was given; it returns what `reconstruct` does.
+      A function of (params, images, positions, strength). The images are uint8, and `positions`
+      (n,) are their places among those that `Evaluator` was given. It returns what `reconstruct`
+      does.
     """
 
     @jax.jit
     def run(params, images, positions, strength):
-        given = to_float(images)
-        inputs, clean = pair(corruption(strength), jax.random.key(KEY), given, positions)
-        return clean, inputs, denoise(model, params, inputs)
+        example = _prepare(task(strength), images, positions)
+        return example.target, example.input, denoise(model, params, example.input)
 
     return run
 
 
 def encode(
-    model: Autoencoder,
-    params: Params,
-    corruption: Corruption,
-    images: UInt8[np.ndarray, "n height width channels"],
+    model: Autoencoder, params: Params, task: Task, images: Data
 ) -> Float[np.ndarray, "n latent"]:
     """The latent representations of corrupted images, flattened."""
-
-    batch_size = min(100, len(images))
-    batches = -(-len(images) // batch_size)
+    count = len(jax.tree.leaves(images)[0])
+    batch_size = min(100, count)
+    batches = -(-count // batch_size)
 
     @jax.jit
     def run(params, images, indices):
         def one(index):
-            inputs = corruption(jax.random.key(KEY), to_float(images[index]), index)
-            return model.apply({"params": params}, inputs, method="encode")
+            example = _prepare(task, jax.tree.map(lambda x: x[index], images), index)
+            return model.apply({"params": params}, example.input, method="encode")
 
         return lax.map(one, indices)
 
-    indices = jnp.arange(batches * batch_size).reshape(batches, batch_size) % len(images)
-    latent = np.asarray(run(params, jnp.asarray(images), indices))
-    return latent.reshape(batches * batch_size, -1)[: len(images)]
+    indices = jnp.arange(batches * batch_size).reshape(batches, batch_size) % count
+    latent = np.asarray(run(params, jax.tree.map(jnp.asarray, images), indices))
+    return latent.reshape(batches * batch_size, -1)[:count]
 
 
 def decode(
-    model: Autoencoder, params: Params, latent: Float[np.ndarray, "n latent"]
+    model: Autoencoder,
+    params: Params,
+    latent: Float[np.ndarray, "n latent"],
+    image_size: tuple[int, int] | None = None,
 ) -> Float[np.ndarray, "n height width channels"]:
-    """The images in [0, 1] that latent representations, as `encode` returns them, stand for."""
+    """The images that latent representations, as `encode` returns them, stand for.
+
+    Args:
+      image_size: the (height, width) of the images, for a network that takes any size.
+    """
 
     @jax.jit
     def run(params, latent):
@@ -215,7 +229,9 @@ def decode(
 
         return lax.map(one, latent, batch_size=32)
 
-    image = jax.ShapeDtypeStruct((1, *model.image_shape), jnp.float32)
+    height, width = model.image_size or image_size or model.example.shape[1:3]
+    image = jax.ShapeDtypeStruct((1, height, width, model.channels), jnp.float32)
     encoder = partial(model.apply, method="encode")
     shape = jax.eval_shape(encoder, {"params": params}, image).shape[1:]
-    return np.asarray(run(params, jnp.asarray(latent).reshape(len(latent), *shape)))
+    images = np.asarray(run(params, jnp.asarray(latent).reshape(len(latent), *shape)))
+    return images[:, :height, :width]

@@ -2,24 +2,20 @@
 
     denoised = denoise(model, params, noisy)                    # in [0, 1]
     fast = jax.jit(lambda images: denoise(model, params, images))
-    for name, restored in stream(fast, pairs, batch=512):   # of (name, images), however many
+    for name, restored in stream(fast, pairs, batch=512):       # any number of (name, images)
 
-On a CPU `denoise` keeps a large batch from falling out of the caches; `stream` makes batches of one
-size, for one compiled program, out of whatever comes. A program that is compiled with its
-parameters, as `fast` is, computes once, not at every call, what depends on them alone.
+On a CPU, `denoise` takes a large batch in pieces that fit the caches. `stream` groups images into
+batches of one size, for one compiled program. A program that is compiled with its parameters, as
+`fast` is, computes once what depends on the parameters alone.
 
-JAX on a CPU hands each call to another thread, which costs a single image a good part of its time.
-Who wants one image as soon as can be says, before anything is computed,
+For the lowest latency of single images on a CPU, let calls run in the calling thread, before
+anything is computed:
 
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
-and calls run in the thread that makes them, and return when they are done. What memory a call took,
-Linux's C library may give back to the system at its end, and take anew page by page in the next,
-which costs a part of the call's time. In the environment that Python is started in,
+and let Linux's C library keep freed memory, in the environment in which Python is started:
 
     MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_PAD_=67108864
-
-keep it.
 """
 
 from collections import deque
@@ -39,56 +35,67 @@ Held = Float[np.ndarray, "n height width channels"]  # in the host's memory
 Tag = TypeVar("Tag")
 
 
-def denoise(model: Denoiser, params: Any, images: Images, *, piece: int = 64) -> Images:
-    """Restores images: a pure function, to be jitted by whoever calls it.
+def denoise(
+    model: Denoiser, params: Any, images: Images, sigma: Any = None, *, piece: int = 64
+) -> Images:
+    """Denoises images: a pure function, which the caller may jit.
 
-    On a CPU a large batch is taken piece by piece, for what a network makes of 64 images stays in
-    the caches, and of 512 does not. Other platforms take it whole.
+    On a CPU a large batch is taken piece by piece: the activations of 64 small images fit the
+    caches, those of 512 do not. Other platforms take the whole batch.
 
     Args:
       params: the model's parameters.
-      images: corrupted images in [0, 1], (n, *model.image_shape).
+      images: noisy images, (n, height, width, channels), nominally in [0, 1].
+      sigma: the standard deviation of their noise, one number or one for each image, for a network
+        that takes it.
       piece: images at a time on a CPU, at least 1.
 
     Returns:
-      Images in [0, 1], (n, height, width, out_channels).
+      (n, height, width, out_channels).
 
     Raises:
-      InputError: the images have another shape than the model takes, or `piece` is less than 1.
+      InputError: the images do not fit the model, or `piece` is less than 1.
     """
-
-    def apply(images: Images) -> Any:
-        return model.apply({"params": params}, images)
-
-    def in_pieces(images: Images) -> Any:
-        whole = len(images) // piece * piece
-        parts = images[:whole].reshape(-1, piece, *images.shape[1:])
-        out = lax.map(apply, parts)
-        out = out.reshape(whole, *out.shape[2:])
-        return out if whole == len(images) else jnp.concatenate([out, apply(images[whole:])])
-
     if piece < 1:
         raise InputError(f"piece={piece} must be at least 1 image, such as 64")
+    levels = None if sigma is None else jnp.broadcast_to(jnp.asarray(sigma), (len(images),))
+
+    def apply(images: Images, levels: Any) -> Any:
+        return model.apply({"params": params}, images, levels)
+
+    def in_pieces(images: Images, levels: Any) -> Any:
+        whole = len(images) // piece * piece
+
+        def first(x: Any) -> Any:
+            return None if x is None else x[:whole].reshape(-1, piece, *x.shape[1:])
+
+        out = lax.map(lambda part: apply(*part), (first(images), first(levels)))
+        out = out.reshape(whole, *out.shape[2:])
+        if whole == len(images):
+            return out
+        rest = apply(images[whole:], None if levels is None else levels[whole:])
+        return jnp.concatenate([out, rest])
+
     if len(images) <= piece:
-        return apply(images)
-    return lax.platform_dependent(images, cpu=in_pieces, default=apply)
+        return apply(images, levels)
+    return lax.platform_dependent(images, levels, cpu=in_pieces, default=apply)
 
 
 def stream(
     apply: Callable[[Held], Any], groups: Iterable[tuple[Tag, Held]], batch: int
 ) -> Iterator[tuple[Tag, Held]]:
-    """Applies a function to groups of images, of any lengths, in batches of one.
+    """Applies a function to groups of images, of any lengths, in batches of one size.
 
-    A batch is filled from as many groups as it takes; what the last lacks is zeros, whose results
-    are left out. While a batch is computed, the next one is filled.
+    A batch may hold images of several groups. The last one is filled up with zeros, whose results
+    are dropped. While a batch is computed, the next one is filled.
 
     Args:
       apply: maps (batch, *shape) to (batch, *other shape), such as a jitted `denoise`.
-      groups: pairs of anything and images, (n, *shape), n at least 1, asked for as they are needed.
+      groups: pairs of a tag and images, (n, *shape), n at least 1; they are read as needed.
       batch: images at a time.
 
     Yields:
-      Each pair, with the results in the images' place, in the order of `groups`.
+      Each tag with the results of its images, in the order of `groups`.
     """
     waiting: deque[_Group] = deque()  # groups whose results are not whole, the oldest first
     running: deque[tuple[Any, list[tuple[_Group, int]]]] = deque()

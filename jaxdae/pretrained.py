@@ -23,6 +23,7 @@ from jaxdae.errors import InputError
 from jaxdae.files import tree_sha256
 from jaxdae.model import ARCHITECTURES, DigitClassifier
 
+FORMAT = 2  # of a card
 FOLDER = Path(str(resources.files("jaxdae"))) / "weights"
 MODELS: dict[str, type[nn.Module]] = {**ARCHITECTURES, "classifier": DigitClassifier}
 
@@ -79,7 +80,19 @@ def build(described: Mapping[str, Any], params: Any) -> nn.Module:
         key: tuple(value) if isinstance(value, list) else value
         for key, value in described["fields"].items()
     }
+    if "format" not in described:
+        fields = _first_format(described["architecture"], fields)
     return MODELS[described["architecture"]](**fields)
+
+
+def _first_format(architecture: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of cards without a format: all networks had an image shape, the U-Net a bridge."""
+    height, width, channels = fields.pop("image_shape", (28, 28, 1))
+    if architecture == "unet":
+        fields = {"bridge": 384, **fields}
+    if architecture != "maxpool" and fields.get("bridge", 1):
+        fields["image_size"] = (height, width)
+    return {"channels": channels, **fields}
 
 
 def _mend(folder: Path) -> str:
@@ -106,6 +119,7 @@ def describe(name: str, model: nn.Module, params: Any, about: Mapping[str, Any])
     return {
         "name": name,
         **about,
+        "format": FORMAT,
         "architecture": kinds[type(model)],
         "fields": fields,
         "parameters": sum(leaf.size for leaf in arrays.values()),

@@ -37,6 +37,9 @@ class Config:
     seed: int = 0
     """Decides the initial weights, the order of the images and the noise."""
 
+    objective: Literal["supervised", "paired"] = "supervised"
+    """What is learnt: to undo a corruption, or to make the clean images of pairs: from the noisy
+    ones."""
     corruption: Literal[
         "gaussian",
         "identity",
@@ -45,9 +48,8 @@ class Config:
         "salt_and_pepper",
         "speckle",
         "poisson",
-        "paired",
     ] = "gaussian"
-    """What is done to the clean images; paired: nothing, for pairs: have noisy ones."""
+    """What is done to the clean images."""
     mean: float = 0.5
     """Mean of the gaussian noise."""
     strength: Range = (0.3,)
@@ -64,6 +66,8 @@ class Config:
     """Its channels at each level (its hidden widths, if dense)."""
     latent_dim: int = 16
     """Length of the latent vector (strided, dense)."""
+    bridge: int = 384
+    """Width of the U-Net's dense bridge; 0: none, and a network for images of any size."""
     upsampling: Literal["nearest", "transposed"] = "nearest"
     """How the max-pool network's decoder grows."""
     dtype: Literal["float32", "bfloat16"] = "float32"

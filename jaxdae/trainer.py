@@ -1,16 +1,16 @@
-"""A configuration put together and trained: what a notebook and `experiments.run` share.
+"""A configuration, built and trained: what a notebook and `experiments.run` share.
 
     config = jaxdae.recipe("default", sigma=0.5, epochs=2)
     for epoch in jaxdae.train(config):
         print(epoch.number, epoch.metrics["test_mse"])
     denoised = jaxdae.denoise(epoch.model, epoch.params, noisy)
 
-Whatever the configuration names may be given as an object instead: a Flax module of one's own, a
-corruption, a loss, an optimiser. Nothing is written to disk, and nothing printed.
+Each part that the configuration names can be given as an object instead: a network, a corruption,
+an objective, a loss, an optimiser. Nothing is written to disk, and nothing is printed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -23,32 +23,32 @@ from jaxtyping import Array
 
 from jaxdae import corruption as corruptions
 from jaxdae import data, pretrained, train_step, training
-from jaxdae.corruption import Corruption
+from jaxdae.corruption import NOISE_LEVELS, Corruption
 from jaxdae.errors import DivergenceError, InputError
-from jaxdae.evaluation import Evaluator, means
+from jaxdae.evaluation import Evaluator, Task, means
 from jaxdae.files import tree_sha256
 from jaxdae.losses import LOSSES, Loss
-from jaxdae.model import Denoiser, build
+from jaxdae.model import Denoiser, build, fields_of
+from jaxdae.objectives import Objective, Pair, Paired, Supervised, as_objective
 from jaxdae.optimizers import make_optimizer, make_schedule
 from jaxdae.recipes import Config
 from jaxdae.train_step import Params, TrainState
 from jaxdae.training import AXIS, Progress
 
-NOISE_LEVELS = ("gaussian", "speckle")  # corruptions that have a sigma
 Test = Callable[[Any], dict[str, np.ndarray]]
 
 
 class Epoch(NamedTuple):
-    """What `train` says after each epoch.
+    """What `train` yields after each epoch.
 
     Fields:
       number: from 1.
-      metrics: "train_loss"; of the test images "test_loss", "test_mse", "test_psnr" (dB),
-        "test_ssim" and "test_bce" (nats); "learning_rate", unless the optimiser is one's own;
-        "step", "train_seconds" (since the first epoch, compilation apart), "images_per_second".
+      metrics: "train_loss"; on the test images "test_loss", "test_mse", "test_psnr" (dB),
+        "test_ssim" and "test_bce" (nats); "learning_rate", unless you gave the optimiser;
+        "step", "train_seconds" (since the first epoch, without compilation), "images_per_second".
       model: the network.
       params: its parameters, to evaluate and keep: the average where the configuration has one.
-      state: all that training changes; it is given away to the next epoch: copy what is to stay.
+      state: all that training changes. The next epoch reuses its memory: copy what should stay.
     """
 
     number: int
@@ -64,20 +64,22 @@ def train(
     *,
     model: Denoiser | None = None,
     corruption: Corruption | None = None,
+    objective: Objective | None = None,
     loss: Loss | None = None,
     optimizer: optax.GradientTransformation | None = None,
     callbacks: Sequence[Callable[[Epoch], Any]] = (),
 ) -> Iterator[Epoch]:
-    """Trains as a configuration says, epoch by epoch: iterate over it, and stop when you like.
+    """Trains a configuration, epoch by epoch: iterate over it, and stop when you like.
 
     Args:
-      config: from `jaxdae.recipe`; what is checked is checked before this returns.
-      dataset: instead of `config.dataset`, images at hand or another name.
-      model: instead of the configuration's architecture, a network of one's own: a subclass of
-        `jaxdae.model.Denoiser` with `restore`, from images to logits.
-      corruption: instead of the configuration's: `Corruption("name", function of (key, image))`.
-      loss: instead of the configuration's: (logits, clean images) to a loss for each image.
-      optimizer: instead of the configuration's, with its schedule: an optax transformation.
+      config: from `jaxdae.recipe`. All checks are made before this returns.
+      dataset: a data set, or its name, instead of `config.dataset`.
+      model: your own network, instead of the configuration's: a subclass of
+        `jaxdae.model.Denoiser` with `forward`.
+      corruption: your own corruption: `Corruption("name", function of (key, image))`.
+      objective: your own objective, see `jaxdae.objectives`, instead of corruption and loss.
+      loss: your own loss: (outputs, clean images) to a number for each image.
+      optimizer: your own optax transformation, instead of the optimiser and its schedule.
       callbacks: called with each epoch before it is yielded.
 
     Yields:
@@ -88,7 +90,13 @@ def train(
       DivergenceError: a loss is not finite.
     """
     trainer = Trainer(
-        config, dataset, model=model, corruption=corruption, loss=loss, optimizer=optimizer
+        config,
+        dataset,
+        model=model,
+        corruption=corruption,
+        objective=objective,
+        loss=loss,
+        optimizer=optimizer,
     )
 
     def epochs() -> Iterator[Epoch]:
@@ -101,22 +109,22 @@ def train(
 
 
 class Stage(NamedTuple):
-    """Epochs that share a corruption and an optimiser's state.
+    """Epochs that share an objective and an optimiser's state.
 
     Fields:
       epochs: their numbers, from 0 over the whole run.
-      corruption: what the images are trained under.
-      test: parameters to each metric of each test image under it, float64 (n,).
+      objective: what is learnt.
+      test: parameters to each metric of each test image, float64 (n,).
     """
 
     epochs: range
-    corruption: Corruption
+    objective: Objective
     test: Test
 
 
 @dataclass
 class Part:
-    """What there is of the epoch under way: the losses of its steps, the time, the images."""
+    """The current epoch so far: the losses of its steps, its time, the number of images."""
 
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
@@ -134,14 +142,15 @@ class Trainer:
     Args: as `train`.
 
     Attributes:
-      config, dataset, corruption, model, loss, teacher, devices: what is trained, on what.
-      stages: the epochs, in parts that share a corruption.
-      by_sigma: the evaluator at any sigma; None where the corruption has none.
-      evaluator: makes an `Evaluator` of the test images from a corruption's maker.
-      steps_per_epoch: how many.
+      config, dataset, model, loss, teacher, devices: what is trained, on what.
+      task: the corruption that is undone, or the objective.
+      stages: the epochs, in parts that share an objective.
+      by_sigma: the evaluator at any sigma; None if the task has no sigma.
+      evaluator: makes an `Evaluator` of the test images from a function of the strength.
+      steps_per_epoch: the number of steps in an epoch.
 
     Raises:
-      InputError: a value that cannot be, said in one line.
+      InputError: a value cannot be used; one line says why.
     """
 
     def __init__(
@@ -151,13 +160,15 @@ class Trainer:
         *,
         model: Denoiser | None = None,
         corruption: Corruption | None = None,
+        objective: Objective | None = None,
         loss: Loss | None = None,
         optimizer: optax.GradientTransformation | None = None,
     ) -> None:
         check(config)
-        self.own_corruption, self.own_optimizer = corruption, optimizer
-        if corruption is None and config.corruption != "paired":
-            make_corruption(config)  # a strength that cannot be is told before the data is read
+        self.own_task: Task | None = objective or corruption
+        self.own_optimizer = optimizer
+        if self.own_task is None:
+            make_corruption(config)  # a bad strength is reported before the data is read
         self.devices = jax.devices()[: config.devices]
         self.config = config = replace(config, devices=config.devices or len(self.devices))
         if len(self.devices) < (config.devices or 1):
@@ -179,79 +190,97 @@ class Trainer:
             train=_first(dataset.train, config.train_images, "train-images"),
             test=_first(dataset.test, config.test_images, "test-images"),
         )
-        self.corruption = self.at_sigma(None)
+        self.loss = LOSSES[config.loss] if loss is None else loss
+        self.task = self.at_sigma(None)
         self.teacher, self.teacher_sha256 = make_teacher(config, dataset)
         devices, examples = len(self.devices), len(self.dataset.train)
         training.share_batch(config.batch_size, devices, examples, config.microbatches)
-        self.loss = LOSSES[config.loss] if loss is None else loss
-        self.model = self._fitting(model) or make_model(config, dataset, self.corruption)
+        channels = getattr(self.task, "out_channels", None) or dataset.image_shape[2]
+        self.model = self._fitting(model, channels) or make_model(config, dataset, channels)
         self.steps_per_epoch = len(self.dataset.train) // config.batch_size
 
         own = [device for device in self.devices if device.process_index == jax.process_index()]
         self.evaluator = make = partial(
             Evaluator,
             self.model,
-            images=self.dataset.test.images,
+            images=examples_of(self.dataset.test),
             devices=own,
             losses={} if loss is None else {"loss": loss},
         )
-        has_level = corruption is None and config.corruption in NOISE_LEVELS
+        has_level = isinstance(self.task, Corruption) and self.own_task is None
+        has_level = has_level and config.corruption in NOISE_LEVELS
         self.by_sigma = make(self.at_sigma) if has_level else None
         test: Test
         if self.by_sigma is not None and len(config.sigma) == 1:
             test = partial(self.by_sigma.per_image, strength=config.sigma[0])
         else:
-            test = make(lambda _: self.corruption).per_image
+            test = make(lambda _: self.task).per_image
         border, last = config.clean_epochs, config.clean_epochs + config.epochs
-        self.stages = [Stage(range(border, last), self.corruption, test)]
-        if border and (self.corruption.out_channels or self.corruption.clean):
+        self.stages = [Stage(range(border, last), self.objective(self.task), test)]
+        plain = isinstance(self.task, Corruption) and self.task.out_channels is None
+        if border and not plain:
             raise InputError(
-                f"--clean-epochs {border} cannot go with {self.corruption}, whose images are "
-                "of another kind than the clean ones: leave it out"
+                f"--clean-epochs {border} cannot go with {self.task}, whose input is not a "
+                "corrupted image of the same channels: leave it out"
             )
         if border:
             clean = corruptions.identity()
-            self.stages.insert(0, Stage(range(border), clean, make(lambda _: clean).per_image))
+            test = make(lambda _: clean).per_image
+            self.stages.insert(0, Stage(range(border), self.objective(clean), test))
 
-    def at_sigma(self, sigma: Any) -> Corruption:
-        """The corruption, at another sigma if given."""
-        if self.own_corruption is not None:
-            return self.own_corruption
-        paired, dataset = self.config.corruption == "paired", self.dataset
-        if paired and not dataset.noisy_channels:
+    def at_sigma(self, sigma: Any) -> Task:
+        """The corruption that is undone, at another sigma if given; or the objective."""
+        if self.own_task is not None:
+            return self.own_task
+        name, dataset = self.config.objective, self.dataset
+        if name == "paired" and dataset.train.noisy is None:
             raise InputError(
-                f"--corruption paired needs pairs of noisy and clean images, and {dataset.name} "
+                f"--objective paired needs pairs of noisy and clean images, and {dataset.name} "
                 "has none: give --dataset pairs:NOISY_DIR,CLEAN_DIR"
             )
-        if dataset.noisy_channels and not paired:
+        if dataset.train.noisy is not None and name != "paired":
             raise InputError(
-                f"--corruption {self.config.corruption} cannot go with {dataset.name}, whose "
-                "images have their noise: --corruption paired"
+                f"--objective {name} cannot go with {dataset.name}, which holds noisy images "
+                "already: give --objective paired"
             )
-        if paired:
-            return corruptions.paired(dataset.image_shape[2], dataset.noisy_channels)
+        if name == "paired":
+            return Paired(self.loss)
         return make_corruption(self.config, sigma)
 
-    def _fitting(self, model: Denoiser | None) -> Denoiser | None:
-        """A network of one's own, if it suits the images."""
+    def objective(self, task: Task) -> Objective:
+        """What is learnt: to undo a corruption, or an objective as it is."""
+        if isinstance(task, Corruption):
+            return Supervised(task, self.loss, self.teacher)
+        return as_objective(task)
+
+    def _fitting(self, model: Denoiser | None, channels: int) -> Denoiser | None:
+        """The caller's own network, if it fits the images."""
         if model is None:
             return None
         if not isinstance(model, Denoiser):
             what = type(model).__name__ if isinstance(model, nn.Module) else repr(model)
             raise InputError(
-                f"model {what} must be a jaxdae.model.Denoiser: subclass it, with `restore` from "
-                "images to logits"
+                f"model {what} must be a jaxdae.model.Denoiser: subclass it, with `forward` from "
+                "images to the output before its nonlinearity"
             )
-        height, width, channels = self.dataset.image_shape
-        taken = (height, width, self.corruption.out_channels or channels)
-        made = model.out_channels or model.image_shape[2]
-        if tuple(model.image_shape) != taken or made != channels:
+        *size, outputs = self.dataset.image_shape
+        if model.image_size is not None and list(model.image_size) != size:
             raise InputError(
-                f"model {type(model).__name__} takes images of shape {model.image_shape} and makes "
-                f"{made} channels, but those of {self.dataset.name} are {taken} and have "
-                f"{channels}: build it with image_shape={taken}, out_channels={channels}"
+                f"model {type(model).__name__} takes images of {tuple(model.image_size)}, and "
+                f"those of {self.dataset.name} have {tuple(size)}: build it with "
+                f"image_size={tuple(size)}"
+            )
+        if (model.channels, model.outputs) != (channels, outputs):
+            raise InputError(
+                f"model {type(model).__name__} has {model.channels} channels in and "
+                f"{model.outputs} out, and {self.dataset.name} needs {channels} and {outputs}: "
+                f"build it with channels={channels}, out_channels={outputs}"
             )
         return model
+
+    @property
+    def corruption(self) -> Task:
+        return self.task
 
     def create_state(self) -> TrainState:
         """A fresh state, its parameters drawn from the configuration's seed."""
@@ -260,9 +289,9 @@ class Trainer:
         return train_step.create_state(self.model, optimizer, self.config.seed, ema=ema)
 
     def optimizer(self, stage: Stage) -> tuple[optax.GradientTransformation, optax.Schedule | None]:
-        """The optimiser and the schedule of a stage, whose steps count from its beginning.
+        """The optimiser and the schedule of a stage; the schedule's steps count from its start.
 
-        There is no schedule where the optimiser is the caller's own.
+        The caller's own optimiser has no schedule.
         """
         if self.own_optimizer is not None:
             return self.own_optimizer, None
@@ -281,7 +310,7 @@ class Trainer:
         return optimizer, schedule
 
     def rate(self, stage: Stage) -> Callable[[int], float] | None:
-        """The learning rate at a step of the run, in a stage."""
+        """A function from a step of the run to the learning rate, in a stage."""
         begin, (_, schedule) = stage.epochs.start * self.steps_per_epoch, self.optimizer(stage)
         return schedule and (lambda step: float(schedule(step - begin)))
 
@@ -292,8 +321,8 @@ class Trainer:
 
         Args:
           state: where to begin.
-          done: the epochs of the run that it has been through already.
-          taken: the steps of the next epoch that it has been through, too.
+          done: the epochs of the run that are done already.
+          taken: the steps of the next epoch that are done, too.
           debug: see `training.train`.
         """
         config, epochs = self.config, range(max(done, stage.epochs.start), stage.epochs.stop)
@@ -303,17 +332,15 @@ class Trainer:
         make_step = partial(
             train_step.make_train_step,
             self.model,
-            stage.corruption,
-            self.loss,
+            stage.objective,
             optimizer,
-            teacher=self.teacher,
             ema_decay=config.ema_decay,
             microbatches=config.microbatches,
         )
         return training.train(
             make_step(axis_name=AXIS),
             state,
-            self.dataset.train.images,
+            examples_of(self.dataset.train),
             seed=config.seed,
             epochs=epochs,
             batch_size=config.batch_size,
@@ -327,12 +354,12 @@ class Trainer:
     def row(
         self, state: TrainState, stage: Stage, part: Part, number: int, seconds: float
     ) -> dict[str, float]:
-        """The metrics of an epoch that has ended, after a test: a row of the history.
+        """Tests after an epoch, and returns its metrics: a row of the history.
 
         Args:
           part: the epoch.
-          number: its own, from 1.
-          seconds: of training before it.
+          number: the epoch's number, from 1.
+          seconds: the training time before it.
 
         Raises:
           DivergenceError: the test loss is not finite.
@@ -378,43 +405,41 @@ class Trainer:
 
 def make_corruption(config: Config, sigma: Any = None) -> Corruption:
     """The configuration's corruption, at another sigma if given."""
+    entry = corruptions.CORRUPTIONS[config.corruption]
 
-    def one_or_range(values: tuple[float, ...], flag: str) -> Any:
-        if len(values) not in (1, 2):
-            raise InputError(f"--{flag} takes one number or two, and got {len(values)}")
-        return values[0] if len(values) == 1 else values
+    def value(name: str) -> Any:
+        given = getattr(config, name)
+        if not isinstance(given, tuple):
+            return given
+        if name == "sigma" and sigma is not None:
+            return sigma
+        if len(given) not in (1, 2):
+            raise InputError(f"--{name} takes one number or two, and got {len(given)}")
+        return given[0] if len(given) == 1 else given
 
-    if config.corruption == "gaussian":
-        sigma = one_or_range(config.sigma, "sigma") if sigma is None else sigma
-        return corruptions.gaussian(sigma, config.mean)
-    if config.corruption == "speckle":
-        sigma = one_or_range(config.sigma, "sigma") if sigma is None else sigma
-        return corruptions.speckle(sigma)
-    if config.corruption in ("masking", "salt_and_pepper", "poisson"):
-        strength = one_or_range(config.strength, "strength")
-        return getattr(corruptions, config.corruption)(strength)
-    return getattr(corruptions, config.corruption)()
+    return entry.make(*map(value, entry.reads))
 
 
-def make_model(config: Config, dataset: data.Dataset, corruption: Corruption) -> Denoiser:
-    """The configuration's network, for the images of a data set."""
-    height, width, channels = dataset.image_shape
-    if config.corruption == "grayscale" and channels != 3:
-        raise InputError(
-            f"the grayscale corruption needs images in colour, and {dataset.name} has "
-            f"{channels} channel{'s' * (channels != 1)}: choose another --dataset"
-        )
-    fields_: dict[str, Any] = {
-        "image_shape": (height, width, corruption.out_channels or channels),
-        "out_channels": channels,
-        "features": config.features,
-        "dtype": jnp.dtype(config.dtype),
-    }
-    if config.architecture == "maxpool":
-        fields_["upsampling"] = config.upsampling
-    elif config.architecture != "unet":
-        fields_["latent_dim"] = config.latent_dim
-    return build(config.architecture, **fields_)
+def make_model(config: Config, dataset: data.Dataset, channels: int) -> Denoiser:
+    """The configuration's network.
+
+    Args:
+      channels: of the network's input; it makes as many as the data set's images have.
+    """
+    height, width, outputs = dataset.image_shape
+    known = fields_of(config.architecture)
+    read = [part.name for part in fields(Config) if part.name in known and part.name != "dtype"]
+    values: dict[str, Any] = {name: getattr(config, name) for name in read}
+    # Dense layers depend on the image size.
+    if "latent_dim" in known or values.get("bridge"):
+        values["image_size"] = (height, width)
+    return build(
+        config.architecture,
+        channels=channels,
+        out_channels=outputs,
+        dtype=jnp.dtype(config.dtype),
+        **values,
+    )
 
 
 def make_teacher(
@@ -423,7 +448,7 @@ def make_teacher(
     """The pretrained network to learn from, and the SHA-256 of its parameters.
 
     Raises:
-      InputError: there is none of that name, or it does not suit the images or their noise.
+      InputError: there is no such network, or it does not fit the images or their noise.
     """
     if config.teacher is None:
         return None, None
@@ -432,10 +457,12 @@ def make_teacher(
         raise InputError(
             f"--teacher {config.teacher} restores no images: choose another, such as digits-unet"
         )
-    if model.image_shape != dataset.image_shape:
+    size, channels = dataset.image_shape[:2], dataset.image_shape[2]
+    if model.image_size not in (None, size) or model.channels != channels:
+        takes = (*(model.image_size or ("any", "any")), model.channels)
         raise InputError(
-            f"--teacher {config.teacher} restores images of shape {model.image_shape}, and those "
-            f"of {dataset.name} have {dataset.image_shape}: leave it out"
+            f"--teacher {config.teacher} restores images of shape {takes}, and those of "
+            f"{dataset.name} have {dataset.image_shape}: leave it out"
         )
     if config.corruption != "gaussian" or config.mean != 0.5 or config.clean_epochs:
         raise InputError(
@@ -450,7 +477,7 @@ def make_teacher(
 
 
 def check(config: Config) -> None:
-    """The rules that no later constructor knows."""
+    """Checks the rules that no later constructor checks."""
     for name, low in [("epochs", 1), ("clean_epochs", 0), ("batch_size", 1), ("seed", 0)]:
         value = getattr(config, name)
         if value < low:
@@ -472,7 +499,7 @@ def check(config: Config) -> None:
 
 
 def _hold_out(dataset: data.Dataset, count: int) -> data.Dataset:
-    """The data set with the last of its training images in the place of the test images."""
+    """The data set, with its last training images in place of the test images."""
     train = dataset.train
     if not 0 < count < len(train):
         raise InputError(
@@ -480,14 +507,10 @@ def _hold_out(dataset: data.Dataset, count: int) -> data.Dataset:
             f"{len(train)} training images must be left"
         )
 
-    def part(which: slice) -> data.Split:
-        return data.Split(
-            train.images[which], None if train.labels is None else train.labels[which]
-        )
-
-    held = part(slice(-count, None))
-    held = replace(held, images=np.asarray(held.images))
-    return replace(dataset, train=part(slice(-count)), test=held)
+    held = train.take(slice(-count, None))
+    noisy = None if held.noisy is None else np.asarray(held.noisy)
+    held = replace(held, images=np.asarray(held.images), noisy=noisy)
+    return replace(dataset, train=train.take(slice(-count)), test=held)
 
 
 def _first(split: data.Split, count: int | None, flag: str) -> data.Split:
@@ -495,5 +518,9 @@ def _first(split: data.Split, count: int | None, flag: str) -> data.Split:
         return split
     if not 1 <= count <= len(split):
         raise InputError(f"--{flag} {count} must be between 1 and the {len(split)} there are")
-    labels = None if split.labels is None else split.labels[:count]
-    return data.Split(split.images[:count], labels)
+    return split.take(slice(count))
+
+
+def examples_of(split: data.Split) -> Any:
+    """A split as an objective takes it: clean images, or pairs."""
+    return split.images if split.noisy is None else Pair(split.noisy, split.images)

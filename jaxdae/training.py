@@ -1,18 +1,17 @@
-"""Training: a pure step, many steps in one call on every device, and epochs of those.
+"""The training loop: chunks of many steps, each one call on all devices, and epochs of chunks.
 
-The step is `(state, images, key) -> (state, metrics)` and needs nothing else from here; whoever
-brings their own loop takes `make_train_step` alone. `train` is the loop around it.
+The step itself is `jaxdae.train_step`.
 
 Everything random is a pure function of (seed, step, example). One root key, `jax.random.key(seed)`,
 is folded with the number of a stream (initialisation, order, corruption, crop), then with the epoch
 or the step, then with the example's place in the global batch. No key is carried from step to step,
-so a run that is resumed is the run that was never stopped, bit for bit.
+so a resumed run is bit for bit the run that was never stopped.
 
-The state has no device axis: it is replicated, and gradients and metrics are averaged inside the
-`pmap`. Images stay on the devices as uint8, whence each step gathers its batch; the host sends the
-order of the examples and nothing else. A data set that is too large for that stays with the host,
-which gathers the batches of a chunk while the one before it is computed: the result is the same, to
-the bit.
+The state has no device axis. It is replicated, and gradients and metrics are averaged inside the
+`pmap`. Images stay on the devices as uint8, and each step gathers its batch there; the host sends
+only the order of the examples. A data set that is too large for the devices stays on the host,
+which gathers the batches of the next chunk while the current one is computed. The bits of the
+result are the same.
 """
 
 import time
@@ -31,34 +30,31 @@ import optax
 from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int
 
 from jaxdae.errors import DivergenceError, InputError
 from jaxdae.random import stream
 from jaxdae.train_step import TrainState, TrainStep
 
 AXIS = "devices"
-
-
 HERE = Path(__file__).parent
-
-
-CHUNK_BYTES = 1 << 26  # of images that are sent to the devices at a time, or those of one step
+CHUNK_BYTES = 1 << 26  # of images sent to the devices at a time, unless one step needs more
+Data = Any  # an array with the examples along its first axis, or a tuple of such arrays
 
 
 def scan_first(
     body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any, count: Int[Array, ""]
 ) -> tuple[Any, Any]:
-    """`lax.scan` over the first `count` of `xs`, a number that only the call knows.
+    """`lax.scan` over the first `count` of `xs`, a number that is known at run time only.
 
-    One compilation serves all counts, and rounds alike in all: a scan of one turn is compiled to
-    something else than the body of a loop.
+    One compiled program serves all counts, with the same rounding. (XLA compiles a scan of one turn
+    to other code than a loop.)
 
     Returns:
       The last carry, and the outputs stacked, with zeros from `count` on.
     """
 
-    body = jax.jit(body)  # traced once: for the shapes, and in the loop again
+    body = jax.jit(body)  # traced once, for the shapes and for the loop
 
     def element(i):
         return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), xs)
@@ -76,33 +72,33 @@ def scan_first(
 def make_chunk(
     train_step: TrainStep, *, fixed_noise: bool = False, resident: bool = True
 ) -> Callable:
-    """Makes chunk(state, images, indices, count, key) -> (state, metrics): many steps at once.
+    """Makes chunk(state, data, indices, count, key) -> (state, metrics): many steps in one call.
 
-    To be pmapped over the axis "devices": it is one device's part. `indices` (steps, batch per
-    device) says which images this device takes at each step, of which the first `count` are taken;
-    metrics come stacked along the steps. `images` is the whole data set, uint8, or, where it is not
-    `resident`, only those images: (steps, batch per device, ...).
+    It is one device's part, to be pmapped over the axis "devices". `indices`, (steps, batch per
+    device), says which examples this device takes at each step; only the first `count` steps are
+    taken. Metrics are stacked along the steps. If `resident`, `data` is the whole data set;
+    otherwise it holds just the examples of the steps, (steps, batch per device, ...).
 
-    With `fixed_noise` an image's corruption depends on its index alone, drawn once for the whole
-    run; otherwise on the step and on its place in the global batch.
+    With `fixed_noise`, an image's corruption depends on its index alone and is the same in all
+    epochs. Otherwise it depends on the step and on the image's place in the global batch.
     """
 
-    def chunk(state, images, indices, count, key):
+    def chunk(state, data, indices, count, key):
         places = lax.axis_index(AXIS) * indices.shape[1] + jnp.arange(indices.shape[1])
 
         def body(state, step):
-            index, batch = (step, images[step]) if resident else step
+            index, batch = (step, jax.tree.map(lambda x: x[step], data)) if resident else step
             if fixed_noise:
                 return train_step(state, batch, key, index)
             return train_step(state, batch, jax.random.fold_in(key, state.step), places)
 
-        return scan_first(body, state, indices if resident else (indices, images), count)
+        return scan_first(body, state, indices if resident else (indices, data), count)
 
     return chunk
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
-    """Places a tree whole on every device, as the pmapped functions return it."""
+    """Copies a tree to every device, placed as pmapped functions return it."""
     sharding = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec())
     return jax.device_put(tree, sharding)
 
@@ -113,8 +109,8 @@ def share_batch(
     """The examples per device in a global batch.
 
     Raises:
-      InputError: the devices cannot share the batch evenly, it exceeds the data set, or the
-        microbatches do not divide it or cannot be shared themselves.
+      InputError: the devices cannot share the batch evenly, the batch exceeds the data set, or the
+        microbatches do not divide it or cannot be shared evenly.
     """
     if batch_size < 1:
         raise InputError(f"batch size {batch_size} must be at least 1, such as {32 * devices}")
@@ -146,7 +142,7 @@ def share_batch(
 def epoch_order(seed: int, epoch: int, examples: int, batch_size: int) -> Int[np.ndarray, "s b"]:
     """The examples of each batch of an epoch, shuffled by key: (steps, batch size), int32.
 
-    What does not fill a last batch is left out, other examples each epoch.
+    The incomplete last batch is dropped; it holds other examples in each epoch.
     """
     key = jax.random.fold_in(stream(seed, "order"), epoch)
     steps = examples // batch_size
@@ -158,17 +154,17 @@ _permutation = jax.jit(jax.random.permutation, static_argnums=1)
 
 
 class Progress(NamedTuple):
-    """What `train` says after each chunk of steps.
+    """What `train` yields after each chunk of steps.
 
     Fields:
       epoch: the epoch, from 0.
-      ended: whether this chunk was the epoch's last.
-      state: the state after the chunk. It is given away to the next chunk: use it, or copy it,
-        before asking for more.
+      ended: True if this chunk was the epoch's last.
+      state: the state after the chunk. The next chunk reuses its memory: use it or copy it before
+        you ask for more.
       losses: the loss of each of the chunk's steps.
       images: how many images the chunk trained on.
-      seconds: what the chunk took, compilation apart.
-      compile_seconds: what was spent compiling for it.
+      seconds: the chunk's time, without compilation.
+      compile_seconds: the time to compile for it.
     """
 
     epoch: int
@@ -183,7 +179,7 @@ class Progress(NamedTuple):
 def train(
     train_step: TrainStep,
     state: TrainState,
-    images: UInt8[np.ndarray, "n height width channels"],
+    data: Data,
     *,
     seed: int,
     epochs: range,
@@ -197,41 +193,44 @@ def train(
     resident: bool | None = None,
     debug: TrainStep | None = None,
 ) -> Iterator[Progress]:
-    """Trains, yielding after every chunk of steps.
+    """Trains, and yields after every chunk of steps.
 
     Args:
       train_step: from `make_train_step`, with `axis_name=AXIS`.
       state: where to begin; it stays usable.
-      images: clean training images. Where they are not `resident`, only their `shape` and what
-        indexing gives are used, so they may be a file that is mapped into memory. Where they have
-        a method `patches`, each epoch is given other images: `patches(seed, epoch, indices)`.
-      epochs: which epochs to run; their numbers decide the order of the examples, so a run that
-        is resumed passes the rest of its range.
+      data: the training set as the objective takes it: clean images, uint8 (n, height, width,
+        channels), or a tuple of arrays. Data that is not `resident` is only indexed, so it may be
+        a memory-mapped file. An array with a method `patches(seed, epoch, indices)` gives other
+        images in each epoch.
+      epochs: which epochs to run. Their numbers decide the order of the examples, so a resumed run
+        passes the rest of its range.
       batch_size: over all devices.
-      taken: the steps of the first epoch that the state has been through already.
-      fixed_noise: corrupt each image once and for all instead of afresh at every step.
+      taken: the steps of the first epoch that are done already.
+      fixed_noise: corrupt each image in the same way in every epoch.
       devices: the devices to use; all of them if not given.
-      chunk_steps: the most steps to take between two reports.
-      chunk_seconds: how long a chunk is to take; the first ones are short, to find out. Where the
-        chunks end changes nothing, to the bit.
+      chunk_steps: the most steps between two reports.
+      chunk_seconds: how long a chunk should take; the first ones are short, to measure. The chunks
+        do not change the result.
       learning_rate: the schedule, for the message of a `DivergenceError`.
-      resident: keep the images on every device; `fits` decides if not given.
-      debug: the same train step without an axis. If given, no state is given away to the next, and
-        the step whose loss is not finite is gone through again, one operation at a time, for the
-        first that made something else of finite numbers.
+      resident: keep the data on every device; `fits` decides if not given.
+      debug: the same train step without an axis. If given, a step whose loss is not finite is run
+        again, one operation at a time, to find the first operation that is not finite. It needs
+        memory for one more state.
 
     Raises:
       InputError: the batch does not suit the devices or the data set.
       DivergenceError: a loss is not finite. The last state yielded was good.
     """
     devices = jax.devices() if devices is None else devices
-    share = share_batch(batch_size, len(devices), len(images))
-    # Of several processes each places, and gathers for, its own devices.
+    arrays = jax.tree.leaves(data)
+    examples = len(arrays[0])
+    share = share_batch(batch_size, len(devices), examples)
+    # With several processes, each serves its own devices.
     mine = [i for i, device in enumerate(devices) if device.process_index == jax.process_index()]
     local = [devices[i] for i in mine]
-    patches = getattr(images, "patches", None)
-    if resident is None or patches is not None:
-        resident = patches is None and fits(images, local)
+    cropped = any(hasattr(array, "patches") for array in arrays)
+    if resident is None or cropped:
+        resident = not cropped and fits(data, local)
     key = stream(seed, "corruption")
     chunk = jax.pmap(
         make_chunk(train_step, fixed_noise=fixed_noise, resident=resident),
@@ -241,34 +240,36 @@ def train(
         donate_argnums=() if debug else (0,),
         devices=devices,
     )
-    # A fresh state lies on one device and a state that comes back on all: placed at once as it
-    # comes back, it is compiled for once. A copy, for it is given away and the caller's is not.
+    # A fresh state lies on one device, a returned one on all: placed like the returned one, the
+    # program is compiled once. It is a copy, since chunks reuse the memory of their state.
     state = jax.jit(partial(jax.tree.map, jnp.copy))(state)
     state, key = replicate((state, key), local)
-    on_devices = replicate(np.asarray(images), local) if resident else None
-    longest = max(1, min(chunk_steps, len(images) // batch_size))
-    if not resident:  # two chunks, one on the devices, are in memory at a time
-        size = batch_size * prod(images.shape[1:]) * images.dtype.itemsize
-        longest = max(1, min(longest, CHUNK_BYTES // size))
+    on_devices = replicate(jax.tree.map(np.asarray, data), local) if resident else None
+    longest = max(1, min(chunk_steps, examples // batch_size))
+    if not resident:  # two chunks are in memory at a time, one of them on the devices
+        longest = max(1, min(longest, CHUNK_BYTES // (batch_size * bytes_of(data) // examples)))
     pace = Pace(longest, chunk_seconds)
 
     def chunks() -> Iterator[tuple[int, bool, int, np.ndarray]]:
         for epoch in epochs:
-            order = epoch_order(seed, epoch, len(images), batch_size)
+            order = epoch_order(seed, epoch, examples, batch_size)
             done = taken if epoch == epochs[0] else 0
             while done < len(order):
                 count = agreed(min(pace.steps, len(order) - done))
-                # All chunks have the shape of the longest, and so one compilation.
+                # All chunks have the shape of the longest, so one compiled program serves all.
                 indices = np.resize(order[done : done + count], (longest, len(devices), share))
                 indices = np.ascontiguousarray(indices[:, mine].swapaxes(0, 1))
                 done += count
                 yield epoch, done == len(order), count, indices
 
-    def take(epoch: int, rows: np.ndarray) -> Any:
-        return images[rows] if patches is None else patches(seed, epoch, rows)
+    def gather(epoch: int, indices: np.ndarray) -> Data:
+        def take(array: Any) -> np.ndarray:
+            rows = indices.reshape(-1)
+            drawn = hasattr(array, "patches")
+            taken = array.patches(seed, epoch, rows) if drawn else array[rows]
+            return taken.reshape(*indices.shape, *array.shape[1:])
 
-    def gather(epoch: int, indices: np.ndarray) -> Any:
-        return take(epoch, indices.reshape(-1)).reshape(*indices.shape, *images.shape[1:])
+        return jax.tree.map(take, data)
 
     compiled = False
     for epoch, ended, count, indices, batches in _ahead(chunks(), None if resident else gather):
@@ -293,7 +294,7 @@ def train(
                 before, _ = chunk(before, given, indices, np.int32(first), key)
                 index = indices[:, first].reshape(-1)
                 noise = (key, index) if fixed_noise else (jax.random.fold_in(key, step), None)
-                batch = take(epoch, index)
+                batch = gather(epoch, index)
                 where = _culprit(debug, jax.device_get(before), batch, *noise)
             raise DivergenceError(
                 f"the loss is {losses[first]} at step {step}{rate}{where}: lower the learning rate"
@@ -302,17 +303,16 @@ def train(
 
 
 def agreed(number: int) -> int:
-    """Process 0's number, for all processes: those that compute together must do as much."""
+    """Process 0's number, for all processes: they must take the same steps."""
     if jax.process_count() == 1:
         return number
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
 class Pace:
-    """How many steps to take at once, that a chunk may take some seconds and no longer.
+    """How many steps a chunk should have, to take `seconds`.
 
-    A report, and what must happen between two chunks (a stop, say), is then never far, however
-    long a step is.
+    Reports, and what must wait for the end of a chunk (such as Ctrl-C), are then never far.
     """
 
     def __init__(self, longest: int, seconds: float) -> None:
@@ -320,28 +320,29 @@ class Pace:
         self.steps = longest if seconds == float("inf") else 1
 
     def took(self, steps: int, seconds: float) -> None:
-        """Learns from a chunk. From a short one it concludes no more than four times as many."""
+        """Learns from a chunk; the next has at most four times as many steps."""
         wanted = self.seconds / max(seconds / steps, 1e-9)
         self.steps = int(min(max(wanted, 1), 4 * self.steps, self.longest))
 
 
-def fits(images: UInt8[np.ndarray, "n height width channels"], devices: Sequence[Any]) -> bool:
-    """Whether images may stay on every device: a quarter of its memory is for them.
+def fits(data: Data, devices: Sequence[Any]) -> bool:
+    """True if the data fits into a quarter of each device's memory.
 
-    Of a device that does not tell its memory, as a CPU, 4 GiB are taken to be there.
+    A device that does not report its memory, such as a CPU, counts as 4 GiB.
     """
-    size = np.prod(images.shape, dtype=np.int64) * images.dtype.itemsize
     memory = [(device.memory_stats() or {}).get("bytes_limit", 2**32) for device in devices]
-    return bool(size <= min(memory) // 4)
+    return bytes_of(data) <= min(memory) // 4
+
+
+def bytes_of(data: Data) -> int:
+    """The size of the data in bytes."""
+    return sum(prod(array.shape) * array.dtype.itemsize for array in jax.tree.leaves(data))
 
 
 def _ahead(
     chunks: Iterator[tuple], gather: Callable[[int, np.ndarray], Any] | None
 ) -> Iterator[tuple]:
-    """Each chunk, from its epoch to its indices, with their images if they are to be gathered.
-
-    Those of the next are gathered meanwhile.
-    """
+    """Each chunk with its data, which is gathered while the chunk before it is used."""
     if gather is None:
         yield from ((*chunk, None) for chunk in chunks)
         return
@@ -357,13 +358,13 @@ def _ahead(
 
 
 def _culprit(step: TrainStep, *given: Any) -> str:
-    """Where, of the operations of a step, the first is whose result is not finite."""
+    """The place in the code of the step's first operation whose result is not finite."""
     with jax.disable_jit(), jax.debug_nans(True), jax.debug_infs(True):
         try:
             step(*given)
         except FloatingPointError as error:
             frames = traceback.extract_tb(error.__traceback__)
             files = {Path(f.filename): f.lineno for f in frames}  # the innermost line of each
-            ours = [f"{p.name}:{line}" for p, line in files.items() if p.parent == HERE]
+            ours = [f"{p.name}:{line}" for p, line in files.items() if HERE in p.parents]
             return f" ({error}, {' > '.join(ours)})"
     return ""

@@ -18,7 +18,7 @@ from jaxdae.errors import InputError
 from jaxdae.files import tree_sha256
 from jaxdae.model import DenoisingAutoencoder
 
-MODEL = DenoisingAutoencoder(image_shape=(8, 8, 1), features=(4, 8), latent_dim=3)
+MODEL = DenoisingAutoencoder(image_size=(8, 8), channels=1, features=(4, 8), latent_dim=3)
 FRESH = train_step.create_state(MODEL, optax.nadam(1e-3), 0, ema=True)
 
 

@@ -39,7 +39,7 @@ ODD = {
     "dense": DenseAutoencoder((3, 5, 2), 1, features=(6,), latent_dim=4),
     "unet": UNet((9, 7, 1), 2, features=(3, 4), bridge=6, bridge_channels=2),
 }
-SMALL = build("dense", image_shape=(2, 3, 1), features=(2,), latent_dim=2)
+SMALL = build("dense", image_size=(2, 3), channels=1, features=(2,), latent_dim=2)
 
 
 def random_images(shape, batch):

@@ -12,7 +12,7 @@ from jaxdae.model import DenoisingAutoencoder
 
 @pytest.fixture(scope="module")
 def network():
-    model = DenoisingAutoencoder(image_shape=(8, 8, 1), features=(3, 4), latent_dim=2)
+    model = DenoisingAutoencoder(image_size=(8, 8), channels=1, features=(3, 4), latent_dim=2)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]
     return model, params
 
@@ -38,7 +38,7 @@ def test_only_a_cpu_takes_pieces(network):
 
 def test_images_of_another_shape_and_empty_pieces_are_refused(network):
     model, params = network
-    with pytest.raises(InputError, match="do not fit this model"):
+    with pytest.raises(InputError, match="do not fit this network"):
         denoise(model, params, jnp.zeros((70, 8, 9, 1)))
     with pytest.raises(InputError, match="piece=0 must be at least 1"):
         denoise(model, params, jnp.zeros((70, 8, 8, 1)), piece=0)

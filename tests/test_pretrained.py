@@ -17,8 +17,8 @@ from jaxdae.corruption import gaussian
 from jaxdae.data import load
 from jaxdae.errors import InputError
 from jaxdae.evaluation import Evaluator
-from jaxdae.losses import mean_squared_error
 from jaxdae.model import DenoisingAutoencoder, UNet, parameter_count
+from jaxdae.objectives import Supervised
 from jaxdae.train_step import create_state, make_train_step
 
 DENOISERS = [name for name in pretrained.names() if name != "digit-classifier"]
@@ -54,7 +54,7 @@ def test_training_goes_on_from_it(name):
     model, params = pretrained.load(name)
     images = load("mnist").train.images[:320].reshape(10, 32, 28, 28, 1)
     optimizer = optax.adam(1e-5)
-    step = jax.jit(make_train_step(model, gaussian(0.5), mean_squared_error, optimizer))
+    step = jax.jit(make_train_step(model, Supervised(gaussian(0.5)), optimizer))
     state = create_state(model, optimizer, seed=0).replace(params=jax.tree.map(jnp.asarray, params))
     losses = []
     for i, batch in enumerate(images):
@@ -72,12 +72,14 @@ def test_training_goes_on_from_it(name):
 @pytest.mark.parametrize(
     "model",
     [
-        DenoisingAutoencoder(image_shape=(8, 12, 3), features=(3, 4), latent_dim=2, out_channels=1),
-        UNet(image_shape=(8, 8, 1), features=(2, 3), bridge=0),
+        DenoisingAutoencoder(
+            image_size=(8, 12), channels=3, features=(3, 4), latent_dim=2, out_channels=1
+        ),
+        UNet(image_size=(8, 8), channels=1, features=(2, 3), bridge=0),
     ],
 )
 def test_what_is_saved_is_loaded(model, tmp_path):
-    images = jax.random.uniform(jax.random.key(0), (2, *model.image_shape))
+    images = jax.random.uniform(jax.random.key(0), (2, *model.example.shape[1:]))
     params = jax.jit(model.init)(jax.random.key(1), images)["params"]
     pretrained.save("mine", model, params, {"data": "none"}, tmp_path)
     again, loaded = pretrained.load("mine", tmp_path)

@@ -76,7 +76,7 @@ def test_labels_must_be_one_for_each(labels):
 
 
 def test_the_network_takes_any_size_but_its_own_only():
-    model = DigitClassifier(image_shape=(9, 14, 3), features=(2, 3, 4), classes=5)
+    model = DigitClassifier(image_size=(9, 14), channels=3, features=(2, 3, 4), classes=5)
     images = np.random.default_rng(0).random((3, 9, 14, 3), np.float32)
     params = jax.jit(model.init)(jax.random.key(0), images)["params"]
     assert jax.eval_shape(model.apply, {"params": params}, images).shape == (3, 5)

@@ -30,17 +30,17 @@ class Small(Denoiser):
     """A network in the manner of a user."""
 
     @nn.compact
-    def restore(self, images):
+    def forward(self, images, sigma=None):
         hidden = nn.relu(nn.Conv(4, (3, 3))(images))
-        return nn.Conv(self.image_shape[2], (3, 3))(hidden)
+        return nn.Conv(self.outputs, (3, 3))(hidden)
 
 
 def halve(key, image):
     return image / 2 + jax.random.uniform(key, image.shape) / 10
 
 
-def absolute_error(logits, clean):
-    return image_mean(jnp.abs(nn.sigmoid(logits) - clean))
+def absolute_error(outputs, clean):
+    return image_mean(jnp.abs(outputs - clean))
 
 
 def test_it_is_the_run_of_the_command_line(tmp_path, capsys):
@@ -72,15 +72,15 @@ def test_ones_own_network_corruption_loss_and_optimiser():
     config = jaxdae.recipe("default", batch_size=8, epochs=30, devices=1)
     shapes = []
 
-    def loss(logits, clean):
-        shapes.append(logits.shape)
-        return absolute_error(logits, clean)
+    def loss(outputs, clean):
+        shapes.append(outputs.shape)
+        return absolute_error(outputs, clean)
 
     epochs = list(
         jaxdae.train(
             config,
             DATASET,
-            model=Small(image_shape=(6, 5, 1)),
+            model=Small(),
             corruption=Corruption("halve()", halve),
             loss=loss,
             optimizer=optax.sgd(0.3, momentum=0.9),
@@ -100,7 +100,7 @@ def test_ones_own_network_corruption_loss_and_optimiser():
 
 def test_centred_steps_take_a_plain_flax_network():
     config = jaxdae.recipe("default", batch_size=8, epochs=1, devices=1)
-    (epoch,) = jaxdae.train(config, DATASET, model=Small(image_shape=(6, 5, 1)))
+    (epoch,) = jaxdae.train(config, DATASET, model=Small())
     assert epoch.metrics["learning_rate"] > 0 and np.isfinite(epoch.metrics["test_mse"])
 
 
@@ -114,11 +114,12 @@ def test_stages_follow_each_other():
     ("given", "complaint"),
     [
         ({"model": nn.Dense(3)}, "model Dense must be a jaxdae.model.Denoiser: subclass it"),
-        ({"model": Small()}, r"build it with image_shape=\(6, 5, 1\), out_channels=1"),
+        ({"model": Small(channels=3)}, "build it with channels=1, out_channels=1"),
+        ({"model": Small(image_size=(8, 8))}, r"build it with image_size=\(6, 5\)"),
         ({"dataset": "nothing"}, "is no data set"),
         ({"config": jaxdae.recipe(epochs=0)}, "epochs 0 must be at least 1"),
         ({"config": jaxdae.recipe(batch_size=64)}, "batch size 64 exceeds"),
-        ({"config": jaxdae.recipe(corruption="paired")}, "needs pairs of noisy and clean"),
+        ({"config": jaxdae.recipe(objective="paired")}, "needs pairs of noisy and clean"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_trained(given, complaint):

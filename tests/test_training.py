@@ -17,10 +17,11 @@ from jaxdae.errors import DivergenceError, InputError
 from jaxdae.files import tree_sha256
 from jaxdae.losses import LOSSES
 from jaxdae.model import DenoisingAutoencoder
+from jaxdae.objectives import Supervised
 from jaxdae.train_step import TrainState
 from jaxdae.training import AXIS
 
-MODEL = DenoisingAutoencoder(image_shape=(8, 8, 1), features=(4,), latent_dim=3)
+MODEL = DenoisingAutoencoder(image_size=(8, 8), channels=1, features=(4,), latent_dim=3)
 IMAGES = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 1), np.uint8)
 ADAM = optax.adam(1e-3)
 
@@ -28,11 +29,11 @@ ADAM = optax.adam(1e-3)
 NOISE = gaussian(0.5)
 
 
-def make_step(axis_name=AXIS, optimizer=ADAM, corruption=NOISE, model=MODEL, **options):
-    loss = LOSSES["mse"]
-    return train_step.make_train_step(
-        model, corruption, loss, optimizer, axis_name=axis_name, **options
-    )
+def make_step(
+    axis_name=AXIS, optimizer=ADAM, corruption=NOISE, model=MODEL, teacher=None, **options
+):
+    objective = Supervised(corruption, LOSSES["mse"], teacher)
+    return train_step.make_train_step(model, objective, optimizer, axis_name=axis_name, **options)
 
 
 @cache
@@ -287,7 +288,7 @@ def test_a_large_batch_in_pieces_has_the_gradient_of_the_whole():
     def objective(params, images):
         clean = train_step.to_float(images)
         inputs = NOISE(jax.random.key(2), clean)
-        return LOSSES["mse"](MODEL.apply({"params": params}, inputs, method="logits"), clean).mean()
+        return LOSSES["mse"](MODEL.apply({"params": params}, inputs), clean).mean()
 
     for count in (96, 74):
         value, gradient = jax.jit(jax.value_and_grad(objective))(state.params, images[:count])
@@ -401,12 +402,12 @@ def test_debugging_names_the_operation_that_began_it(devices):
         fit(range(9), step=make(), **options)
     where = (
         r"nan at step 7 \(invalid value \((nan|inf)\) encountered in div, "
-        r"training.py:\d+ > corruption.py:\d+\): low"
+        r"training.py:\d+ > train_step.py:\d+ > supervised.py:\d+\): low"
     )
     with pytest.raises(DivergenceError, match=where):
         fit(range(9), step=make(), debug=make(axis_name=None), **options)
     # The second of two convolutions is the first to multiply what has grown too large.
-    deeper = DenoisingAutoencoder(image_shape=(8, 8, 1), features=(4, 8), latent_dim=3)
+    deeper = DenoisingAutoencoder(image_size=(8, 8), channels=1, features=(4, 8), latent_dim=3)
     make = partial(make_step, optimizer=optax.sgd(1e38), model=deeper)
     state = train_step.create_state(deeper, ADAM, 0)
     with pytest.raises(

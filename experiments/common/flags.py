@@ -96,8 +96,8 @@ def parse(argv: Sequence[str], *, strict: bool = True, description: str = "") ->
     )
     if arguments.resume is None:
         config = arguments.config
-        if config.dataset.startswith("pairs:") and "--corruption" not in _flags(argv):
-            arguments = replace(arguments, config=replace(config, corruption="paired"))
+        if config.dataset.startswith("pairs:") and "--objective" not in _flags(argv):
+            arguments = replace(arguments, config=replace(config, objective="paired"))
         if strict:
             check_meant([arguments.config], argv)
         return arguments

@@ -41,7 +41,7 @@ class Run(NamedTuple):
 
     config: Config
     dataset: Dataset
-    corruption: Corruption
+    corruption: Any
     model: Denoiser
     params: Any
 

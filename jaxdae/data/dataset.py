@@ -18,9 +18,15 @@ class Split:
 
     images: Any
     labels: Int32[np.ndarray, " n"] | None = None
+    noisy: Any = None
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def take(self, rows: slice | np.ndarray) -> "Split":
+        """Some of the images, with their labels and their noisy versions."""
+        labels, noisy = (None if x is None else x[rows] for x in (self.labels, self.noisy))
+        return Split(self.images[rows], labels, noisy)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +70,3 @@ class Dataset:
             if x.shape[1:] != self.train.images.shape[1:]:
                 was = list(self.train.images.shape[1:])
                 raise InputError(f"{what}, but training images {was}: resize one of them")
-
-
-def take(split: Split, rows: slice | np.ndarray) -> Split:
-    return Split(split.images[rows], None if split.labels is None else split.labels[rows])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdae.data.dataset import Dataset, Split, take
+from jaxdae.data.dataset import Dataset, Split
 from jaxdae.errors import InputError, explained, show
 from jaxdae.image_io.stacks import DEFLATE_RATIO, MAX_BYTES, read_header
 
@@ -51,7 +51,7 @@ def load_npz(name: str, path: Path) -> Dataset:
         whole = split("images", ["labels"])
         Dataset(name, whole, whole)  # checks the labels before they are cut
         cut = len(whole) - max(1, len(whole) // 7)
-        return Dataset(name, take(whole, slice(cut)), take(whole, slice(cut, None)))
+        return Dataset(name, whole.take(slice(cut)), whole.take(slice(cut, None)))
 
 
 def _npz_array(archive: zipfile.ZipFile, path: Path, key: str) -> np.ndarray:

@@ -98,11 +98,10 @@ def conv(
       `ceil(height / stride)` by `ceil(width / stride)` outputs under "SAME", in x's dtype.
       Products are accumulated in float32 where x is narrower.
     """
-    return lax.platform_dependent(
-        *((x, kernel) if bias is None else (x, kernel, bias)),
-        cpu=partial(_conv_matmul, stride=stride, padding=padding, rectify=rectify),
-        default=_plain(partial(_conv_lax, stride=stride, padding=padding), rectify),
-    )
+    plain = _plain(partial(_conv_lax, stride=stride, padding=padding), rectify)
+    fast = partial(_conv_matmul, stride=stride, padding=padding, rectify=rectify)
+    arguments = (x, kernel) if bias is None else (x, kernel, bias)
+    return lax.platform_dependent(*arguments, cpu=_sized(x, fast, plain), default=plain)
 
 
 def conv_transpose(
@@ -127,11 +126,15 @@ def conv_transpose(
     Returns:
       Images of `stride` times the height and width, in x's dtype.
     """
-    return lax.platform_dependent(
-        *((x, kernel) if bias is None else (x, kernel, bias)),
-        cpu=partial(_conv_transpose_matmul, stride=stride, rectify=rectify),
-        default=_plain(partial(_conv_transpose_lax, stride=stride), rectify),
-    )
+    plain = _plain(partial(_conv_transpose_lax, stride=stride), rectify)
+    fast = partial(_conv_transpose_matmul, stride=stride, rectify=rectify)
+    arguments = (x, kernel) if bias is None else (x, kernel, bias)
+    return lax.platform_dependent(*arguments, cpu=_sized(x, fast, plain), default=plain)
+
+
+def _sized(x: Array, fast: Callable[..., Array], plain: Callable[..., Array]) -> Callable:
+    """The fast form for images of a known size; the plain one where the size is symbolic."""
+    return fast if all(isinstance(side, int) for side in x.shape[1:3]) else plain
 
 
 def dense(

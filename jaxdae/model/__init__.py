@@ -1,20 +1,20 @@
 """The networks, as Flax modules.
 
     model = DenoisingAutoencoder()
-    params = model.init(key, jnp.zeros((1, 28, 28, 1)))["params"]
+    params = model.init(key, model.example)["params"]
     images = model.apply({"params": params}, noisy)                      # in [0, 1]
     latent = model.apply({"params": params}, noisy, method="encode")     # (batch, 16)
     images = model.apply({"params": params}, latent, method="decode")
 
-Every architecture has the same face: images in and out are channels last and outputs lie in
-[0, 1]; `logits` is the output before the sigmoid, which is what a cross-entropy wants. Of the
-autoencoders `encode` and `decode` are the two halves, and their parameters split into `encoder` and
-`decoder`; the U-Net has no latent, and neither. Each layer is a `kernel` and a `bias`; kernels
-start Glorot-uniform and biases at zero, as Keras's do. Parameters are float32; `dtype` is the type
-of the computation, as in Flax.
+Images are channels last, (batch, height, width, channels). A network reads height and width from
+its input, pads them by reflection to what its strides divide, and crops its output; networks with
+dense layers take one `image_size`. `model.apply(variables, images, sigma)` passes a noise level to
+networks that take one.
 
-A side that the strides do not divide is padded with zeros (half before, half after) on the way in
-and cropped on the way out.
+`method="logits"` gives the output before its nonlinearity, for cross-entropies. Autoencoders have
+two halves, `encode` and `decode`, whose parameters are `encoder` and `decoder`. Each layer has a
+`kernel`, Glorot-uniform at the start, and a `bias`, zero at the start, as in Keras. Parameters are
+float32; `dtype` is the type of the computation, as in Flax.
 """
 
 from jaxdae.model.autoencoders import (
@@ -36,7 +36,7 @@ from jaxdae.model.layers import (
     relu,
     upsample,
 )
-from jaxdae.model.registry import ARCHITECTURES, build, parameter_count
+from jaxdae.model.registry import ARCHITECTURES, build, fields_of, parameter_count
 from jaxdae.model.unet import UNet
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "UNet",
     "add",
     "build",
+    "fields_of",
     "max_pool",
     "parameter_count",
     "relu",

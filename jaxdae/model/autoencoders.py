@@ -1,4 +1,4 @@
-"""Autoencoders: an encoder, a latent between, and a decoder."""
+"""Autoencoders: an encoder, a latent representation, and a decoder."""
 
 from math import prod
 from typing import Literal
@@ -6,14 +6,15 @@ from typing import Literal
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxdae.model.base import Autoencoder
+from jaxdae.errors import InputError
+from jaxdae.model.base import Autoencoder, round_up
 from jaxdae.model.layers import Conv, ConvTranspose, Dense, Dtype, Images, max_pool, relu, upsample
 
 
 class StridedEncoder(nn.Module):
-    """Strided convolutions, flattened, and a dense layer to the latent vector."""
+    """Strided convolutions, then a dense layer to the latent vector."""
 
-    image_shape: tuple[int, int, int]
+    channels: int
     features: tuple[int, ...]
     latent_dim: int
     kernel_size: tuple[int, int]
@@ -21,7 +22,7 @@ class StridedEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Images) -> Float[Array, "batch latent"]:
-        inputs = self.image_shape[2]
+        inputs = self.channels
         for i, outputs in enumerate(self.features):
             name = f"conv_{i}"
             layer = Conv(inputs, outputs, self.dtype, self.kernel_size, stride=2, name=name)
@@ -62,29 +63,29 @@ class DenoisingAutoencoder(Autoencoder):
     178,001 parameters at the defaults: the denoising autoencoder of the Keras tutorials.
 
     Fields:
+      image_size: the (height, width) of the images; the dense layers depend on it.
       features: channels after each halving of the image.
       latent_dim: length of the latent vector.
       kernel_size: height and width of every kernel.
     """
 
+    image_size: tuple[int, int] = (28, 28)
     features: tuple[int, ...] = (32, 64)
     latent_dim: int = 16
     kernel_size: tuple[int, int] = (3, 3)
 
     def setup(self) -> None:
         fields = (tuple(self.features), self.latent_dim, self.kernel_size, self.dtype)
-        self.encoder = StridedEncoder((*self.padded, self.image_shape[2]), *fields)
-        self.decoder = StridedDecoder((*self.padded, self._outputs), *fields)
+        height, width = map(self.padded_side, _known(self.image_size))
+        self.encoder = StridedEncoder(self.channels, *fields)
+        self.decoder = StridedDecoder((height, width, self.outputs), *fields)
 
-    @property
-    def padded(self) -> tuple[int, int]:
-        stride = 2 ** len(self.features)
-        height, width = (-(-size // stride) * stride for size in self.image_shape[:2])
-        return height, width
+    def padded_side(self, side: int) -> int:
+        return round_up(side, 2 ** len(self.features))
 
 
 class MaxPoolEncoder(nn.Module):
-    """Convolution, relu and 2x2 max-pooling, once for each entry of `features`."""
+    """Convolution, ReLU and 2x2 max-pooling, once for each entry of `features`."""
 
     inputs: int
     features: tuple[int, ...]
@@ -100,7 +101,7 @@ class MaxPoolEncoder(nn.Module):
 
 
 class MaxPoolDecoder(nn.Module):
-    """Convolutions, each followed (or replaced, if transposed) by an up-sampling by 2."""
+    """Convolutions, each followed by (or, if transposed, itself) an up-sampling by 2."""
 
     outputs: int
     features: tuple[int, ...]
@@ -115,7 +116,7 @@ class MaxPoolDecoder(nn.Module):
                 name = f"conv_transpose_{i}"
                 x = relu(ConvTranspose(inputs, outputs, self.dtype, stride=2, name=name)(x))
             else:
-                # The published network brings 32 back to 28 by one convolution without padding.
+                # The published network reduces 32 to 28 by one convolution without padding.
                 padding = "VALID" if levels > 2 and i == levels - 1 else "SAME"
                 layer = Conv(inputs, outputs, self.dtype, padding=padding, name=f"conv_{i}")
                 x = upsample(relu(layer(x)))
@@ -124,7 +125,7 @@ class MaxPoolDecoder(nn.Module):
 
 
 class MaxPoolAutoencoder(Autoencoder):
-    """`maxpool`: 3x3 convolutions with max-pooling, to a small image as the latent.
+    """`maxpool`: 3x3 convolutions with max-pooling; the latent is a small image. Any image size.
 
     Fields:
       features: channels at each level; (16, 8, 8) and (32, 32) are the two published sizes.
@@ -137,46 +138,56 @@ class MaxPoolAutoencoder(Autoencoder):
 
     def setup(self) -> None:
         features = tuple(self.features)
-        self.encoder = MaxPoolEncoder(self.image_shape[2], features, self.dtype)
-        self.decoder = MaxPoolDecoder(self._outputs, features, self.upsampling, self.dtype)
+        self.encoder = MaxPoolEncoder(self.channels, features, self.dtype)
+        self.decoder = MaxPoolDecoder(self.outputs, features, self.upsampling, self.dtype)
 
-    @property
-    def padded(self) -> tuple[int, int]:
-        # Of n levels, the unpadded convolution takes 2 off before the last doubling: 4 in all, so
-        # a side of 2**n m - 4 comes back as it went in (the pools round up).
-        stride = 2 ** len(self.features)
-        short = 4 if self.upsampling == "nearest" and len(self.features) > 2 else 0
-        height, width = (-(-(s + short) // stride) * stride - short for s in self.image_shape[:2])
-        return height, width
+    def padded_side(self, side: int) -> int:
+        # With n levels, the convolution without padding takes 2 pixels before the last doubling,
+        # 4 in all: a side of 2**n m - 4 keeps its size (the pools round up).
+        lost = 4 if self.upsampling == "nearest" and len(self.features) > 2 else 0
+        return round_up(side + lost, 2 ** len(self.features)) - lost
 
 
 class DenseStack(nn.Module):
-    """Dense layers with relu between them."""
+    """Dense layers with ReLU between them, to a vector, or to an array of `shape`."""
 
     widths: tuple[int, ...]
     dtype: Dtype
+    shape: tuple[int, ...] = (-1,)
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch *inputs"]) -> Float[Array, "batch outputs"]:
+    def __call__(self, x: Float[Array, "batch *inputs"]) -> Float[Array, "batch *shape"]:
         for i, (inputs, outputs) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
             x = Dense(inputs, outputs, self.dtype, name=f"dense_{i}")(x, rectify=i > 0)
-        return x
+        return x.reshape(len(x), *self.shape)
 
 
 class DenseAutoencoder(Autoencoder):
     """`dense`: the image flattened to a vector, the baseline that shows what flattening loses.
 
     Fields:
+      image_size: the (height, width) of the images.
       features: widths of the hidden layers between the image and the latent vector.
       latent_dim: length of the latent vector.
     """
 
+    image_size: tuple[int, int] = (28, 28)
     features: tuple[int, ...] = (128,)
     latent_dim: int = 16
 
     def setup(self) -> None:
-        height, width, channels = self.image_shape
-        widths = (height * width * channels, *self.features, self.latent_dim)
+        size = _known(self.image_size)
+        widths = (prod(size) * self.channels, *self.features, self.latent_dim)
         self.encoder = DenseStack(widths, self.dtype)
-        widths = (self.latent_dim, *reversed(self.features), height * width * self._outputs)
-        self.decoder = DenseStack(widths, self.dtype)
+        widths = (self.latent_dim, *reversed(self.features), prod(size) * self.outputs)
+        self.decoder = DenseStack(widths, self.dtype, (*size, self.outputs))
+
+
+def _known(image_size: tuple[int, int] | None) -> tuple[int, int]:
+    if image_size is None:
+        raise InputError(
+            "image_size=None: a network with dense layers takes images of one size: give its "
+            "(height, width), such as (28, 28)"
+        )
+    height, width = image_size
+    return height, width

@@ -1,85 +1,140 @@
-"""What every network shares: images in, images out."""
+"""What every network shares: images in, images out, of any height and width."""
+
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Float
 
 from jaxdae.errors import InputError
 from jaxdae.model.layers import Dtype, Images, Latent
 
+NoiseLevel = Float[Array, ""] | Float[Array, " batch"] | Float[Array, "batch height width 1"]
+ACTIVATIONS = {"sigmoid": nn.sigmoid, "linear": lambda x: x}
+
 
 class Denoiser(nn.Module):
-    """What every architecture shares: images in, images out; a subclass has `restore`.
+    """A network from images to images. A subclass has `forward`.
+
+    The height and width are read from the images. They are padded by reflection, at the bottom and
+    on the right, to sides that the network's strides divide (`padded_side`), and the output is
+    cropped to the size that came in. A network with a dense layer takes images of one size only.
 
     Fields:
-      image_shape: (height, width, channels) of the images that come in.
-      out_channels: channels of the reconstruction; None for as many as come in.
-      dtype: the type to compute in.
+      channels: channels of the images that come in.
+      out_channels: channels of the images that go out; None for as many as come in.
+      image_size: the only (height, width) that the network takes; None for any.
+      output: the output's nonlinearity: "sigmoid" for outputs in [0, 1], or "linear".
+      dtype: the type to compute in; parameters are float32.
     """
 
-    image_shape: tuple[int, int, int] = (28, 28, 1)
+    channels: int = 1
     out_channels: int | None = None
+    image_size: tuple[int, int] | None = None
+    output: Literal["sigmoid", "linear"] = "sigmoid"
     dtype: Dtype = None
 
-    def __call__(self, images: Images) -> Images:
-        """Reconstructs images: (batch, *image_shape) to (batch, height, width, out_channels)."""
-        return nn.sigmoid(self.logits(images))
+    def __call__(self, images: Images, sigma: NoiseLevel | None = None) -> Images:
+        """Denoises images.
 
-    def logits(self, images: Images) -> Images:
-        """The reconstruction before the sigmoid, float32.
+        Args:
+          images: (batch, height, width, channels), nominally in [0, 1].
+          sigma: the standard deviation of their noise, on the same scale: one number, one for each
+            image, or a map. Networks that do not take a noise level ignore it.
+
+        Returns:
+          (batch, height, width, out_channels), float32 at least.
 
         Raises:
-          InputError: the images have another shape than `image_shape`.
+          InputError: the images do not fit `channels` or `image_size`.
         """
-        return self._crop(self.restore(self._pad(images)))
+        return self.activation(self.logits(images, sigma))
 
-    def _pad(self, images: Images) -> Images:
-        shape = tuple(self.image_shape)
-        if images.ndim != 4 or images.shape[1:] != shape:
+    def logits(self, images: Images, sigma: NoiseLevel | None = None) -> Images:
+        """The output before its nonlinearity, which a cross-entropy takes; else as a call."""
+        height, width = images.shape[1:3]
+        return self._cropped(self.forward(self._padded(images), sigma), (height, width))
+
+    def forward(self, images: Images, sigma: NoiseLevel | None = None) -> Images:
+        """The layers: padded images to the output before its nonlinearity, of the same size."""
+        raise NotImplementedError
+
+    def activation(self, logits: Images) -> Images:
+        """The output's nonlinearity, which `output` names."""
+        return ACTIVATIONS[self.output](logits)
+
+    def padded_side(self, side: int) -> int:
+        """The height or width that an image is padded to, for the network's strides."""
+        return side
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the images that go out."""
+        return self.channels if self.out_channels is None else self.out_channels
+
+    @property
+    def example(self) -> Images:
+        """A batch of one image of zeros, to initialise the network with."""
+        return jnp.zeros((1, *(self.image_size or (32, 32)), self.channels))
+
+    def _padded(self, images: Images) -> Images:
+        self._check(images)
+        for axis in (1, 2):
+            side = images.shape[axis]
+            images = reflect(images, axis, self.padded_side(side) - side)
+        return images
+
+    def _check(self, images: Images) -> None:
+        size = "height, width" if self.image_size is None else ", ".join(map(str, self.image_size))
+        fits = images.ndim == 4 and images.shape[3] == self.channels
+        if fits and self.image_size is not None:
+            fits = tuple(images.shape[1:3]) == tuple(self.image_size)
+        if not fits:
             raise InputError(
-                f"images of shape {images.shape} do not fit this model, which takes (batch, "
-                f"{', '.join(map(str, shape))}): build one with image_shape={images.shape[1:]}"
+                f"images of shape {images.shape} do not fit this network, which takes (batch, "
+                f"{size}, {self.channels}): change the images, or build another network"
             )
-        return jnp.pad(images, ((0, 0), *self.edges, (0, 0)))
 
-    def _crop(self, images: Images) -> Images:
-        (top, _), (left, _) = self.edges
-        height, width, _ = self.image_shape
-        images = images[:, top : top + height, left : left + width]
+    def _cropped(self, images: Images, size: tuple[int, int]) -> Images:
+        images = images[:, : size[0], : size[1]]
         return images.astype(jnp.promote_types(images.dtype, jnp.float32))
-
-    @property
-    def padded(self) -> tuple[int, int]:
-        """The height and width that the layers see."""
-        return self.image_shape[:2]
-
-    @property
-    def edges(self) -> list[tuple[int, int]]:
-        """The zeros before and after that make an image's height and width those."""
-        spare = [total - size for total, size in zip(self.padded, self.image_shape, strict=False)]
-        return [(total // 2, total - total // 2) for total in spare]
-
-    @property
-    def _outputs(self) -> int:
-        return self.image_shape[2] if self.out_channels is None else self.out_channels
 
 
 class Autoencoder(Denoiser):
-    """A denoiser in two halves with a latent between: a subclass sets up `encoder`, `decoder`."""
+    """A denoiser in two halves: a subclass sets up the modules `encoder` and `decoder`."""
 
-    def restore(self, images: Images) -> Images:
-        return self._decode(self.encoder(images))
+    def forward(self, images: Images, sigma: NoiseLevel | None = None) -> Images:
+        return self.decoder(self.encoder(images))
 
     def encode(self, images: Images) -> Latent:
-        """The latent representation of images, (batch, *latent).
+        """The latent representation of images: (batch, ...).
 
         Raises:
-          InputError: the images have another shape than `image_shape`.
+          InputError: the images do not fit `channels` or `image_size`.
         """
-        return self.encoder(self._pad(images))
+        return self.encoder(self._padded(images))
 
     def decode(self, latent: Latent) -> Images:
-        """Images in [0, 1], (batch, height, width, out_channels), from latent representations."""
-        return nn.sigmoid(self._crop(self._decode(latent)))
+        """Images from latent representations, as a call gives them: (batch, height, width,
+        out_channels). A network of any size leaves its padding in the result.
+        """
+        images = self.decoder(latent)
+        return self.activation(self._cropped(images, self.image_size or images.shape[1:3]))
 
-    def _decode(self, latent: Latent) -> Images:
-        return self.decoder(latent).reshape(latent.shape[0], *self.padded, self._outputs)
+
+def reflect(x: Images, axis: int, count: Any) -> Images:
+    """Continues images along an axis by `count` reflected rows; the border row is not repeated.
+
+    An image that is smaller than `count` is reflected back and forth.
+    """
+    if isinstance(count, int) and count == 0:
+        return x
+    side = x.shape[axis]
+    period = jnp.maximum(2 * (side - 1), 1)  # one row is repeated
+    places = (side + jnp.arange(count)) % period
+    return jnp.concatenate([x, jnp.take(x, jnp.minimum(places, period - places), axis)], axis)
+
+
+def round_up(side: int, multiple: int) -> int:
+    """The next multiple."""
+    return -(-side // multiple) * multiple

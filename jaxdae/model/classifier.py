@@ -1,4 +1,4 @@
-"""A small classifier of digits."""
+"""A small classifier of digits: it measures what denoising has kept of a digit."""
 
 from itertools import pairwise
 from math import prod
@@ -12,38 +12,41 @@ from jaxdae.model.layers import Conv, Dense, Dtype, Images, max_pool, relu
 
 
 class DigitClassifier(nn.Module):
-    """`classifier`: a 5x5 convolution, max-pooled, and one of 3x3; then pairs of 3x3, the first of
-    stride 2; then one dense layer.
+    """`classifier`: a 5x5 convolution with max-pooling and a 3x3 one; then pairs of 3x3 ones, the
+    first of each of stride 2; then a dense layer.
 
     60,562 parameters at the defaults.
 
     Fields:
-      image_shape: (height, width, channels) of the images.
+      image_size: the (height, width) of the images.
+      channels: their channels.
       features: channels after each halving of the image.
       classes: how many classes there are.
       dtype: the type to compute in.
     """
 
-    image_shape: tuple[int, int, int] = (28, 28, 1)
+    image_size: tuple[int, int] = (28, 28)
+    channels: int = 1
     features: tuple[int, ...] = (24, 48)
     classes: int = 10
     dtype: Dtype = None
 
     @nn.compact
     def __call__(self, images: Images) -> Float[Array, "batch classes"]:
-        """The logits of images in [0, 1], float32: (batch, *image_shape) to (batch, classes).
+        """The logits of images in [0, 1], float32: (batch, height, width, channels) to (batch,
+        classes).
 
         Raises:
-          InputError: the images have another shape than `image_shape`.
+          InputError: the images have another size or other channels.
         """
-        shape = tuple(self.image_shape)
+        shape = (*self.image_size, self.channels)
         if images.ndim != 4 or images.shape[1:] != shape:
             raise InputError(
                 f"images of shape {images.shape} do not fit this classifier, which takes (batch, "
                 f"{', '.join(map(str, shape))}): resize them"
             )
         first = self.features[0]
-        x = Conv(shape[2], first, self.dtype, (5, 5), name="down_0")(images)
+        x = Conv(self.channels, first, self.dtype, (5, 5), name="down_0")(images)
         x = max_pool(relu(x))
         x = relu(Conv(first, first, self.dtype, name="conv_0")(x))
         for i, (inputs, outputs) in enumerate(pairwise(self.features), 1):

@@ -1,15 +1,16 @@
-"""The U-Net: skips instead of a bottleneck."""
+"""The U-Net: skip connections instead of a bottleneck."""
 
 from math import prod
 
 from flax import linen as nn
 
-from jaxdae.model.base import Denoiser
+from jaxdae.errors import InputError
+from jaxdae.model.base import Denoiser, NoiseLevel, round_up
 from jaxdae.model.layers import Conv, ConvTranspose, Dense, Dtype, Images, add
 
 
 class ResidualConv(nn.Module):
-    """`x + conv(relu(x))`, 3x3: nothing of the sum is lost to a relu."""
+    """`x + conv(relu(x))`, 3x3: the identity path has no ReLU."""
 
     features: int
     dtype: Dtype
@@ -20,28 +21,31 @@ class ResidualConv(nn.Module):
 
 
 class UNet(Denoiser):
-    """`unet`: no bottleneck, for whoever wants clean images and no latent vector.
+    """`unet`: the cleanest images, at every noise level, and no latent vector. Any image size.
 
     After Ronneberger, Fischer and Brox, "U-Net" (2015), made cheap: a thin stem at full size, most
-    of the work below it, skips that add instead of concatenating, and at the smallest size a dense
-    bridge over the whole image, which tells every pixel what digit it is part of. Relus stand
-    before the convolutions and not behind the sums, so that what comes into a level reaches its end
-    unchanged (He, Zhang, Ren and Sun, "Identity mappings in deep residual networks", 2016).
+    of the work below it, and skip connections that add instead of concatenating. ReLUs stand before
+    the convolutions (pre-activation: He, Zhang, Ren and Sun, "Identity mappings in deep residual
+    networks", 2016).
+
+    An optional dense bridge connects all pixels of the smallest image, so that each of them depends
+    on the whole image. It fixes the image size.
 
     Fields:
       features: channels at full size, and after each halving of it.
       bridge: width of the dense bridge; 0 for none.
       bridge_channels: channels of the image that goes into the bridge.
+      image_size: the (height, width) of the images; only with a bridge.
     """
 
     features: tuple[int, ...] = (24, 48, 96)
-    bridge: int = 384
+    bridge: int = 0
     bridge_channels: int = 16
 
     @nn.compact
-    def restore(self, images: Images) -> Images:
+    def forward(self, images: Images, sigma: NoiseLevel | None = None) -> Images:
         first, *deeper = self.features
-        x = Conv(self.image_shape[2], first, self.dtype, name="stem")(images)
+        x = Conv(self.channels, first, self.dtype, name="stem")(images)
         skips, inputs = [], first
         for i, outputs in enumerate(deeper):
             skips.append(x)
@@ -56,10 +60,15 @@ class UNet(Denoiser):
             x = add(up(x, rectify=True), skips[i])
             inputs = outputs
         x = Conv(inputs, inputs, self.dtype, name="last")(x, rectify=True)
-        return Conv(inputs, self._outputs, self.dtype, name="output")(x, rectify=True)
+        return Conv(inputs, self.outputs, self.dtype, name="output")(x, rectify=True)
 
     def _bridge(self, x: Images) -> Images:
-        """What the whole of a small image says about each of its pixels."""
+        """Dense layers over the whole of a small image, between 1x1 convolutions."""
+        if self.image_size is None:
+            raise InputError(
+                f"bridge={self.bridge} needs image_size, the (height, width) of the images: give "
+                "it, or bridge=0 for images of any size"
+            )
         channels, thin, one = x.shape[-1], self.bridge_channels, (1, 1)
         narrow = Conv(channels, thin, self.dtype, one, name="bridge_in")(x)
         size = prod(narrow.shape[1:])
@@ -67,8 +76,5 @@ class UNet(Denoiser):
         wide = Dense(self.bridge, size, self.dtype, name="bridge_wide")(hidden, rectify=True)
         return Conv(thin, channels, self.dtype, one, name="bridge_out")(wide.reshape(narrow.shape))
 
-    @property
-    def padded(self) -> tuple[int, int]:
-        stride = 2 ** (len(self.features) - 1)
-        height, width = (-(-size // stride) * stride for size in self.image_shape[:2])
-        return height, width
+    def padded_side(self, side: int) -> int:
+        return round_up(side, 2 ** (len(self.features) - 1))

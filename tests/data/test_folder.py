@@ -185,7 +185,7 @@ def test_a_file_trains_to_the_same_bits(tmp_path, monkeypatch):
 
 def test_the_evaluator_takes_many_images_piece_by_piece(monkeypatch):
     images = RNG.integers(0, 256, (23, 6, 6, 1), np.uint8)
-    model = DenseAutoencoder(image_shape=(6, 6, 1), features=(8,), latent_dim=2)
+    model = DenseAutoencoder(image_size=(6, 6), channels=1, features=(8,), latent_dim=2)
     params = model.init(jax.random.key(0), np.zeros((1, 6, 6, 1)))["params"]
 
     def evaluate():
@@ -245,7 +245,7 @@ def test_a_network_learns_what_pairs_say(tmp_path):
     bright = RNG.random((64, 1, 1, 1)) < 0.5
     noisy = (np.where(bright, 200, 50) + RNG.integers(-30, 30, (64, 6, 6, 1))).astype(np.uint8)
     images = np.concatenate([np.broadcast_to(np.where(bright, 30, 220), noisy.shape), noisy], -1)
-    model = DenseAutoencoder(image_shape=(6, 6, 1), features=(8,), latent_dim=2)
+    model = DenseAutoencoder(image_size=(6, 6), channels=1, features=(8,), latent_dim=2)
     corruption, optimizer = paired(1, 1), optax.adam(1e-2)
     state = train_step.create_state(model, optimizer, 0)
     step = jax.jit(train_step.make_train_step(model, corruption, mean_squared_error, optimizer))

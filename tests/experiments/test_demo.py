@@ -265,7 +265,7 @@ def test_knows_mnist_by_its_name():
 def card(folder, recipe, **fields):
     """A network that has learnt nothing, in files."""
     network = model.build(fields.pop("architecture", "strided"), **fields)
-    images, rng = np.zeros((1, *network.image_shape)), np.random.default_rng(0)
+    images, rng = np.zeros((1, *network.example.shape[1:])), np.random.default_rng(0)
     shapes = jax.eval_shape(network.init, jax.random.key(0), images)["params"]
     params = jax.tree.map(lambda x: rng.normal(0, 0.1, x.shape).astype(np.float32), shapes)
     pretrained.save("net", network, params, {"recipe": recipe}, folder)
@@ -279,7 +279,7 @@ def colour(tmp_path_factory):
     images = rng.integers(0, 256, (12, 32, 32, 3), np.uint8)
     np.savez(folder / "images.npz", x_train=images, x_test=images[:5])
     recipe = {"dataset": f"npz:{folder / 'images.npz'}", "corruption": "masking", "strength": [0.2]}
-    return card(folder, recipe, image_shape=(32, 32, 3), features=(4, 8), latent_dim=6)
+    return card(folder, recipe, image_size=(32, 32), channels=3, features=(4, 8), latent_dim=6)
 
 
 @needs_gradio
@@ -344,7 +344,7 @@ def test_says_what_is_wrong_in_one_line(tmp_path, capsys, words, message):
             "taken": other.getsockname()[1],
             "colorize": lambda: card(tmp_path, {"corruption": "grayscale"}, **small),
             "damaged": lambda: card(tmp_path, {"sigma": "high"}, **small),
-            "channels": lambda: card(tmp_path, {}, image_shape=(8, 8, 2), **small),
+            "channels": lambda: card(tmp_path, {}, image_size=(8, 8), channels=2, **small),
         }
         made = {k: v() if callable(v) and "{" + k in str(words) else v for k, v in places.items()}
         assert demo.main([*(word.format(**made) for word in words), "--no-browser"]) == 2

@@ -500,7 +500,7 @@ def test_many_files_are_few_groups_and_little_memory(here, monkeypatch):
 
 
 def test_work_is_given_and_taken_in_groups():
-    model = build("dense", image_shape=(8, 6, 1))
+    model = build("dense", image_size=(8, 6), channels=1)
     images = PHOTO[None]
     for sizes, groups in (("fit", 1), ("tile", 1 + -(-(45 - 8) // 4))):
         work = adapt.Work(adapt.Rules(model, "it", sizes), images, images.dtype)

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax import export
 
 from jaxdae.errors import InputError
 from jaxdae.kernels import primitives as native
-from jaxdae.losses import LOSSES
+from jaxdae.losses import LOSSES, takes_logits
 from jaxdae.model import (
     ARCHITECTURES,
+    Denoiser,
     DenoisingAutoencoder,
     DenseAutoencoder,
     MaxPoolAutoencoder,
@@ -24,6 +26,7 @@ from jaxdae.model import (
     max_pool,
     parameter_count,
 )
+from jaxdae.model.base import reflect
 
 DATA = Path(__file__).parents[1] / "files"
 PUBLISHED = {
@@ -82,10 +85,12 @@ def test_computes_what_keras_computes(name):
         @jax.jit
         def run(params, noisy=noisy, clean=clean):
             logits = model.apply({"params": params}, noisy, method="logits")
-            return LOSSES[loss](logits, clean).mean(), logits
+            outputs = model.activation(logits)
+            given = logits if takes_logits(LOSSES[loss]) else outputs
+            return LOSSES[loss](given, clean).mean(), outputs
 
-        (value, logits), gradient = jax.value_and_grad(run, has_aux=True)(params)
-        np.testing.assert_allclose(jax.nn.sigmoid(logits), expected, atol=1e-5, rtol=0)
+        (value, outputs), gradient = jax.value_and_grad(run, has_aux=True)(params)
+        np.testing.assert_allclose(outputs, expected, atol=1e-5, rtol=0)
         np.testing.assert_allclose(value, arrays["loss"], atol=1e-5, rtol=0)
         for path, ours in jax.tree.leaves_with_path(gradient):
             theirs = from_keras(arrays, "grad", layers.split())
@@ -98,7 +103,7 @@ def test_computes_what_keras_computes(name):
 def test_a_large_batch_in_bfloat16_is_several_small_ones():
     """The joint dense layer, which there is without tiles, rounds elsewhere, and no more."""
     model, exact = build("strided", dtype=jnp.bfloat16), build("strided")
-    images = jax.random.uniform(jax.random.key(0), (64, *model.image_shape))
+    images = jax.random.uniform(jax.random.key(0), (64, *model.example.shape[1:]))
     params = model.init(jax.random.key(1), images)["params"]
     joint, expected = (m.apply({"params": params}, images, method="logits") for m in (model, exact))
     plain = [model.apply({"params": params}, images[i::2], method="logits") for i in range(2)]
@@ -113,7 +118,7 @@ def test_what_depends_on_known_parameters_alone_is_computed_once(dtype):
     if not native.available() or native.tiled(dtype):
         pytest.skip("the layers are not joined for a small batch")
     model = build("strided", dtype=dtype)
-    images = jax.random.uniform(jax.random.key(0), (8, *model.image_shape))
+    images = jax.random.uniform(jax.random.key(0), (8, *model.example.shape[1:]))
     variables = model.init(jax.random.key(1), images)
 
     def known(images):
@@ -136,7 +141,9 @@ def test_what_depends_on_known_parameters_alone_is_computed_once(dtype):
 @settings(max_examples=8)
 @given(st.integers(1, 37), st.integers(1, 37), st.integers(1, 3), st.integers(1, 4))
 def test_any_size_and_channels(name, height, width, channels, out_channels):
-    model = build(name, image_shape=(height, width, channels), out_channels=out_channels)
+    fixed = name in ("strided", "dense")
+    size = {"image_size": (height, width)} if fixed else {}
+    model = build(name, channels=channels, out_channels=out_channels, **size)
     images = jax.ShapeDtypeStruct((2, height, width, channels), jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), images)
     out = jax.eval_shape(model.apply, params, images)
@@ -147,15 +154,15 @@ def test_any_size_and_channels(name, height, width, channels, out_channels):
 @pytest.mark.parametrize(
     "model",
     [
-        DenoisingAutoencoder(image_shape=(9, 14, 3), features=(4, 8, 5), latent_dim=3),
-        DenoisingAutoencoder(image_shape=(11, 7, 2), out_channels=1, kernel_size=(5, 4)),
-        MaxPoolAutoencoder(image_shape=(15, 17, 1), features=(3, 4)),
-        MaxPoolAutoencoder(image_shape=(28, 28, 1), features=(4, 3, 2)),
-        DenseAutoencoder(image_shape=(5, 6, 2), features=(7, 5), latent_dim=3),
+        DenoisingAutoencoder(image_size=(9, 14), channels=3, features=(4, 8, 5), latent_dim=3),
+        DenoisingAutoencoder(image_size=(11, 7), channels=2, out_channels=1, kernel_size=(5, 4)),
+        MaxPoolAutoencoder(image_size=(15, 17), channels=1, features=(3, 4)),
+        MaxPoolAutoencoder(image_size=(28, 28), channels=1, features=(4, 3, 2)),
+        DenseAutoencoder(image_size=(5, 6), channels=2, features=(7, 5), latent_dim=3),
     ],
 )
 def test_encode_then_decode_is_the_model(model):
-    images = jax.random.uniform(jax.random.key(0), (9, *model.image_shape))
+    images = jax.random.uniform(jax.random.key(0), (9, *model.example.shape[1:]))
     variables = jax.jit(model.init)(jax.random.key(1), images)
     assert set(variables["params"]) == {"encoder", "decoder"}
     assert {path[-1].key for path, _ in jax.tree.leaves_with_path(variables)} == {"kernel", "bias"}
@@ -174,7 +181,7 @@ def test_encode_then_decode_is_the_model(model):
 
 def test_the_u_net_is_what_it_says():
     """Against the same network written out in `lax`'s own convolutions."""
-    model = UNet(image_shape=(10, 13, 2), out_channels=1, features=(3, 4, 5), bridge=6)
+    model = UNet(image_size=(10, 13), channels=2, out_channels=1, features=(3, 4, 5), bridge=6)
     images = jax.random.uniform(jax.random.key(0), (3, 10, 13, 2))
     params = jax.jit(model.init)(jax.random.key(1), images)["params"]
     params = jax.tree.map(lambda x: x + 0.1, params)  # biases other than zero
@@ -194,7 +201,7 @@ def test_the_u_net_is_what_it_says():
 
     @jax.jit
     def reference(images):
-        full = conv("stem", jnp.pad(images, ((0, 0), (1, 1), (1, 2), (0, 0))))
+        full = conv("stem", jnp.pad(images, ((0, 0), (0, 2), (0, 3), (0, 0)), mode="reflect"))
         half = conv("down_0", relu(full), 2)
         half = half + conv("encode_0", relu(half))
         x = conv("down_1", relu(half), 2)
@@ -206,7 +213,7 @@ def test_the_u_net_is_what_it_says():
         x = conv("up_1", relu(x), 2, transposed=True) + half
         x = x + conv("decode_0", relu(x))
         x = conv("up_0", relu(x), 2, transposed=True) + full
-        return conv("output", relu(conv("last", relu(x))))[:, 1:-1, 1:-2]
+        return conv("output", relu(conv("last", relu(x))))[:, :-2, :-3]
 
     out = jax.jit(lambda x: model.apply({"params": params}, x, method="logits"))(images)
     np.testing.assert_allclose(out, reference(images), rtol=1e-4, atol=1e-4)
@@ -214,7 +221,7 @@ def test_the_u_net_is_what_it_says():
 
 @pytest.mark.parametrize(("bridge", "reaches"), [(0, False), (5, True)])
 def test_the_bridge_tells_every_pixel_of_the_whole_image(bridge, reaches):
-    model = build("unet", image_shape=(64, 64, 1), features=(2, 2, 2), bridge=bridge)
+    model = build("unet", image_size=(64, 64), channels=1, features=(2, 2, 2), bridge=bridge)
     images = jax.random.uniform(jax.random.key(0), (1, 64, 64, 1))
     variables = jax.jit(model.init)(jax.random.key(5), images)
     gradient = jax.jit(jax.grad(lambda x: model.apply(variables, x)[0, 63, 63, 0]))(images)
@@ -222,20 +229,95 @@ def test_the_bridge_tells_every_pixel_of_the_whole_image(bridge, reaches):
 
 
 def test_the_u_net_stays_small():
-    model = build("unet")
+    model = build("unet", bridge=384, image_size=(28, 28))
     params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 28, 28, 1)))["params"]
     assert parameter_count(params) == 923_673
     assert not hasattr(model, "encode")
 
 
-def test_padding_is_centred():
-    """An image in the middle of a larger one that is black there gives the same latent vector."""
-    small, large = (build("strided", image_shape=(s, s, 1), latent_dim=2) for s in (26, 28))
-    image = jax.random.uniform(jax.random.key(0), (1, 26, 26, 1))
-    variables = jax.jit(small.init)(jax.random.key(1), image)
-    framed = jnp.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    out = jax.jit(large.apply)(variables, framed)[:, 1:-1, 1:-1]
-    np.testing.assert_allclose(jax.jit(small.apply)(variables, image), out, atol=1e-6)
+ANY_SIZE = {
+    "unet": UNet(bridge=0, features=(4, 6, 8)),
+    "maxpool": MaxPoolAutoencoder(),
+    "transposed": MaxPoolAutoencoder(features=(3, 4), upsampling="transposed"),
+}
+
+
+@pytest.fixture(scope="module", params=ANY_SIZE)
+def any_size(request):
+    """A network for images of any size, and one set of its parameters."""
+    model = ANY_SIZE[request.param]
+    return model, jax.jit(model.init)(jax.random.key(0), model.example)
+
+
+@pytest.mark.parametrize("size", [(28, 28), (101, 133), (512, 768), (2, 3), (1, 1)])
+def test_one_set_of_parameters_serves_all_sizes(any_size, size):
+    """Jitted or not, one image or many, under vmap, and as it is without padding."""
+    model, variables = any_size
+    images = jax.random.uniform(jax.random.key(1), (2, *size, 1))
+    out = jax.jit(model.apply)(variables, images)
+    assert out.shape == images.shape and 0 <= out.min() <= out.max() <= 1
+    one = jax.jit(model.apply)(variables, images[1:])
+    np.testing.assert_allclose(one, out[1:], atol=1e-6)
+    each = jax.jit(jax.vmap(lambda image: model.apply(variables, image[None])[0]))(images)
+    np.testing.assert_allclose(each, out, atol=1e-6)
+    if max(size) > 200:
+        return
+    sides = [model.padded_side(side) - side for side in size]
+    mode = "symmetric" if size == (1, 1) else "reflect"
+    padded = np.pad(images, ((0, 0), *((0, side) for side in sides), (0, 0)), mode=mode)
+    whole = jax.jit(model.apply)(variables, padded)
+    np.testing.assert_allclose(whole[:, : size[0], : size[1]], out, atol=1e-6)
+
+
+def test_devices_share_images_of_any_size(any_size):
+    model, variables = any_size
+    images = jax.random.uniform(jax.random.key(1), (4, 2, 21, 10, 1))
+    devices = jax.devices()[:4]
+    shared = jax.pmap(model.apply, in_axes=(None, 0), devices=devices)(variables, images)
+    alone = [jax.jit(model.apply)(variables, part) for part in images]
+    np.testing.assert_allclose(shared, jnp.stack(alone), atol=1e-6)
+
+
+def test_one_exported_program_serves_all_sizes(any_size):
+    model, variables = any_size
+    shape = export.symbolic_shape("batch, height, width, 1")
+    argument = jax.ShapeDtypeStruct(shape, jnp.float32)
+    with native.without():
+        program = export.export(jax.jit(lambda x: model.apply(variables, x)))(argument)
+    for size in [(28, 28), (101, 133), (5, 7)]:
+        images = jax.random.uniform(jax.random.key(1), (2, *size, 1))
+        expected = jax.jit(model.apply)(variables, images)
+        np.testing.assert_allclose(program.call(images), expected, atol=1e-5)
+
+
+def test_a_noise_level_and_a_linear_output():
+    class Subtract(Denoiser):
+        def forward(self, images, sigma=None):
+            level = jnp.zeros(()) if sigma is None else sigma
+            return images - jnp.reshape(level, (-1, 1, 1, 1))
+
+    images = jax.random.normal(jax.random.key(0), (3, 5, 4, 2))
+    model, levels = Subtract(channels=2, output="linear"), jnp.array([0.1, 0.2, 0.3])
+    np.testing.assert_array_equal(model.apply({}, images), images)
+    out = model.apply({}, images, levels)
+    np.testing.assert_allclose(out, images - levels[:, None, None, None])
+    np.testing.assert_array_equal(model.apply({}, images, levels, method="logits"), out)
+    for name in ("unet", "maxpool"):
+        linear = build(name, output="linear", features=(2, 3))
+        variables = linear.init(jax.random.key(0), linear.example)
+        logits = linear.apply(variables, linear.example, method="logits")
+        np.testing.assert_array_equal(linear.apply(variables, linear.example), logits)
+
+
+@given(st.integers(1, 9), st.integers(0, 20))
+def test_reflection_is_numpys(side, count):
+    x = np.random.default_rng(0).random((2, side, 3, 1), np.float32)
+    mode = "reflect" if side > 1 else "edge"
+    expected = np.pad(x, ((0, 0), (0, count), (0, 0), (0, 0)), mode=mode)
+    np.testing.assert_array_equal(reflect(jnp.asarray(x), 1, count), expected)
+    np.testing.assert_array_equal(
+        reflect(jnp.asarray(x.swapaxes(1, 2)), 2, count), expected.swapaxes(1, 2)
+    )
 
 
 def test_computes_in_bfloat16_near_float32():
@@ -297,6 +379,7 @@ def test_max_pool_rounds_up_and_gives_ties_to_the_first():
         ("unet", {"bridge": -1}, "positive"),
         ("strided", {"features": ()}, "positive"),
         ("maxpool", {"upsampling": "cubic"}, "nearest"),
+        ("unet", {"output": "tanh"}, "sigmoid or linear"),
     ],
 )
 def test_refuses_what_it_cannot_build(name, fields, words):
@@ -305,8 +388,20 @@ def test_refuses_what_it_cannot_build(name, fields, words):
 
 
 def test_refuses_images_of_another_shape():
-    with pytest.raises(InputError, match=r"image_shape=\(32, 32, 3\)"):
-        DenoisingAutoencoder().init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    for model, shape, takes in [
+        (DenoisingAutoencoder(), (1, 32, 32, 3), r"\(batch, 28, 28, 1\)"),
+        (UNet(channels=2), (1, 32, 32, 3), r"\(batch, height, width, 2\)"),
+        (UNet(), (28, 28, 1), r"\(batch, height, width, 1\)"),
+    ]:
+        with pytest.raises(InputError, match=takes):
+            model.init(jax.random.key(0), jnp.zeros(shape))
+
+
+def test_dense_layers_need_an_image_size():
+    images = jnp.zeros((1, 28, 28, 1))
+    for model in (DenoisingAutoencoder(image_size=None), UNet(bridge=8)):
+        with pytest.raises(InputError, match="image_size"):
+            model.init(jax.random.key(0), images)
 
 
 def test_importing_the_model_imports_little_else():

@@ -217,7 +217,7 @@ def targets(place: Path) -> dict[str, Target]:
     config = json.dumps(asdict(DEFAULT), indent=2).encode()
     found["config.json"] = Target([config], run / "config.json", lambda: read_config(run))
 
-    model = build("strided", image_shape=(8, 8, 1), features=(2,), latent_dim=2)
+    model = build("strided", image_size=(8, 8), channels=1, features=(2,), latent_dim=2)
     params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 8, 8, 1)))["params"]
     params = jax.tree.map(np.asarray, params)
     weights = place / "weights"
