@@ -1,4 +1,4 @@
-"""A data set: a training and a test split of images of one shape."""
+"""A data set: a training split and a test split of images of one shape."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +11,12 @@ from jaxdae.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images, channels last and in [0, 255], with their labels if there are any.
+    """Images and their labels.
 
-    Training images may be other than an array: `jaxdae.data.folder.Crops`.
+    Fields:
+      images: uint8 [n h w c], an array or what is indexed like one: `jaxdae.data.patches.Crops`,
+        `jaxdae.data.decoded_cache.StoredImages`.
+      labels: the class of each image, or None.
     """
 
     images: Any
@@ -25,16 +28,18 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A training and a test split whose images have one shape.
+    """A training split and a test split.
 
     Fields:
-      name: where it comes from.
+      name: the name it was loaded by.
       train, test: the splits.
-      noisy_channels: of pairs, the last so many of the images' channels are the noisy image.
-      sha256: what tells it from others, if that is known without reading it.
+      noisy_channels: for pairs, how many of an image's channels, the last ones, are the noisy
+        image; otherwise 0.
+      sha256: a fingerprint of all images, if it is known without reading them.
 
-    Raises `InputError` if a split is empty, if the splits' image shapes differ, if images are not
-    uint8 [n h w c], or if a label is missing.
+    Raises:
+      InputError: a split is empty, images are not uint8 [n h w c], the two splits' images differ
+        in shape, or the number of labels is not the number of images.
     """
 
     name: str
@@ -45,7 +50,7 @@ class Dataset:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of the clean images."""
+        """(height, width, channels) of a clean image."""
         _, h, w, c = self.train.images.shape
         return h, w, c - self.noisy_channels
 
@@ -57,14 +62,18 @@ class Dataset:
             what = f"{self.name!r}: {part} images are {x.dtype} {list(x.shape)}"
             if x.ndim != 4 or x.dtype != np.uint8 or x.size == 0:
                 raise InputError(
-                    f"{what}, but must be uint8 [n h w c], none 0: convert or add some"
+                    f"{what}, but must be uint8 [n h w c] with no side of 0: convert them, or add "
+                    "images"
                 )
             if y is not None and y.shape != x.shape[:1]:
-                raise InputError(f"{what}, but labels {list(y.shape)}: give one for each, or none")
+                raise InputError(
+                    f"{what}, but labels {list(y.shape)}: give one label for each image, or none"
+                )
             if x.shape[1:] != self.train.images.shape[1:]:
-                was = list(self.train.images.shape[1:])
-                raise InputError(f"{what}, but training images {was}: resize one of them")
+                expected = list(self.train.images.shape[1:])
+                raise InputError(f"{what}, but training images {expected}: resize one of them")
 
 
 def take(split: Split, rows: slice | np.ndarray) -> Split:
+    """The images and labels at some indices."""
     return Split(split.images[rows], None if split.labels is None else split.labels[rows])
