@@ -1,29 +1,32 @@
-"""The one exception that says: what was asked for cannot be done, and here is what can."""
+"""Exceptions whose messages say what is wrong and what to do."""
 
 import contextlib
 from collections.abc import Iterator
 
 
 class InputError(ValueError):
-    """An unusable value, folder or file.
+    """A value, folder or file that cannot be used.
 
-    The message is one line that names the value, the rule it breaks and the mend, so that a
-    command line can print it as it is.
+    The message is one line: the value, the rule that it breaks, and the mend. A command prints it
+    unchanged.
     """
 
 
 class DivergenceError(ArithmeticError):
-    """Training met a loss that is not finite; the message names the step and the learning rate."""
+    """The training loss is no longer finite. The message names the step and the learning rate."""
 
 
 def show(path: object) -> str:
-    """A path as one line, whatever it holds."""
+    """A path in quotes, on one line: control characters are escaped."""
     return repr(str(path))
 
 
 @contextlib.contextmanager
 def explained(what: str, mend: str) -> Iterator[None]:
-    """Whatever other libraries raise, and for damaged bytes it is a dozen types, as InputError."""
+    """Turns any exception raised inside into an `InputError`: "what (reason): mend".
+
+    Damaged bytes make other libraries raise a dozen types. An `InputError` passes unchanged.
+    """
     try:
         yield
     except InputError:

@@ -1,4 +1,9 @@
-"""Optimisers and learning-rate schedules by name, as the recipes spell them."""
+"""Optimisers and learning-rate schedules by name, with the constants of Keras.
+
+schedule = make_schedule("one-cycle", 0.005, steps)
+optimizer = make_optimizer("nadam", schedule, centering=True)
+params, state = take_step(optimizer, gradients, state, params)
+"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -13,16 +18,22 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxdae.errors import InputError
 from jaxdae.kernels import primitives as native
 
-OPTIMIZERS = ("adam", "nadam", "adamw", "adadelta")
 SCHEDULES = ("constant", "one-cycle", "plateau")
 
 
 def make_schedule(name: str, learning_rate: float, steps: int) -> optax.Schedule:
-    """The learning rate at each step.
+    """Makes the function from the step to the learning rate.
 
-    `one-cycle` rises linearly from a 25th of `learning_rate` to all of it over the first fifth of
-    the steps, and falls linearly to a 2500th over the rest. `constant` and `plateau` stay as they
-    are; `make_optimizer` lowers the latter.
+    `one-cycle` rises linearly from learning_rate / 25 to learning_rate in the first fifth of the
+    steps, then falls linearly to learning_rate / 2500. `constant` and `plateau` are constant; for
+    `plateau`, `make_optimizer` lowers the rate.
+
+    Args:
+      learning_rate: the highest rate, above 0.
+      steps: the number of training steps.
+
+    Raises:
+      InputError: an unknown name, or a learning rate that is not a finite number above 0.
     """
     if not (math.isfinite(learning_rate) and learning_rate > 0):
         raise InputError(f"learning rate {learning_rate} must be a number above 0, such as 0.001")
@@ -40,6 +51,18 @@ def make_schedule(name: str, learning_rate: float, steps: int) -> optax.Schedule
     raise InputError(f"unknown schedule {name!r}: it is one of {', '.join(SCHEDULES)}")
 
 
+class Entry(NamedTuple):
+    """An optimiser in the registry.
+
+    Fields:
+      make: (schedule, centering, **fields) to the optimiser, with a keyword for each of `reads`.
+      reads: the fields of `Config` that this optimiser reads and not every other one.
+    """
+
+    make: Callable[..., optax.GradientTransformation]
+    reads: tuple[str, ...] = ()
+
+
 def make_optimizer(
     name: str,
     schedule: optax.Schedule,
@@ -50,25 +73,24 @@ def make_optimizer(
     centering: bool = False,
     plateau_steps: int | None = None,
 ) -> optax.GradientTransformation:
-    """An optimiser by name, with Keras's constants where optax's differ (epsilon 1e-7).
+    """Makes an optimiser by name, with Keras's epsilon, 1e-7.
 
     Args:
-      weight_decay: for `adamw`.
-      centering: see `centered`.
-      plateau_steps: where given, the rate falls by sqrt(0.1) when the loss, averaged over this
-        many steps, has not improved five times in a row.
+      name: a key of `OPTIMIZERS`. Its entry says which of `b1`, `b2` and `weight_decay` it reads.
+      schedule: the learning rate at each step.
+      b1, b2: the decay of the first and of the second moment, in [0, 1).
+      weight_decay: the decoupled weight decay, at least 0.
+      centering: train in centred coordinates; see `centered`.
+      plateau_steps: if given, the loss is averaged over this many steps, and the rate is multiplied
+        by sqrt(0.1) when five averages in a row have not improved.
+
+    Raises:
+      InputError: an unknown name.
     """
-    if name in ("adam", "nadam"):
-        optimizer = adam(schedule, b1, b2, 1e-7, nesterov=name == "nadam", centering=centering)
-        centering = False
-    elif name == "adamw":
-        optimizer = optax.adamw(schedule, b1=b1, b2=b2, eps=1e-7, weight_decay=weight_decay)
-    elif name == "adadelta":
-        optimizer = optax.adadelta(schedule, rho=0.95, eps=1e-7)
-    else:
+    if name not in OPTIMIZERS:
         raise InputError(f"unknown optimiser {name!r}: it is one of {', '.join(OPTIMIZERS)}")
-    if centering:
-        optimizer = centered(optimizer)
+    entry, fields = OPTIMIZERS[name], {"b1": b1, "b2": b2, "weight_decay": weight_decay}
+    optimizer = entry.make(schedule, centering, **{field: fields[field] for field in entry.reads})
     if plateau_steps is None:
         return optimizer
     plateau = optax.contrib.reduce_on_plateau(
@@ -82,9 +104,9 @@ class CenteredState(NamedTuple):
 
     Fields:
       inner: the inner optimiser's state.
-      cross: for each kernel, by its path, the average of its gradient times its bias's, summed
-        over the outputs: the kernel's shape without the last axis.
-      square: for each of their biases, the average of the sum of the squared gradient: a number.
+      cross: path of a kernel to the moving average of sum_o dL/dW[..., o] * dL/db[o], over outputs
+        o: the kernel's shape without its last axis.
+      square: path of a kernel to the moving average of sum_o (dL/db[o])^2, a scalar.
     """
 
     inner: optax.OptState
@@ -95,27 +117,31 @@ class CenteredState(NamedTuple):
 def centered(
     optimizer: optax.GradientTransformation, decay: float = 0.99
 ) -> optax.GradientTransformation:
-    """Runs an optimiser in coordinates in which a layer's kernel and bias do not pull together.
+    """Runs an optimiser in coordinates in which the inputs of each layer have mean zero.
 
-    The inputs x of a layer y = x W + b are images or come from a relu: their mean m is far from
-    zero, so a step of W also moves y as a step of b would, and an optimiser that looks at each
-    number alone, as Adam does, goes slowly along what they share. In the coordinates W and
-    c = b + m W the layer reads y = (x - m) W + c: its inputs are centred (LeCun, Bottou, Orr and
-    Mueller, "Efficient BackProp", 1998, section 4.3). That is a linear change of variables: the
-    network and what it computes stay as they are, only the path to the minimum is another.
+    The inputs x of a layer y = x W + b are images, or outputs of a relu, so their mean m is far
+    from zero. A step of W then moves y much as a step of b does, and an optimiser that scales each
+    parameter alone, such as Adam, is slow along that common direction. With W and c = b + m W as
+    parameters, the layer is y = (x - m) W + c: its inputs are centred (LeCun, Bottou, Orr and
+    Mueller, "Efficient BackProp", 1998, section 4.3). This is a linear change of variables. The
+    network and its function stay the same; only the path to the minimum differs.
 
-    The mean is not looked up in the network. With d = dL/dy, the gradients of kernel and bias are
-    x^T d and d, so E[x^T d . d] / E[d . d] is the mean of x weighted by the squared gradient. It
-    is taken over all outputs of a layer: for each apart it would be noise where d is small, and
-    training diverges. `decay` is that of the averages.
+    The mean is estimated from gradients. With d = dL/dy, the gradients of W and b are x^T d and d,
+    so E[x^T d . d] / E[d . d] is the mean of x, weighted by the squared gradient. The sums run over
+    all outputs of a layer: one estimate for each output is noise where d is small, and training
+    diverges.
 
-    It needs parameters in dictionaries in which `kernel`, outputs last, lies beside `bias`; what
-    has no such partner goes to the inner optimiser as it is.
+    Parameters must be nested dictionaries. A `kernel`, outputs last, with a `bias` beside it is
+    centred. All other parameters go to the inner optimiser unchanged.
+
+    Args:
+      optimizer: the inner optimiser.
+      decay: of the moving averages, in [0, 1).
     """
     inner: Any = optax.with_extra_args_support(optimizer)
 
-    def moved(mean: jax.Array, kernel: jax.Array) -> jax.Array:
-        """What a kernel adds to the outputs of inputs that are at their mean: m W."""
+    def mean_output(mean: jax.Array, kernel: jax.Array) -> jax.Array:
+        """m W: the output of a layer without bias for the mean input."""
         return (mean * kernel).reshape(-1, kernel.shape[-1]).sum(0)
 
     def init(params):
@@ -126,33 +152,33 @@ def centered(
 
     def update(updates, state, params=None, **extra):
         flat = flatten_dict(updates)
-        both = _pairs(flat)
+        pairs = _pairs(flat)
         mean, cross, square = {}, {}, {}
-        for kernel, bias in both:
+        for kernel, bias in pairs:
             name = "/".join(kernel)
             cross[name], square[name] = (
                 decay * before + (1 - decay) * flat[which] @ flat[bias]
                 for before, which in ((state.cross[name], kernel), (state.square[name], bias))
             )
-            safe = jnp.where(square[name] > 0, square[name], 1)  # no gradient yet: no mean
+            safe = jnp.where(square[name] > 0, square[name], 1)  # before the first gradient
             mean[kernel] = (cross[name] / safe)[..., None]
             flat[kernel] = flat[kernel] - mean[kernel] * flat[bias]
-        if params is not None:  # in the same coordinates, for what decays weights
+        if params is not None:  # weight decay acts on the same coordinates
             weights = flatten_dict(params)
-            for kernel, bias in both:
-                weights[bias] = weights[bias] + moved(mean[kernel], weights[kernel])
+            for kernel, bias in pairs:
+                weights[bias] = weights[bias] + mean_output(mean[kernel], weights[kernel])
             params = unflatten_dict(weights)
         steps, after = inner.update(unflatten_dict(flat), state.inner, params, **extra)
         flat = flatten_dict(steps)
-        for kernel, bias in both:
-            flat[bias] = flat[bias] - moved(mean[kernel], flat[kernel])
+        for kernel, bias in pairs:
+            flat[bias] = flat[bias] - mean_output(mean[kernel], flat[kernel])
         return unflatten_dict(flat), CenteredState(after, cross, square)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _pairs(tree: Mapping[tuple[str, ...], Any]) -> list[tuple[tuple[str, ...], ...]]:
-    """The paths of the kernels, each with its bias's."""
+    """The paths of each kernel and of the bias beside it."""
     return [
         (path, (*path[:-1], "bias"))
         for path in tree
@@ -170,25 +196,28 @@ def adam(
     centering: bool = False,
     decay: float = 0.99,
 ) -> optax.GradientTransformation:
-    """`optax.adam`, if wanted `centered`, in one kernel where there are `native` ones.
+    """Adam or Nadam, as one pass over the parameters where the CPU kernels are available.
 
-    Its state is theirs, and so are its numbers, to rounding.
+    It equals `optax.adam` up to rounding, wrapped in `centered` if `centering`, and has the same
+    state. Kingma and Ba, "Adam", 2015; Dozat, "Incorporating Nesterov momentum into Adam", 2016.
 
     Args:
-      learning_rate: above 0, or a schedule of it.
-      b1, b2: what the averages of the gradient and of its square keep of themselves, in [0, 1).
-      eps: is added to what the update is divided by.
-      nesterov: look ahead by the gradient itself, as Nadam does.
-      centering: in the coordinates of `centered`, whose averages keep `decay`; parameters are in
-        dictionaries then.
+      learning_rate: above 0, or a schedule.
+      b1, b2: the decay of the first and of the second moment, in [0, 1).
+      eps: added to the root of the second moment.
+      nesterov: True for Nadam.
+      centering, decay: see `centered`.
     """
     scaled = optax.scale_by_adam(b1, b2, eps, nesterov=nesterov)
     rated = optax.scale_by_learning_rate(learning_rate)
     plain: Any = optax.chain(scaled, rated)
     plain = centered(plain, decay) if centering else plain
 
-    def at_once(gradients, state, params):
-        """The updates, or the parameters with them, and the state; None without the kernel."""
+    def fused(gradients, state, params):
+        """The new parameters, or the updates if `params` is (), and the state.
+
+        None if there is no kernel for these arrays.
+        """
         arrays = jax.tree.leaves((gradients, params))
         if not native.available() or any(x.dtype != jnp.float32 for x in arrays):
             return None
@@ -210,31 +239,31 @@ def adam(
             *map(jax.tree.leaves, (before.mu, before.nu)),
             *([averages[name] for name in names] for averages in (cross, cross_square)),
         )
-        made, after = native.adam(scales, gradient, averages, pairs, jax.tree.leaves(params))
-        made, mean, square = (
-            jax.tree.unflatten(tree, leaves) for leaves in (made, after.mean, after.square)
+        new, after = native.adam(scales, gradient, averages, pairs, jax.tree.leaves(params))
+        new, mean, square = (
+            jax.tree.unflatten(tree, leaves) for leaves in (new, after.mean, after.square)
         )
         inner = (optax.ScaleByAdamState(count, mean, square), rate)
         if not centering:
-            return made, inner
+            return new, inner
         crosses = (dict(zip(names, x, strict=True)) for x in (after.cross, after.cross_square))
-        return made, CenteredState(inner, *crosses)
+        return new, CenteredState(inner, *crosses)
 
     def update(updates, state, params=None, **extra):
-        return at_once(updates, state, ()) or plain.update(updates, state, params, **extra)
+        return fused(updates, state, ()) or plain.update(updates, state, params, **extra)
 
     def step(gradients, state, params, **extra):
-        made = at_once(gradients, state, params)
-        return made or _step(plain, gradients, state, params, **extra)
+        done = fused(gradients, state, params)
+        return done or _take_step(plain, gradients, state, params, **extra)
 
     return Stepping(plain.init, update, step)
 
 
 class Stepping(optax.GradientTransformationExtraArgs):
-    """An optax optimiser that can also take its step in one pass, as `take_step` does.
+    """An optax optimiser with a fused step.
 
     Fields:
-      step: (gradients, state, params, **extra) to the parameters and the state, trees as they were.
+      step: (gradients, state, params, **extra) to the new parameters and state.
     """
 
     step: Callable[..., Any]
@@ -248,24 +277,52 @@ class Stepping(optax.GradientTransformationExtraArgs):
 def take_step(
     optimizer: optax.GradientTransformation, gradients: Any, state: Any, params: Any, **extra: Any
 ) -> tuple[Any, Any]:
-    """`optimizer.update` and `optax.apply_updates`; in one pass where the optimiser has such.
+    """Updates parameters: `optimizer.update` and `optax.apply_updates`, fused if possible.
 
     Args:
-      gradients: a tree of the parameters' shapes.
-      state: the optimiser's, of `optimizer.init(params)` or of the step before.
-      extra: what `update` may want to know besides, such as the loss, `value`.
+      gradients: a tree like `params`.
+      state: the optimiser's state, from `optimizer.init(params)` or the last step.
+      extra: further arguments of `update`, such as the loss as `value`.
 
     Returns:
-      The parameters, in their own types, and the optimiser's state.
+      The new parameters, in their own types, and the new state.
     """
     if isinstance(optimizer, Stepping):
         return optimizer.step(gradients, state, params, **extra)
-    return _step(optimizer, gradients, state, params, **extra)
+    return _take_step(optimizer, gradients, state, params, **extra)
 
 
-def _step(
+def _take_step(
     optimizer: optax.GradientTransformation, gradients: Any, state: Any, params: Any, **extra: Any
 ) -> tuple[Any, Any]:
     optimizer = optax.with_extra_args_support(optimizer)
     updates, state = optimizer.update(gradients, state, params, **extra)
     return optax.apply_updates(params, updates), state
+
+
+def _adam(schedule: Any, centering: bool, b1: float, b2: float) -> optax.GradientTransformation:
+    return adam(schedule, b1, b2, 1e-7, centering=centering)
+
+
+def _nadam(schedule: Any, centering: bool, b1: float, b2: float) -> optax.GradientTransformation:
+    return adam(schedule, b1, b2, 1e-7, nesterov=True, centering=centering)
+
+
+def _adamw(
+    schedule: Any, centering: bool, b1: float, b2: float, weight_decay: float
+) -> optax.GradientTransformation:
+    optimizer = optax.adamw(schedule, b1=b1, b2=b2, eps=1e-7, weight_decay=weight_decay)
+    return centered(optimizer) if centering else optimizer
+
+
+def _adadelta(schedule: Any, centering: bool) -> optax.GradientTransformation:
+    optimizer = optax.adadelta(schedule, rho=0.95, eps=1e-7)
+    return centered(optimizer) if centering else optimizer
+
+
+OPTIMIZERS: dict[str, Entry] = {
+    "adam": Entry(_adam, reads=("b1", "b2")),
+    "nadam": Entry(_nadam, reads=("b1", "b2")),
+    "adamw": Entry(_adamw, reads=("b1", "b2", "weight_decay")),
+    "adadelta": Entry(_adadelta),
+}

@@ -9,7 +9,8 @@ from jaxdae import figures
 from jaxdae.corruption import gaussian
 from jaxdae.data import load
 from jaxdae.evaluation import KEY, METRICS, Evaluator, encode, reconstruct
-from jaxdae.model import DenoisingAutoencoder
+from jaxdae.losses import mean_squared_error
+from jaxdae.model import DenoisingAutoencoder, DenseAutoencoder
 from jaxdae.recognition import digit_recovery, read_digits
 
 MODEL = DenoisingAutoencoder(image_size=(8, 8), channels=1, features=(4, 8), latent_dim=3)
@@ -125,3 +126,29 @@ def test_latent_space_draws_any_width_and_labels(tmp_path, labels, width):
     latent = np.random.default_rng(0).normal(size=(50, width))
     figures.latent_space(tmp_path / "l.png", latent, labels, "title")
     assert has_ink(tmp_path / "l.png")
+
+
+def test_the_evaluator_takes_many_images_piece_by_piece(monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (23, 6, 6, 1), np.uint8)
+    model = DenseAutoencoder(image_size=(6, 6), features=(8,), latent_dim=2)
+    params = model.init(jax.random.key(0), np.zeros((1, 6, 6, 1)))["params"]
+
+    def evaluate():
+        evaluator = Evaluator(
+            model,
+            gaussian,
+            images,
+            batch_size=4,
+            devices=jax.devices()[:1],
+            losses={"loss": mean_squared_error},
+        )
+        return evaluator, evaluator.per_image(params, 0.3)
+
+    whole, expected = evaluate()
+    np.testing.assert_allclose(expected["loss"], expected["mse"], rtol=1e-6)
+    monkeypatch.setattr("jaxdae.evaluation.fits", lambda images, devices: False)
+    monkeypatch.setattr("jaxdae.evaluation.PIECE_BYTES", 36 * 8)
+    pieces, found = evaluate()
+    assert whole.piece >= 23 and pieces.piece == 8
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-6)

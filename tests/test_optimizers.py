@@ -1,6 +1,9 @@
 """The optimisers against Keras's formulas, and the schedules against what is said of them."""
 
+import dataclasses
+import inspect
 import math
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,7 @@ import pytest
 
 from jaxdae.errors import InputError
 from jaxdae.optimizers import OPTIMIZERS, SCHEDULES, centered, make_optimizer, make_schedule
+from jaxdae.recipes import Config
 
 RATE = 0.004
 
@@ -78,6 +82,15 @@ def test_refuses_unknown_names():
         make_schedule("cosine", RATE, 10)
     with pytest.raises(InputError, match="unknown optimiser 'sgd': it is one of adam, nadam"):
         make_optimizer("sgd", optax.constant_schedule(RATE))
+
+
+def test_entries_name_the_fields_that_they_read():
+    options = [field.name for field in dataclasses.fields(Config)]
+    for entry in OPTIMIZERS.values():
+        assert list(inspect.signature(entry.make).parameters)[2:] == list(entry.reads)
+        assert set(entry.reads) <= set(options)
+    assert typing.get_args(typing.get_type_hints(Config)["optimizer"]) == tuple(OPTIMIZERS)
+    assert typing.get_args(typing.get_type_hints(Config)["schedule"]) == SCHEDULES
 
 
 @pytest.mark.parametrize("plateau_steps", [None, 3])

@@ -29,7 +29,8 @@ from jaxdae.errors import DivergenceError, InputError
 from jaxdae.evaluation import Evaluator, means
 from jaxdae.model import parameter_count
 from jaxdae.recipes import Config
-from jaxdae.trainer import NOISE_LEVELS, Part, Stage, Trainer
+from jaxdae.corruption import NOISE_LEVELS
+from jaxdae.trainer import examples_of, Part, Stage, Trainer
 from jaxdae.training import Progress as TrainingProgress
 from jaxdae.train_step import TrainState
 
@@ -99,7 +100,7 @@ class Experiment(Trainer):
         self.identity = {
             "config": json.loads(json.dumps(asdict(replace(config, devices=None)))),
             "data_sha256": dataset.sha256
-            or tree_sha256((dataset.train.images, dataset.test.images)),
+            or tree_sha256((examples_of(dataset.train), examples_of(dataset.test))),
             "teacher_sha256": self.teacher_sha256,
         }
         self.tested = "Validation" if config.validation_images else "Test"

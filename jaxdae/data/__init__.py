@@ -1,23 +1,22 @@
-"""Every source of images behind one call, as two arrays of bytes.
+"""Data sets from any source, as arrays of bytes.
 
     dataset = load("mnist")
     dataset.train.images        # uint8 [60000 28 28 1]
-    dataset.test.labels         # int32 [10000], or None where a source has no labels
+    dataset.test.labels         # int32 [10000], or None if the source has no labels
 
-| name         | source                                                                        |
-| ------------ | ----------------------------------------------------------------------------- |
-| `mnist`      | the copy inside this package: no network, nothing to prepare                  |
-| `idx:DIR`    | four files in MNIST's own format, plain or gzipped; the labels are optional   |
-| `npz:FILE`   | NumPy arrays: `x_train` and `x_test` (as Keras's `mnist.npz`), or `images`    |
-| `folder:DIR` | image files, in `train/` and `test/` or split here; sub-folders are classes   |
-| `pairs:A,B`  | two such folders with files of the same names: noisy images, and clean ones   |
-| `tfds:NAME`  | any TensorFlow Datasets data set of images of one size: `tfds:cifar10`        |
+| name         | source                                                                           |
+| ------------ | -------------------------------------------------------------------------------- |
+| `mnist`      | the copy inside this package: no network, nothing to prepare                     |
+| `idx:DIR`    | four files in MNIST's own format, plain or gzipped; labels are optional          |
+| `npz:FILE`   | NumPy arrays: `x_train` and `x_test`, as in Keras's `mnist.npz`; or `images`     |
+| `folder:DIR` | image files, in `train/` and `test/` or split by a hash; sub-folders are classes |
+| `pairs:A,B`  | two such folders with files of the same names: A noisy, B clean                  |
+| `tfds:NAME`  | a data set of TensorFlow Datasets with images of one size, such as `tfds:cifar10` |
 
-All images of a data set have one shape; of image files of any sizes, `crop` makes patches. An array
-that is read whole into memory may not exceed `MAX_BYTES`, and no file is believed about its size
-before its bytes are there; image files that would take more than half a gigabyte, decoded, lie in
-a file in the cache, which is read as training goes. Whatever is wrong with a source is an
-`InputError`.
+All images of a data set have one shape. With `crop`, image files may have any sizes, and the data
+set holds patches of them. Large folders of images are decoded into a file in the cache, and read
+from there during training. Other arrays are read into memory, up to
+`jaxdae.image_io.stacks.MAX_BYTES`. No memory is allocated for a size that a file only promises.
 """
 
 import difflib
@@ -27,7 +26,8 @@ from functools import partial
 from pathlib import Path
 
 from jaxdae.data.dataset import Dataset, Split
-from jaxdae.data.idx import load_idx, load_mnist
+from jaxdae.data.idx import load_idx
+from jaxdae.data.mnist import load_mnist
 from jaxdae.data.npz import load_npz
 from jaxdae.errors import InputError
 
@@ -37,16 +37,18 @@ FORMS = "mnist, idx:DIR, npz:FILE, folder:DIR, pairs:NOISY_DIR,CLEAN_DIR or tfds
 
 
 def load(name: str, *, crop: int | None = None, cache_dir: Path | None = None) -> Dataset:
-    """The data set called `name`: one of the forms in this module's table.
+    """Loads a data set by name: one of the forms in this module's table.
 
-    The order of the images is the source's, and the same everywhere.
+    The order of the images depends on the source alone.
 
     Args:
-      crop: of `folder:` and `pairs:`, make patches of so many pixels' sides of images of any size.
-      cache_dir: where decoded images are kept, of `tfds:` and of large folders: by default
+      crop: for `folder:` and `pairs:`, cut the images into square patches, `crop` pixels a side,
+        at least 8. The images may have any sizes then.
+      cache_dir: where decoded images are kept, for `tfds:` and for large folders; None for
         `$XDG_CACHE_HOME/jaxdae`, or `~/.cache/jaxdae`.
 
-    Raises `InputError`, in one line, for whatever keeps the data from being loaded.
+    Raises:
+      InputError: the data set cannot be loaded.
     """
     kind, colon, place = name.partition(":")
     if crop is not None and kind not in ("folder", "pairs"):
@@ -57,23 +59,23 @@ def load(name: str, *, crop: int | None = None, cache_dir: Path | None = None) -
     if name == "mnist":
         return load_mnist()
     if kind == "pairs" and place.strip():
-        from jaxdae.data.folder import load_pairs
+        from jaxdae.data.pairs import load_pairs
 
         return load_pairs(name, place, crop, cache_dir)
-    readers: dict[str, Callable[[str, Path], Dataset]] = {
+    loaders: dict[str, Callable[[str, Path], Dataset]] = {
         "idx": load_idx,
         "npz": load_npz,
         "folder": partial(_load_folder, crop=crop, cache_dir=cache_dir),
         "tfds": partial(_load_tfds, cache_dir=cache_dir),
     }
-    if kind in readers and place.strip():
-        return readers[kind](name, Path(os.path.expanduser(place)))
+    if kind in loaders and place.strip():
+        return loaders[kind](name, Path(os.path.expanduser(place)))
     if os.path.isdir(name):
         meant = f"folder:{name}"
     elif os.path.isfile(name) and name.endswith(".npz"):
         meant = f"npz:{name}"
     else:
-        kinds = (*readers, "pairs")
+        kinds = (*loaders, "pairs")
         known = {kind + ":": f"{kind}:{place.strip() or '...'}" for kind in kinds} | {
             "mnist": "mnist"
         }
@@ -81,20 +83,16 @@ def load(name: str, *, crop: int | None = None, cache_dir: Path | None = None) -
         close = difflib.get_close_matches((kind + colon).lower(), known, n=1)
         meant = known[close[0]] if close else ""
     hint = f" (did you mean {meant!r}?)" if meant else ""
-    raise InputError(f"{name!r} is no data set; give {FORMS}{hint}")
+    raise InputError(f"{name!r} is no data set: give {FORMS}{hint}")
 
 
 def _load_folder(name: str, root: Path, crop: int | None, cache_dir: Path | None) -> Dataset:
-    from jaxdae.data.folder import load_folder  # which reads images by what is above
+    from jaxdae.data.folder import load_folder  # imports jax, for random patches
 
     return load_folder(name, root, crop, cache_dir)
 
 
 def _load_tfds(name: str, place: Path, cache_dir: Path | None) -> Dataset:
-    from jaxdae.data.tfds import load_arrays  # the only reader with a cache and a network
+    from jaxdae.data.tfds import load_tfds  # imports what a download needs
 
-    arrays = load_arrays(name, cache_dir)
-    train, test = (
-        Split(arrays[f"{part}_images"], arrays.get(f"{part}_labels")) for part in ("train", "test")
-    )
-    return Dataset(name, train, test)
+    return load_tfds(name, cache_dir)

@@ -1,4 +1,4 @@
-"""A data set: a training and a test split of images of one shape."""
+"""A data set: a training split and a test split of images of one shape."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +11,13 @@ from jaxdae.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images, channels last and in [0, 255], with their labels if there are any.
+    """Images, with their labels or noisy versions if there are any.
 
-    Training images may be other than an array: `jaxdae.data.folder.Crops`.
+    Fields:
+      images: uint8 [n h w c], an array or what is indexed like one: `jaxdae.data.patches.Crops`,
+        `jaxdae.data.decoded_cache.StoredImages`.
+      labels: the class of each image, or None.
+      noisy: the noisy version of each image, like `images`, or None.
     """
 
     images: Any
@@ -31,42 +35,47 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A training and a test split whose images have one shape.
+    """A training split and a test split.
 
     Fields:
-      name: where it comes from.
+      name: the name it was loaded by.
       train, test: the splits.
-      noisy_channels: of pairs, the last so many of the images' channels are the noisy image.
-      sha256: what tells it from others, if that is known without reading it.
+      sha256: a fingerprint of all images, if it is known without reading them.
 
-    Raises `InputError` if a split is empty, if the splits' image shapes differ, if images are not
-    uint8 [n h w c], or if a label is missing.
+    Raises:
+      InputError: a split is empty, images are not uint8 [n h w c], the two splits' images differ
+        in shape, or there is not one label, or one noisy version of its shape, for each image.
     """
 
     name: str
     train: Split
     test: Split
-    noisy_channels: int = 0
     sha256: str | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of the clean images."""
+        """(height, width, channels) of an image."""
         _, h, w, c = self.train.images.shape
-        return h, w, c - self.noisy_channels
+        return h, w, c
 
     def __post_init__(self) -> None:
-        for part, x, y in (
-            ("training", self.train.images, self.train.labels),
-            ("test", self.test.images, self.test.labels),
-        ):
+        for part, split in (("training", self.train), ("test", self.test)):
+            x, y, noisy = split.images, split.labels, split.noisy
             what = f"{self.name!r}: {part} images are {x.dtype} {list(x.shape)}"
             if x.ndim != 4 or x.dtype != np.uint8 or x.size == 0:
                 raise InputError(
-                    f"{what}, but must be uint8 [n h w c], none 0: convert or add some"
+                    f"{what}, but must be uint8 [n h w c] with no side of 0: convert them, or add "
+                    "images"
                 )
             if y is not None and y.shape != x.shape[:1]:
-                raise InputError(f"{what}, but labels {list(y.shape)}: give one for each, or none")
+                raise InputError(
+                    f"{what}, but labels {list(y.shape)}: give one label for each image, or none"
+                )
+            if noisy is not None and (noisy.dtype, noisy.shape) != (x.dtype, x.shape):
+                raise InputError(
+                    f"{what}, but their noisy versions {noisy.dtype} {list(noisy.shape)}: give one "
+                    "of the same shape for each image"
+                )
             if x.shape[1:] != self.train.images.shape[1:]:
-                was = list(self.train.images.shape[1:])
-                raise InputError(f"{what}, but training images {was}: resize one of them")
+                expected = list(self.train.images.shape[1:])
+                raise InputError(f"{what}, but training images {expected}: resize one of them")

@@ -1,4 +1,8 @@
-"""Decoded images: in memory, or in a file of the cache that is read as training goes."""
+"""Decoded images: in memory, or in a file of the cache from which training reads what it needs.
+
+A cache entry is a folder with two files: `pixels`, the images one after the other as bytes, and
+`shapes.json`, their shapes and the SHA-256 of all of them.
+"""
 
 import functools
 import hashlib
@@ -19,141 +23,159 @@ from jaxtyping import UInt8
 
 from jaxdae.errors import InputError, explained, show
 
-MEMORY = 1 << 29  # bytes of decoded images that are held in memory; more lie in a file
-
-
-READERS = 8  # threads that read from it: a disk answers many as fast as one
-
+MEMORY = 1 << 29  # more bytes of decoded images than this are kept in a file
+READERS = 8  # threads that read the file: a disk serves several reads at once
 
 Pixels = UInt8[np.ndarray, "h w c"]
 
 
-class Stored:
-    """Images of one shape in a row in a file, as an array uint8 [n h w c] that reads what is taken.
+class StoredImages:
+    """Images of one shape that lie one after the other in a file, used as an array uint8 [n h w c].
 
-    Indexing by an array of numbers reads those images; by a slice, it leaves some out.
+    Indexing with an array of indices reads those images. A slice gives `StoredImages`, unread.
 
     Args:
       path: the file.
-      begin: where in it the first image begins, in bytes.
+      offset: of the first image, in bytes.
       shape: (n, h, w, c).
     """
 
     dtype = np.dtype(np.uint8)
     ndim = 4
 
-    def __init__(self, path: Path, begin: int, shape: tuple[int, ...]) -> None:
-        self.path, self.begin, self.shape = path, begin, shape
+    def __init__(self, path: Path, offset: int, shape: tuple[int, ...]) -> None:
+        self.path, self.offset, self.shape = path, offset, shape
 
     @property
     def size(self) -> int:
-        """Values in all of them."""
+        """The number of values: n * h * w * c."""
         return prod(self.shape)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: Any) -> Any:
-        each = prod(self.shape[1:])
+        image_size = prod(self.shape[1:])
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
             if step != 1:
                 raise IndexError(f"step {step} must be 1")
             shape = (max(0, stop - start), *self.shape[1:])
-            return Stored(self.path, self.begin + start * each, shape)
+            return StoredImages(self.path, self.offset + start * image_size, shape)
         rows = np.arange(len(self))[np.asarray(rows)]
         out = np.empty((len(rows), *self.shape[1:]), np.uint8)
 
         def read(i: int) -> None:
-            read_parts(self.path, [(self.begin + int(rows[i]) * each, out[i])])
+            read_into(self.path, [(self.offset + int(rows[i]) * image_size, out[i])])
 
         list(readers().map(read, range(len(rows))))
         return out
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         out = np.empty(self.shape, np.uint8)
-        read_parts(self.path, [(self.begin, out)])
+        read_into(self.path, [(self.offset, out)])
         return out.astype(dtype or np.uint8, copy=False)
 
 
-class StoredPicture(NamedTuple):
-    """A picture in such a file: where it begins, and its shape (h, w, c)."""
+class StoredImage(NamedTuple):
+    """One image in such a file.
+
+    Fields:
+      path: the file.
+      offset: of the image, in bytes.
+      shape: (h, w, c).
+    """
 
     path: Path
-    begin: int
+    offset: int
     shape: tuple[int, ...]
 
-    def patch(self, top: int, left: int, out: Pixels) -> None:
-        """Reads a patch at a place into `out`."""
+    def read_patch(self, top: int, left: int, out: Pixels) -> None:
+        """Reads the patch whose upper left pixel is (top, left) into `out`."""
         _, width, channels = self.shape
-        first = self.begin + (top * width + left) * channels
-        read_parts(self.path, [(first + y * width * channels, row) for y, row in enumerate(out)])
+        first = self.offset + (top * width + left) * channels
+        read_into(self.path, [(first + y * width * channels, row) for y, row in enumerate(out)])
 
 
-def read_parts(path: Path, parts: Sequence[tuple[int, np.ndarray]]) -> None:
-    """Reads parts of a file, each from a byte on, into arrays."""
+def read_into(path: Path, parts: Sequence[tuple[int, np.ndarray]]) -> None:
+    """Reads parts of a file.
+
+    Args:
+      parts: pairs of an offset in bytes and the array to fill from there.
+
+    Raises:
+      InputError: the file ends too early.
+    """
     with open(path, "rb", buffering=0) as file:
-        for begin, out in parts:
-            file.seek(begin)
+        for offset, out in parts:
+            file.seek(offset)
             rest = memoryview(out.reshape(-1))  # type: ignore[arg-type]
             while rest:
                 count = file.readinto(rest)
                 if not count:
-                    raise InputError(f"{show(path)} has become shorter: begin again")
+                    raise InputError(f"{show(path)} ends too early: delete it and start again")
                 rest = rest[count:]
 
 
 @functools.cache
 def readers() -> ThreadPoolExecutor:
+    """The threads that read cache files."""
     return ThreadPoolExecutor(READERS)
 
 
-class Pictures(NamedTuple):
-    """Decoded image files.
+class DecodedImages(NamedTuple):
+    """The decoded images of a data set.
 
     Fields:
-      each: their pixels, or where in the file they are.
-      sha256: of all; None if they are in memory and it was not asked for.
+      images: arrays, or `StoredImage`s if they are in a file.
+      sha256: of all images; None if they are in memory and no fingerprint was asked for.
     """
 
-    each: Sequence[Any]
+    images: Sequence[Any]
     sha256: str | None
 
-    def stacked(self, begin: int, end: int, held: bool) -> Any:
-        """Some of them, which must be of one size, as one array; `held` in memory if they fit."""
-        first, count = self.each[begin], end - begin
-        if not isinstance(first, StoredPicture):
-            return np.stack(self.each[begin:end])
-        images = Stored(first.path, first.begin, (count, *first.shape))
-        return np.asarray(images) if held and images.size <= MEMORY else images
+    def stack(self, begin: int, end: int, in_memory: bool) -> Any:
+        """Images `begin` to `end`, all of one shape, as uint8 [n h w c].
+
+        Args:
+          in_memory: read stored images into memory if they take at most `MEMORY` bytes.
+        """
+        first, count = self.images[begin], end - begin
+        if not isinstance(first, StoredImage):
+            return np.stack(self.images[begin:end])
+        stored = StoredImages(first.path, first.offset, (count, *first.shape))
+        return np.asarray(stored) if in_memory and stored.size <= MEMORY else stored
 
 
-def stored(place: Path) -> Pictures | None:
-    """The pictures of a cache file, if there is a whole one."""
+def read_cache(folder: Path) -> DecodedImages | None:
+    """The images of a cache entry; None if it is missing or damaged."""
     try:
-        known = json.loads((place / "shapes.json").read_text())
+        known = json.loads((folder / "shapes.json").read_text())
         shapes = [(int(h), int(w), int(c)) for h, w, c in known["shapes"]]
         ends = np.cumsum([prod(shape) for shape in shapes])
-        path = place / "pixels"
+        path = folder / "pixels"
         if os.stat(path).st_size != ends[-1]:
             return None
-        each = [
-            StoredPicture(path, int(end) - prod(shape), shape)
+        images = [
+            StoredImage(path, int(end) - prod(shape), shape)
             for end, shape in zip(ends, shapes, strict=True)
         ]
-        return Pictures(each, str(known["sha256"]))
+        return DecodedImages(images, str(known["sha256"]))
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None
 
 
-def in_threads(read: Callable[[Path], Pixels], paths: Sequence[Path]) -> Iterator[Pixels]:
-    """Reads files ahead, in their order; few enough to be held in memory."""
+def decode_ahead(decode: Callable[[Path], Pixels], paths: Sequence[Path]) -> Iterator[Pixels]:
+    """Decodes files in several threads, and yields their pixels in order.
+
+    At most four files a thread are decoded in advance, so that memory stays small.
+    """
     workers = os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
         ahead: deque[Future[Pixels]] = deque()
         try:
             for path in paths:
-                ahead.append(pool.submit(read, path))
+                ahead.append(pool.submit(decode, path))
                 if len(ahead) > 4 * workers:
                     yield ahead.popleft().result()
             while ahead:
@@ -163,75 +185,94 @@ def in_threads(read: Callable[[Path], Pixels], paths: Sequence[Path]) -> Iterato
                 future.cancel()
 
 
-class Sink:
-    """Where decoded pictures go: a list, and from `MEMORY` bytes on a file that is made whole."""
+class ImageCollector:
+    """Collects decoded images: in a list, and in a cache entry once they exceed `MEMORY` bytes.
 
-    def __init__(self, place: Path) -> None:
-        self.place = place
-        self.file: BufferedWriter | None = None
-        self.held: list[Pixels] = []
-        self.shapes: list[tuple[int, ...]] = []
-        self.bytes = 0
-        self.digest = hashlib.sha256()
-        self.folder: tempfile.TemporaryDirectory[str] | None = None
+    A context manager. The entry appears whole, when `finish` is called, or not at all.
 
-    def __enter__(self) -> "Sink":
+    Args:
+      folder: the cache entry.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._file: BufferedWriter | None = None
+        self._in_memory: list[Pixels] = []
+        self._shapes: list[tuple[int, ...]] = []
+        self._bytes = 0
+        self._sha256 = hashlib.sha256()
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> "ImageCollector":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.file is not None:
-            self.file.close()
-        if self.folder is not None:
-            self.folder.cleanup()
+        if self._file is not None:
+            self._file.close()
+        if self._temporary is not None:
+            self._temporary.cleanup()
 
     def add(self, pixels: Pixels) -> None:
+        """Appends an image.
+
+        Raises:
+          InputError: the cache cannot be written.
+        """
         pixels = np.ascontiguousarray(pixels)
-        self.shapes.append(pixels.shape)
-        self.bytes += pixels.size
-        if self.file is None and self.bytes <= MEMORY:
-            self.held.append(pixels)
+        self._shapes.append(pixels.shape)
+        self._bytes += pixels.size
+        if self._file is None and self._bytes <= MEMORY:
+            self._in_memory.append(pixels)
             return
         with self._explained():
-            if self.file is None:
-                self.place.parent.mkdir(parents=True, exist_ok=True)
-                self.folder = tempfile.TemporaryDirectory(dir=self.place.parent, prefix=".")
-                self.file = open(Path(self.folder.name) / "pixels", "wb")  # noqa: SIM115
-                for before in self.held:
+            if self._file is None:
+                parent = self.folder.parent
+                parent.mkdir(parents=True, exist_ok=True)
+                self._temporary = tempfile.TemporaryDirectory(dir=parent, prefix=".")
+                self._file = open(Path(self._temporary.name) / "pixels", "wb")  # noqa: SIM115
+                for before in self._in_memory:
                     self._write(before)
-                self.held = []
+                self._in_memory = []
             self._write(pixels)
 
     def _write(self, pixels: Pixels) -> None:
-        assert self.file is not None
-        self.file.write(pixels.data)
-        self._digest(pixels)
+        assert self._file is not None
+        self._file.write(pixels.data)
+        self._hash(pixels)
 
-    def _digest(self, pixels: Pixels) -> None:
-        self.digest.update(f"{pixels.shape}".encode())
-        self.digest.update(pixels.data)
+    def _hash(self, pixels: Pixels) -> None:
+        self._sha256.update(f"{pixels.shape}".encode())
+        self._sha256.update(pixels.data)
 
     def _explained(self) -> Any:
         return explained(
-            f"{show(self.place)} cannot be written, where {self.bytes >> 20} MiB of images go",
-            "make room there, or choose another cache folder (XDG_CACHE_HOME)",
+            f"{show(self.folder)} cannot be written ({self._bytes >> 20} MiB of images)",
+            "free disk space, or choose another cache folder (XDG_CACHE_HOME)",
         )
 
-    def close(self, fingerprint: bool) -> Pictures:
-        """The pictures, and their SHA-256 if they are in a file or it is asked for."""
-        if self.file is None or self.folder is None:
+    def finish(self, fingerprint: bool) -> DecodedImages:
+        """Returns the images.
+
+        Args:
+          fingerprint: compute the SHA-256 of images in memory, too. Stored images always have one.
+
+        Raises:
+          InputError: the cache cannot be written.
+        """
+        if self._file is None or self._temporary is None:
             if not fingerprint:
-                return Pictures(self.held, None)
-            for pixels in self.held:
-                self._digest(pixels)
-            return Pictures(self.held, self.digest.hexdigest())
+                return DecodedImages(self._in_memory, None)
+            for pixels in self._in_memory:
+                self._hash(pixels)
+            return DecodedImages(self._in_memory, self._sha256.hexdigest())
         with self._explained():
-            self.file.close()
-            folder = Path(self.folder.name)
-            known = {"sha256": self.digest.hexdigest(), "shapes": self.shapes}
-            (folder / "shapes.json").write_text(json.dumps(known))
-            shutil.rmtree(self.place, ignore_errors=True)  # a damaged one
-            os.rename(folder, self.place)
-            os.mkdir(folder)  # for the clean-up
-            whole = stored(self.place)
+            self._file.close()
+            temporary = Path(self._temporary.name)
+            known = {"sha256": self._sha256.hexdigest(), "shapes": self._shapes}
+            (temporary / "shapes.json").write_text(json.dumps(known))
+            shutil.rmtree(self.folder, ignore_errors=True)  # a damaged entry
+            os.rename(temporary, self.folder)
+            os.mkdir(temporary)  # TemporaryDirectory removes it
+            whole = read_cache(self.folder)
         assert whole is not None
         return whole

@@ -1,60 +1,69 @@
-"""Folders of image files, and pairs of such folders: `folder:DIR` and `pairs:NOISY_DIR,CLEAN_DIR`.
+"""Folders of image files as data sets: `folder:DIR`.
 
-Files are decoded once, by several threads. What takes more than `MEMORY` bytes is written to a file
-in the cache as it is decoded, and training reads the images it needs from there, by several threads
-(a mapped file would be read a page at a time); the system keeps those in memory that fit. The next
-run finds the file, unless an image file has come, gone or changed. In memory or not, the images are
-the same.
+Files are decoded once, in several threads. If the images take more than `decoded_cache.MEMORY`
+bytes, they go to a file in the cache. Training reads the images it needs from there, and the next
+run finds them, unless an image file was added, removed or changed. Threads read the file, because a
+memory map would read it a page at a time; the system keeps what fits in memory. The images are the
+same either way.
 """
 
 import contextlib
 import hashlib
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxdae.data.dataset import Dataset, Split
 from jaxdae.data.decoded_cache import (
-    Pictures,
-    Pixels,
-    Sink,
-    in_threads,
-    stored,
+    DecodedImages,
+    ImageCollector,
+    decode_ahead,
+    read_cache,
 )
 from jaxdae.data.patches import Crops
 from jaxdae.errors import InputError, show
 from jaxdae.files import cache_folder
 from jaxdae.image_io.pillow import SUFFIXES, find, read_uint8
 
+MIN_CROP = 8  # pixels
 MAX_TEST_PATCHES = 10_000
 
 
-class Files:
-    """The image files of a data set, with what follows from their names alone.
+class ImageFiles:
+    """The image files in a folder, split and labelled by their paths alone.
+
+    If the folder holds `train/` and `test/`, those are the splits. Otherwise the SHA-256 of its
+    path below the folder sends a file to the test split, one in six. So the split of a file does
+    not depend on the other files. Sub-folders, of the folder or of the two, are classes, labelled
+    0, 1, ... in sorted order.
+
+    Args:
+      name: the data set's, for messages.
+      root: the folder.
 
     Fields:
-      names: each file's path below the folder, train first.
-      tests: how many of the last are for the test.
+      names: the path of each file below the folder; training files first, each split sorted.
       paths: the files.
-      labels: of each, int32 [n], or None.
+      test_count: the number of test files, the last ones.
+      labels: the class of each file, int32 [n], or None.
 
     Raises:
-      InputError: there is no such folder, no image in it, or none for one of the splits.
+      InputError: the folder does not exist, a split would be empty, or files lie beside class
+        folders.
     """
 
     def __init__(self, name: str, root: Path) -> None:
         self.name = name
         if not os.path.isdir(root):
-            raise InputError(
-                f"{name!r}: {show(root)} is no folder: name the one that holds the images"
-            )
+            raise InputError(f"{name!r}: {show(root)} is no folder: name the folder of the images")
         if importlib.util.find_spec("PIL") is None:
             raise InputError(f"{name!r} needs Pillow to read images: pip install pillow")
         divided = os.path.isdir(root / "train") and os.path.isdir(root / "test")
-        found: list[tuple[bool, str, str, Path]] = []  # for the test, its path, class, file
+        found: list[tuple[bool, str, str, Path]] = []  # is a test file, name, class, path
         for relative, path in find(root):
             top, *below = relative.split("/")
             if divided and top not in ("train", "test"):
@@ -65,18 +74,21 @@ class Files:
             found.append((test, relative, folders[0] if folders else "", path))
         if not found:
             raise InputError(f"{name!r}: no image in {show(root)}: add {', '.join(SUFFIXES)} files")
-        kinds = [kind for _, _, kind, _ in found]
-        classes = sorted(set(kinds))
+        class_of = [kind for _, _, kind, _ in found]
+        classes = sorted(set(class_of))
         if len(classes) > 1 and "" in classes:
-            loose = f"{show(found[kinds.index('')][3])} lies beside class folder {classes[1]!r}"
+            loose = show(found[class_of.index("")][3])
             raise InputError(
-                f"{name!r}: {loose}, but all images or none must lie in one: move them"
+                f"{name!r}: {loose} lies beside class folder {classes[1]!r}, but all images or "
+                "none must lie in class folders: move it"
             )
-        self.tests = sum(test for test, *_ in found)
-        if not 0 < self.tests < len(found):
-            rule = f"{self.tests} of {len(found)} images fall to the test, but both splits need one"
-            raise InputError(f"{name!r}: {rule}: make sub-folders train/ and test/, or add images")
-        found.sort(key=lambda one: one[0])  # stable: in each split by path
+        self.test_count = sum(test for test, *_ in found)
+        if not 0 < self.test_count < len(found):
+            raise InputError(
+                f"{name!r}: {self.test_count} of {len(found)} images fall to the test split, but "
+                "both splits need one: make sub-folders train/ and test/, or add images"
+            )
+        found.sort(key=lambda one: one[0])  # a stable sort: each split stays sorted by path
         self.names = [relative for _, relative, _, _ in found]
         self.paths = [path for *_, path in found]
         self.labels = None
@@ -87,160 +99,112 @@ class Files:
 def load_folder(
     name: str, root: Path, crop: int | None = None, cache_dir: Path | None = None
 ) -> Dataset:
-    """`train/` and `test/` if both are there; else a file is for the test if the SHA-256 of its
-    path below `root` says so, one in six, whatever other files there are.
+    """The image files of a folder, split and labelled as `ImageFiles` says.
 
-    Sub-folders, of `root` or of the two, are classes, labelled 0, 1, ... in sorted order. Images
-    are gray if every one is, else RGB; alpha is dropped.
+    Images are gray if all files are gray, otherwise RGB. Alpha is dropped, 16 bits become 8.
 
     Args:
-      crop: make patches of so many pixels' sides of images of any size; see `Crops`.
-      cache_dir: as of `jaxdae.data.load`.
+      crop: cut the images, which may have any sizes then, into square patches, `crop` pixels a
+        side: `Crops`. Test patches do not overlap, and are at most `MAX_TEST_PATCHES`.
+      cache_dir: see `jaxdae.data.load`.
+
+    Raises:
+      InputError: the folder or a file cannot be used.
     """
-    files = Files(name, root)
-    return _dataset(files, files.paths, read_uint8, 1, crop, cache_dir)
+    files = ImageFiles(name, root)
+    return build_dataset(files, None, crop, cache_dir)
 
 
-def load_pairs(
-    name: str, place: str, crop: int | None = None, cache_dir: Path | None = None
+def build_dataset(
+    files: ImageFiles, noisy: Sequence[Path] | None, crop: int | None, cache_dir: Path | None
 ) -> Dataset:
-    """Two folders of files of the same names: noisy images, and what they show without noise.
-
-    Names are compared without their suffixes. Files are split and labelled as those of
-    `load_folder`, by the clean ones. An image holds the clean channels, then the noisy ones.
+    """Decodes files, or finds them decoded in the cache, and splits them.
 
     Args:
-      place: NOISY_DIR,CLEAN_DIR.
-      crop, cache_dir: as of `load_folder`; both of a pair are cut at one place.
+      noisy: the noisy partner of each of `files`, if there are partners.
     """
-    cuts = [i for i, letter in enumerate(place) if letter == ","]
-    ways = [(place[:i], place[i + 1 :]) for i in cuts]
-    if not ways:
-        raise InputError(f"{name!r} must name two folders: pairs:NOISY_DIR,CLEAN_DIR")
-    noisy_root, clean_root = (
-        Path(os.path.expanduser(part))
-        for part in next((way for way in ways if all(map(os.path.isdir, way))), ways[0])
-    )
-    if not os.path.isdir(noisy_root):
-        raise InputError(
-            f"{name!r}: {show(noisy_root)} is no folder: name the one of the noisy images"
-        )
-    files = Files(name, clean_root)
-    noisy = {_stem(relative): path for relative, path in find(noisy_root)}
-    stems = [_stem(relative) for relative in files.names]
-    if len(set(stems)) < len(stems):
-        twice = next(stem for stem in stems if stems.count(stem) > 1)
-        raise InputError(
-            f"{name!r}: {show(clean_root)} holds {twice!r} with two suffixes: remove one"
-        )
-    for missing, there, lacking in (
-        (set(stems) - set(noisy), clean_root, noisy_root),
-        (set(noisy) - set(stems), noisy_root, clean_root),
-    ):
-        if missing:
-            raise InputError(
-                f"{name!r}: {len(missing)} images of {show(there)} have no partner in "
-                f"{show(lacking)}, {min(missing)!r} is the first: give each pair one name"
-            )
-    partner = {path: noisy[stem] for path, stem in zip(files.paths, stems, strict=True)}
-
-    def read(path: Path) -> Pixels:
-        both = [read_uint8(path), read_uint8(partner[path])]
-        if both[0].shape[:2] != both[1].shape[:2]:
-            raise InputError(
-                f"{name!r}: {show(path)} is {_sides(both[0])}, its noisy partner "
-                f"{show(partner[path])} {_sides(both[1])}, but both must have one size: resize one"
-            )
-        channels = max(pixels.shape[2] for pixels in both)
-        return np.concatenate([_widened(pixels, channels) for pixels in both], 2)
-
-    return _dataset(files, [*partner, *partner.values()], read, 2, crop, cache_dir)
-
-
-def _stem(relative: str) -> str:
-    return relative.rpartition(".")[0]
-
-
-def _sides(pixels: Pixels) -> str:
-    return f"{pixels.shape[1]}x{pixels.shape[0]}"
-
-
-def _widened(pixels: Pixels, channels: int, parts: int = 1) -> Pixels:
-    """Gray made into as many equal channels; `parts` images that lie behind each other, each."""
-    height, width, _ = pixels.shape
-    apart = pixels.reshape(height, width, parts, -1)
-    return np.broadcast_to(apart, (height, width, parts, channels)).reshape(height, width, -1)
-
-
-def _dataset(
-    files: Files,
-    sources: Sequence[Path],
-    read: Callable[[Path], Pixels],
-    parts: int,
-    crop: int | None,
-    cache_dir: Path | None,
-) -> Dataset:
-    """Decodes the files, or maps them from the cache, and divides them into the splits.
-
-    Args:
-      sources: all files that are read, for the cache to know when one has changed.
-      read: a file of `files` to its pixels, of 1 or 3 channels in each of `parts` images.
-    """
-    if crop is not None and crop < 8:
-        raise InputError(f"--crop {crop} must be at least 8 pixels")
-    place = cache_folder(cache_dir) / "folders" / _state(files, sources, parts)
-    found = stored(place)
-    if found is None:
-        found = _decode(files, read, parts, crop, place)
-    else:  # decoded for another crop, maybe
-        for path, pixels in zip(files.paths, found.each, strict=True):
-            _check_size(files, path, pixels, found.each[0], crop)
-    pictures = found.each
-    border = len(pictures) - files.tests
-    channels = pictures[0].shape[2]
+    if crop is not None and crop < MIN_CROP:
+        raise InputError(f"--crop {crop} must be at least {MIN_CROP} pixels")
+    paths = [*files.paths, *(noisy or [])]
+    entry = cache_folder(cache_dir) / "folders" / _cache_key(files, paths)
+    decoded = read_cache(entry)
+    if decoded is None:
+        decoded = _decode(files, paths, crop, entry)
+    else:  # perhaps decoded for another crop
+        for i, pixels in enumerate(decoded.images):
+            _check_size(files, paths, i, pixels.shape, decoded.images[0].shape, crop)
+    count = len(files.paths)
 
     def split(begin: int, end: int, test: bool) -> Split:
         labels = None if files.labels is None else files.labels[begin:end]
+
+        def part(first: int) -> Any:  # of the clean images, or of the noisy ones behind them
+            if crop is None:
+                return decoded.stack(first + begin, first + end, in_memory=test)
+            return Crops(decoded.images[first + begin : first + end], crop)
+
+        images, partners = part(0), None if noisy is None else part(count)
         if crop is None:
-            return Split(found.stacked(begin, end, held=test), labels)
-        crops = Crops(pictures[begin:end], crop)
+            return Split(images, labels, partners)
         if labels is not None:
-            labels = np.repeat(labels, crops.counts)
+            labels = np.repeat(labels, images.counts)
+        patches = Split(images, labels, partners)
         if not test:
-            return Split(crops, labels)
-        count = min(len(crops), MAX_TEST_PATCHES)
-        rows = np.linspace(0, len(crops) - 1, count).astype(int)
-        return Split(crops[rows], None if labels is None else labels[rows])
+            return patches
+        rows = np.linspace(0, len(images) - 1, min(len(images), MAX_TEST_PATCHES))
+        return patches.take(rows.astype(int))
 
-    return Dataset(
-        files.name,
-        split(0, border, False),
-        split(border, len(pictures), True),
-        noisy_channels=channels // 2 if parts == 2 else 0,
-        sha256=found.sha256,
-    )
+    border = count - files.test_count
+    train, test = split(0, border, False), split(border, count, True)
+    return Dataset(files.name, train, test, decoded.sha256)
 
 
-def _check_size(files: Files, path: Path, pixels: Pixels, first: Pixels, crop: int | None) -> None:
-    if crop is None and pixels.shape[:2] != first.shape[:2]:
-        sizes = f"{show(files.paths[0])} is {_sides(first)}, {show(path)} {_sides(pixels)}"
+def _check_size(
+    files: ImageFiles,
+    paths: Sequence[Path],
+    i: int,
+    shape: tuple[int, ...],
+    first: tuple[int, ...],
+    crop: int | None,
+) -> None:
+    """Checks the size of image i against the first one's, or against the crop."""
+
+    def size_of(shape: tuple[int, ...]) -> str:
+        return f"{shape[1]}x{shape[0]}"
+
+    if crop is None and shape[:2] != first[:2]:
+        sizes = f"{show(paths[0])} is {size_of(first)}, {show(paths[i])} {size_of(shape)}"
         raise InputError(
             f"{files.name!r}: {sizes}, but all must have one size: resize them, or train on "
             "patches of them with --crop 32"
         )
-    if crop is not None and min(pixels.shape[:2]) < crop:
+    if crop is not None and min(shape[:2]) < crop:
         raise InputError(
-            f"{files.name!r}: {show(path)} is {_sides(pixels)}, smaller than --crop {crop}: "
-            f"choose at most {min(pixels.shape[:2])}, or remove it"
+            f"{files.name!r}: {show(paths[i])} is {size_of(shape)}, smaller than --crop {crop}: "
+            f"choose at most {min(shape[:2])}, or remove it"
         )
 
 
-def _state(files: Files, sources: Sequence[Path], parts: int) -> str:
-    """A name for what the files hold, as far as their names, sizes and times tell."""
-    digest = hashlib.sha256(f"1:{parts}:{files.tests}".encode())
-    for path in sources:
+def _check_partner(
+    files: ImageFiles, paths: Sequence[Path], i: int, shapes: Sequence[tuple[int, ...]]
+) -> None:
+    """Checks that image i, if it is a noisy one, has the size of its clean partner."""
+    clean = i - len(files.paths)
+    if clean >= 0 and shapes[i][:2] != shapes[clean][:2]:
+        (height, width), (other_height, other_width) = shapes[clean][:2], shapes[i][:2]
+        raise InputError(
+            f"{files.name!r}: {show(paths[clean])} is {width}x{height}, its noisy partner "
+            f"{show(paths[i])} {other_width}x{other_height}, but both must have one size: resize "
+            "one"
+        )
+
+
+def _cache_key(files: ImageFiles, paths: Sequence[Path]) -> str:
+    """A hash of the files' paths, sizes and times of change, which stand for their contents."""
+    digest = hashlib.sha256(f"2:{len(files.paths)}:{files.test_count}".encode())
+    for path in paths:
         known = os.path.abspath(path)
-        with contextlib.suppress(OSError):  # whoever reads it will complain
+        with contextlib.suppress(OSError):  # decoding the file reports it
             status = os.stat(path)
             known = f"{known}\0{status.st_size}\0{status.st_mtime_ns}"
         digest.update(f"{known}\0".encode("utf-8", "surrogateescape"))
@@ -248,25 +212,22 @@ def _state(files: Files, sources: Sequence[Path], parts: int) -> str:
 
 
 def _decode(
-    files: Files,
-    read: Callable[[Path], Pixels],
-    parts: int,
-    crop: int | None,
-    place: Path,
-) -> Pictures:
-    """Every picture, of one number of channels: in memory, or if they are too many in a file."""
+    files: ImageFiles, paths: Sequence[Path], crop: int | None, entry: Path
+) -> DecodedImages:
+    """All images, with one number of channels: in memory, or in a cache entry if they are many."""
     channels = 1
     while True:
-        with Sink(place) as sink:
-            first: Pixels | None = None
-            for path, pixels in zip(files.paths, in_threads(read, files.paths), strict=False):
-                has = pixels.shape[2] // parts
-                if first is None:
-                    first, channels = pixels, max(channels, has)
-                if has > channels:  # all from the first, as wide as this one
-                    channels = has
-                    break
-                _check_size(files, path, pixels, first, crop)
-                sink.add(_widened(pixels, channels, parts))
+        with ImageCollector(entry) as collector:
+            shapes: list[tuple[int, ...]] = []
+            for i, pixels in enumerate(decode_ahead(read_uint8, paths)):
+                height, width, found = pixels.shape
+                shapes.append(pixels.shape)
+                if found > channels:  # the first file in colour
+                    channels = found
+                    if i > 0:
+                        break  # begin again, all in colour
+                _check_partner(files, paths, i, shapes)
+                _check_size(files, paths, i, pixels.shape, shapes[0], crop)
+                collector.add(np.broadcast_to(pixels, (height, width, channels)))
             else:
-                return sink.close(crop is not None)
+                return collector.finish(fingerprint=crop is not None)

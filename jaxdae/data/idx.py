@@ -1,6 +1,6 @@
-"""MNIST's own format, IDX: http://yann.lecun.com/exdb/mnist.
+"""The file format of MNIST, IDX: http://yann.lecun.com/exdb/mnist.
 
-A big-endian magic number, the sizes, then the bytes.
+A file is a magic number and the length of each axis, big-endian uint32, then the bytes.
 """
 
 import hashlib
@@ -17,36 +17,29 @@ from jaxdae.data.dataset import Dataset, Split
 from jaxdae.errors import InputError, explained, show
 from jaxdae.image_io.stacks import DEFLATE_RATIO, MAX_BYTES
 
-MNIST = Path(__file__).parent / "mnist"
-
-
-MNIST_SHA256 = {  # of the unpacked files
-    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-}
-
-
-IDX_MAGIC = {"images": 0x0803, "labels": 0x0801}  # unsigned bytes (08) in three dimensions, or one
-
-
-def load_mnist() -> Dataset:
-    try:
-        return load_idx("mnist", MNIST, MNIST_SHA256)
-    except InputError as error:
-        raise InputError(f"the package's own copy is damaged, reinstall jaxdae: {error}") from None
+MAGIC = {"images": 0x0803, "labels": 0x0801}  # 08: unsigned bytes; the last digit: axes
 
 
 def load_idx(name: str, folder: Path, sha256: Mapping[str, str] | None = None) -> Dataset:
-    """MNIST's four file names, each plain (which goes first) or with .gz; labels may be absent."""
+    """The data set in a folder of four files with MNIST's names.
+
+    A file may be gzipped, with the suffix .gz; the plain one is preferred. Labels are optional.
+
+    Args:
+      name: for `Dataset.name` and for messages.
+      sha256: file name to the SHA-256 of the unpacked file. If given, all four files must be there
+        and match.
+
+    Raises:
+      InputError: a file is missing, damaged, too large or not the one that its name says.
+    """
     if not os.path.isdir(folder):
-        raise InputError(f"{name!r}: {show(folder)} is no folder: name the one of the IDX files")
+        raise InputError(f"{name!r}: {show(folder)} is no folder: name the folder of the IDX files")
 
     def read(stem: str) -> np.ndarray | None:
         for path in (folder / stem, folder / f"{stem}.gz"):
             if os.path.lexists(path):
-                return _read_idx(path, sha256[stem] if sha256 else None)
+                return _read_file(path, sha256[stem] if sha256 else None)
         if "labels" in stem and not sha256:
             return None
         raise InputError(f"{name!r}: {show(folder)} holds no {stem} or {stem}.gz: add one")
@@ -59,8 +52,8 @@ def load_idx(name: str, folder: Path, sha256: Mapping[str, str] | None = None) -
     return Dataset(name, split("train"), split("t10k"))
 
 
-def _read_idx(path: Path, sha256: str | None = None) -> np.ndarray:
-    """One IDX file, plain or gzipped: images uint8 [n h w], or labels uint8 [n], by its name."""
+def _read_file(path: Path, sha256: str | None = None) -> np.ndarray:
+    """One IDX file, plain or gzipped: images uint8 [n h w] or labels uint8 [n], by its name."""
     kind, rank = ("images", 3) if "images" in path.name else ("labels", 1)
     what, again = show(path), "fetch the file again"
     if not os.path.isfile(path):
@@ -69,12 +62,12 @@ def _read_idx(path: Path, sha256: str | None = None) -> np.ndarray:
         packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
         content, start = raw.read() if packed else b"", 4 + 4 * rank
-        header = _inflated(content, start) if packed else raw.read(start)
+        header = _gunzip(content, start) if packed else raw.read(start)
         magic = int.from_bytes(header[:4], "big")
-        if len(header) >= 4 and magic != IDX_MAGIC[kind]:
-            other = "".join(f" ({k})" for k, m in IDX_MAGIC.items() if m == magic)
-            right = f"{kind} in IDX form with {IDX_MAGIC[kind]}"
-            raise InputError(f"{what} begins with {magic}{other}, but {right}: swap the file")
+        if len(header) >= 4 and magic != MAGIC[kind]:
+            other = "".join(f" ({k})" for k, m in MAGIC.items() if m == magic)
+            right = f"IDX {kind} begin with {MAGIC[kind]}"
+            raise InputError(f"{what} begins with {magic}{other}, but {right}: replace the file")
         if len(header) < start:
             raise InputError(f"{what} ends inside its IDX header: {again}")
         shape = struct.unpack(f">{rank}I", header[4:])
@@ -82,9 +75,9 @@ def _read_idx(path: Path, sha256: str | None = None) -> np.ndarray:
         promise = f"{what} promises {promised} bytes ({'x'.join(map(str, shape))})"
         limit = min(MAX_BYTES, size * (DEFLATE_RATIO if packed else 1))
         if promised > limit:
-            raise InputError(f"{promise}, but its {size} can hold {limit} at the most: {again}")
-        most = promised + 1  # one byte past the promise
-        body = _inflated(content, start + most) if packed else bytearray(raw.read(most))
+            raise InputError(f"{promise}, but its {size} bytes hold at most {limit}: {again}")
+        most = promised + 1  # the extra byte shows that there are too many
+        body = _gunzip(content, start + most) if packed else bytearray(raw.read(most))
         if packed:
             del body[:start]
     if len(body) != promised:
@@ -93,23 +86,25 @@ def _read_idx(path: Path, sha256: str | None = None) -> np.ndarray:
     if sha256:
         (digest := hashlib.sha256(header)).update(body)
         if digest.hexdigest() != sha256:
-            raise InputError(f"{what} has the SHA-256 {digest.hexdigest()}, not {sha256}")
+            raise InputError(
+                f"{what} has the SHA-256 {digest.hexdigest()}, but must have {sha256}: {again}"
+            )
     return np.frombuffer(body, np.uint8).reshape(shape)
 
 
-def _inflated(content: bytes, most: int) -> bytearray:
-    """The first `most` bytes of what was gzipped, or all of it, in one part or several.
+def _gunzip(content: bytes, most: int) -> bytearray:
+    """The first `most` bytes of a gzip file of one or several members, or all if it has fewer.
 
-    In a call of zlib's for each part, during which other threads run: `gzip` makes thousands.
+    One call of zlib a member lets other threads run; `gzip` makes thousands of calls.
 
     Raises:
-      EOFError, zlib.error: it is damaged, as far as it was read.
+      EOFError, zlib.error: the part that was read is damaged.
     """
-    made = bytearray()
-    while content and len(made) < most:
-        part = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # with the header and the sum
-        made += part.decompress(content, most - len(made))
-        if not part.eof and len(made) < most:
-            raise EOFError("the file ends inside what was compressed")
-        content = part.unused_data.lstrip(b"\0")
-    return made
+    out = bytearray()
+    while content and len(out) < most:
+        member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # 16: a gzip header and checksum
+        out += member.decompress(content, most - len(out))
+        if not member.eof and len(out) < most:
+            raise EOFError("the file ends inside its compressed data")
+        content = member.unused_data.lstrip(b"\0")  # zeros may pad a gzip file
+    return out

@@ -1,1 +1,1 @@
-"""Image files and stacks of images: read at their full depth, and written as they were."""
+"""Image files and stacks of images: read at full depth, and written with all else unchanged."""

@@ -1,11 +1,11 @@
-"""Image files: read at their full depth, and written as they were.
+"""Image files, by Pillow.
 
     picture = read(path)
-    picture.pixels                       # uint8 or uint16 [h w c], upright, gray or RGB
-    data = encode(picture._replace(pixels=restored))      # the bytes of a file of its format
+    picture.pixels                                      # uint8 or uint16 [h w c], upright
+    data = encode(picture._replace(pixels=restored))    # the bytes of a file of the same format
 
-What a file holds is kept or the file is refused: nothing is read at less than its depth, nor
-written so. Everything that can be wrong with a file is an `InputError`.
+`read` keeps everything that a file holds, or refuses the file: no depth, alpha or metadata is lost.
+`read_uint8` reads any file as 8 bits, for training. A file that cannot be used raises `InputError`.
 """
 
 import contextlib
@@ -13,61 +13,42 @@ import io
 import os
 import unicodedata
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import UInt, UInt8
 
 from jaxdae.errors import InputError, explained, show
+from jaxdae.image_io.picture import MAX_PIXELS, Picture
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile as Image
 
-MAX_PIXELS = 1 << 25  # of an image file, whatever its size on disk promises
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
-GRAY = ("1", "L", "LA", "La")
-LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in a gray value: Y of Rec. 601
-WIDE = ("PNG", "PPM")  # whose 16 bits are 32 in Pillow, or were
-WHITE_IS_ZERO, PHOTOMETRIC, BITS = 0, 262, 258  # of TIFF: a value, and two tags
-LOSSLESS = (
-    "raw",
-    "packbits",
-    "tiff_lzw",
-    "tiff_adobe_deflate",
-    "zstd",
-    "lzma",
-)  # in TIFF
-
-
-class Picture(NamedTuple):
-    """An image file.
-
-    Fields:
-      pixels: uint8 or uint16 [h w c], c 1 for gray and 3 for RGB.
-      alpha: what covers what lies behind, 255 wholly; None if everything does.
-      format: of the file, as Pillow calls it.
-      options: what its file is written with beside that: colour profile, EXIF, resolution, and how
-        it is compressed.
-    """
-
-    pixels: UInt[np.ndarray, "h w c"]
-    alpha: UInt8[np.ndarray, "h w"] | None = None
-    format: str = "PNG"
-    options: Mapping[str, Any] = {}
+GRAY = ("1", "L", "LA", "La")  # Pillow's gray modes
+LUMA = (0.299, 0.587, 0.114)  # gray = LUMA . (red, green, blue): Y of Rec. 601, as in Pillow
+FORMATS_16_BITS = ("PNG", "PPM")  # of which some versions of Pillow give 16 bits as mode I
+WHITE_IS_ZERO, PHOTOMETRIC, BITS_PER_SAMPLE = 0, 262, 258  # TIFF: a value, and two tags
+_NO_RANGE = "32-bit pixels, whose range is unknown"
+LOSSLESS = ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "zstd", "lzma")  # in TIFF
 
 
 def find(root: Path, suffixes: Sequence[str] = SUFFIXES) -> list[tuple[str, Path]]:
-    """Every file below `root` with one of the suffixes, with its path from there, sorted by it.
+    """Finds all files below `root` with one of the suffixes.
 
-    Hidden files and folders are skipped; links to folders inside `root` are not followed.
+    Hidden files and folders are skipped. Links to folders are not followed.
+
+    Returns:
+      (path below `root`, path) of each file, sorted. The path below `root` is in Unicode's NFC and
+      has forward slashes, so that the order does not depend on the file system.
 
     Raises:
       InputError: a link leads out of `root`, or a folder cannot be read.
     """
-    home, found = os.path.realpath(root), []
+    real_root, found = os.path.realpath(root), []
 
     def fail(error: OSError) -> None:
         raise InputError(f"{show(error.filename)} cannot be read: make it readable, or move it")
@@ -77,10 +58,10 @@ def find(root: Path, suffixes: Sequence[str] = SUFFIXES) -> list[tuple[str, Path
         files = [file for file in files if file.lower().endswith(tuple(suffixes))]
         files = [file for file in files if file[0] != "."]
         for path in (Path(parent, entry) for entry in folders + files):
-            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(home):
-                rule = f"{show(path)} is a link that leads out of {show(root)}"
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(real_root):
                 raise InputError(
-                    f"{rule}, and such are not followed: put the files themselves there"
+                    f"{show(path)} is a link that leads out of {show(root)}, and such links are "
+                    "not followed: put the files themselves there"
                 )
         for path in (Path(parent, file) for file in files):
             found.append((unicodedata.normalize("NFC", path.relative_to(root).as_posix()), path))
@@ -89,7 +70,7 @@ def find(root: Path, suffixes: Sequence[str] = SUFFIXES) -> list[tuple[str, Path
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator["Image"]:
-    """An image file, its pixels not yet decoded; what fails inside is an `InputError`."""
+    """Opens an image file. Pixels are not decoded yet. Any exception inside is an `InputError`."""
     from PIL import Image
 
     what = show(path)
@@ -101,32 +82,36 @@ def _opened(path: Path) -> Iterator["Image"]:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                limit = f"{width}x{height}, and {MAX_PIXELS} pixels are the most that are read"
-                raise InputError(f"{what} is {limit}: cut or shrink it")
+                raise InputError(
+                    f"{what} is {width}x{height}, but at most {MAX_PIXELS} pixels are read: cut or "
+                    "shrink it"
+                )
             yield image
 
 
 def _sixteen_bits(image: "Image") -> UInt[np.ndarray, "h w"] | None:
-    """A decoded gray image of 16 bits as uint16; None if it is none."""
-    if not (image.mode.startswith("I;16") or (image.mode == "I" and image.format in WIDE)):
+    """The pixels of a decoded gray image of 16 bits; None for another image."""
+    if not (
+        image.mode.startswith("I;16") or (image.mode == "I" and image.format in FORMATS_16_BITS)
+    ):
         return None
     wide = np.asarray(image).astype(np.uint16)
-    # Pillow turns white-is-zero around, but not at this depth.
+    # Pillow inverts white-is-zero images, but not those of 16 bits.
     return 65535 - wide if _tag(image, PHOTOMETRIC) == WHITE_IS_ZERO else wide
 
 
 def _tag(image: "Image", number: int) -> Any:
-    """A tag of a TIFF file; None of another."""
+    """The value of a TIFF tag; None if there is none."""
     return getattr(image, "tag_v2", {}).get(number)
 
 
 def read_uint8(path: Path) -> UInt8[np.ndarray, "h w c"]:
-    """An image file, upright, in 8 bits, gray or RGB; the first frame if there are several.
+    """Reads an image file in 8 bits, gray or RGB, upright.
 
-    Deeper ones are rounded, and alpha is dropped.
+    16 bits are rounded to 8. Alpha is dropped. Of several frames, the first is read.
 
     Raises:
-      InputError: it cannot be read.
+      InputError: the file cannot be read, has 32-bit pixels or more than `MAX_PIXELS` pixels.
     """
     from PIL import ImageOps
 
@@ -137,19 +122,21 @@ def read_uint8(path: Path) -> UInt8[np.ndarray, "h w c"]:
         if wide is not None:
             return ((wide.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)[..., None]
         if image.mode in ("I", "F"):
-            rule = "32-bit pixels, of no known range"
-            raise InputError(f"{show(path)} has {rule}: save it with 8 or 16 bits")
+            raise InputError(f"{show(path)} has {_NO_RANGE}: save it with 8 or 16 bits")
         mode = "L" if image.mode in GRAY else "RGB"
         pixels = np.asarray(image if image.mode == mode else image.convert(mode))
         return pixels[..., None] if mode == "L" else pixels
 
 
 def read(path: Path) -> Picture:
-    """An image file at its full depth, upright. A palette is looked up, 1 bit becomes 8.
+    """Reads an image file at its full depth, upright.
+
+    A palette becomes gray or RGB, 1 bit becomes 8.
 
     Raises:
-      InputError: it cannot be read, or not so that it can be written again as it is: several
-        frames, 16 bits in colour or beside alpha, 32 bits, CMYK and other colours.
+      InputError: the file cannot be read, has more than `MAX_PIXELS` pixels, or holds what could
+        not be written again: several frames, 16 bits in colour or with alpha, 32 bits, or colours
+        other than gray and RGB, such as CMYK.
     """
     from PIL import ImageOps
 
@@ -157,12 +144,14 @@ def read(path: Path) -> Picture:
         what, form = show(path), image.format or ""
         deep = _bits(image) > 8 and image.mode not in ("I", "F")
         options = _options(image)
-        if form == "MPO":  # a JPEG with more behind it, such as a gain map
+        if form == "MPO":  # a JPEG followed by further images, such as a gain map
             form = "JPEG"
         elif getattr(image, "n_frames", 1) > 1:
             raise InputError(f"{what} holds several frames: save each as a file of its own")
         ImageOps.exif_transpose(image, in_place=True)
-        if "exif" in image.info and form != "TIFF":  # TIFF's is the layout of the file as well
+        if (
+            "exif" in image.info and form != "TIFF"
+        ):  # in TIFF, EXIF tags also hold the file's layout
             options["exif"] = image.getexif().tobytes()
         clear = "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa")
         wide = _sixteen_bits(image)
@@ -172,8 +161,8 @@ def read(path: Path) -> Picture:
             return Picture(wide[..., None], None, form, options)
         if deep or wide is not None:
             raise InputError(
-                f"{what} has 16 bits in colour or beside alpha, which would be lost: save it with "
-                "8 bits, its channels apart as gray images, or as a .npy stack of uint16"
+                f"{what} has 16 bits in colour or with alpha, which Pillow reads as 8: save it "
+                "with 8 bits, each channel as a gray image, or as a .npy stack of uint16"
             )
         mode = image.mode
         if mode in ("P", "PA"):
@@ -182,10 +171,10 @@ def read(path: Path) -> Picture:
         elif mode in (*GRAY, "RGB", "RGBA", "RGBa"):
             gray = mode in GRAY
         else:
-            kind = "32-bit pixels, of no known range" if mode in ("I", "F") else f"{mode} colours"
+            kind = _NO_RANGE if mode in ("I", "F") else f"{mode} colours"
             raise InputError(f"{what} has {kind}: save it in gray or RGB, with 8 or 16 bits")
         mode = ("L" if gray else "RGB") + "A" * clear
-        # A palette's alpha is lost on the straight way to LA.
+        # Pillow loses a palette's alpha if it converts to LA directly.
         plain = image.convert("RGBA") if mode == "LA" and image.mode in ("P", "PA") else image
         pixels = np.asarray(plain if plain.mode == mode else plain.convert(mode))
         if clear:
@@ -194,20 +183,22 @@ def read(path: Path) -> Picture:
 
 
 def _bits(image: "Image") -> int:
-    """How many bits each value of an image has whose pixels are not yet decoded."""
-    bits = _tag(image, BITS)
+    """The bits of one channel of an image whose pixels are not decoded yet."""
+    bits = _tag(image, BITS_PER_SAMPLE)
     if bits:
         return max(bits)
     if any(";16" in str(tile) for tile in image.tile):
         return 16
-    # Netpbm's largest value; its decoder is told of it unless it is 255.
-    told: Any = [tile[3] for tile in image.tile if tile[0] in ("ppm", "ppm_plain")]
-    return 16 if any(top > 255 for _, top in told) else 8
+    # Netpbm files name their largest value; Pillow passes it to the decoder unless it is 255.
+    arguments: Any = [tile[3] for tile in image.tile if tile[0] in ("ppm", "ppm_plain")]
+    return 16 if any(top > 255 for _, top in arguments) else 8
 
 
 def _options(image: "Image") -> dict[str, Any]:
-    """What an image is written with again; EXIF apart, which is known once it is upright."""
-    options = {key: image.info[key] for key in ("icc_profile", "dpi") if image.info.get(key)}
+    """`Picture.options`, without EXIF, which changes when the image is turned upright."""
+    options: dict[str, Any] = {
+        key: image.info[key] for key in ("icc_profile", "dpi") if image.info.get(key)
+    }
     if image.format in ("JPEG", "MPO"):
         from PIL import JpegImagePlugin
 
@@ -216,36 +207,40 @@ def _options(image: "Image") -> dict[str, Any]:
         options |= {"subsampling": sampling} if sampling >= 0 else {}
         options["progressive"] = bool(image.info.get("progressive"))
     elif image.format == "TIFF":
-        packed = image.info.get("compression", "raw")
-        options["compression"] = packed if packed in LOSSLESS else "tiff_lzw"
+        compression = image.info.get("compression", "raw")
+        options["compression"] = compression if compression in LOSSLESS else "tiff_lzw"
     elif image.format == "WEBP":
         options |= {"lossless": True, "exact": True}
     return options
 
 
 def encode(picture: Picture) -> bytes:
-    """The bytes of a picture's file.
+    """Encodes a picture as the bytes of a file of its format.
 
-    A JPEG is compressed as strongly as it was; everything else is without loss (WebP, too).
+    JPEG uses the quantisation tables of the file that was read. All other formats are written
+    without loss, WebP too.
 
     Raises:
-      InputError: the format cannot hold it: colours, or alpha, in a GIF; colours in a .pgm.
+      InputError: the format cannot hold the picture: colours or alpha in a GIF, alpha in a BMP,
+        .pgm or .ppm file, 16 bits in colour.
     """
     from PIL import Image
 
     pixels, alpha, form, options = picture
     channels = pixels.shape[-1]
     if form == "GIF" and (channels > 1 or alpha is not None):
-        raise InputError("a GIF holds 256 colours, and no alpha beside gray: save it as .png first")
+        raise InputError(
+            "a GIF holds only 256 colours, and no alpha channel: save it as .png first"
+        )
     if form in ("PPM", "BMP") and alpha is not None:
-        raise InputError(f"a {form} holds no alpha: save it as .png first")
+        raise InputError(f"a {form} holds no alpha channel: save it as .png first")
     if pixels.dtype == np.uint16 and channels > 1:
         raise InputError("16 bits in colour cannot be written: save it with 8 bits first")
     if alpha is not None:
         pixels = np.concatenate([pixels, alpha[..., None]], -1)
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     if form == "JPEG" and len(options.get("qtables", ())) < 2 and channels > 1:
-        # Made from gray, whose tables are not colour's.
+        # The picture was gray: its file has no table for colours.
         options = {**options, "qtables": None, "subsampling": -1, "quality": 95}
     file = io.BytesIO()
     with explained(f"a {form} cannot be written", "save it as .png first"):

@@ -5,10 +5,10 @@
             for images in stack.read(array):                 # [k h w c], of the array's type
                 writer.add(array, restore(images))
 
-Images are [n h w] or [n h w c]: uint8, uint16, or floating point in [0, 1]. In a .npz, arrays of
-three or four axes are images, and all others are copied as they are. No array is ever held whole
-(but one in Fortran's order), and no file is believed about its size before its bytes are there.
-Everything that can be wrong with a file is an `InputError`.
+Images are [n h w] or [n h w c]: uint8, uint16, or floating point in [0, 1]. In a .npz, all arrays
+of three or four axes are images, and everything else is copied unchanged. Only a few images are in
+memory at a time, unless an array is in Fortran order. No memory is allocated for a size that a file
+only promises. A file that cannot be used raises `InputError`.
 """
 
 import zipfile
@@ -22,23 +22,23 @@ import numpy as np
 from jaxtyping import Shaped
 
 from jaxdae.errors import InputError, explained, show
-from jaxdae.image_io.pillow import MAX_PIXELS
+from jaxdae.image_io.picture import MAX_PIXELS
 
-MAX_BYTES = 1 << 32  # 4 GiB: what is larger does not belong in memory, nor on one device
-CHUNK_BYTES, CHUNK_IMAGES = 1 << 23, 256  # of what is read at a time, at the most
-DEFLATE_RATIO = 1032  # no deflated byte can stand for more bytes than this
+MAX_BYTES = 1 << 32  # 4 GiB, of an array that is read whole: more may not fit in memory
+CHUNK_BYTES, CHUNK_IMAGES = 1 << 23, 256  # at most this is read at a time
+DEFLATE_RATIO = 1032  # a byte of deflate gives at most so many: https://zlib.net/zlib_tech.html
 SUFFIXES = (".npy", ".npz")
-WHOLE = (("u", 1), ("u", 2))  # numbers that images are made of: kind, and bytes
+UINT8, UINT16 = ("u", 1), ("u", 2)  # kind, bytes
 Images = Shaped[np.ndarray, "n h w c"]
 
 
 class Array(NamedTuple):
-    """An array in a file.
+    """The header of an array in a file.
 
     Fields:
-      key: its name in a .npz, empty in a .npy.
-      shape, dtype: as its header has them.
-      fortran: whether its first axis is the one that varies fastest.
+      key: its member in a .npz, such as x.npy; empty in a .npy.
+      shape, dtype: the array's.
+      fortran: True for Fortran order, in which the first axis varies fastest.
     """
 
     key: str
@@ -48,15 +48,15 @@ class Array(NamedTuple):
 
     @property
     def size(self) -> str:
-        """How it is spoken of."""
+        """Its type and shape, for messages."""
         return f"{str(self.dtype)[:50]} {list(self.shape)}"
 
 
 def read_header(stream: Any, key: str = "") -> Array:
-    """The header of a .npy file, which is read up to the array's first byte.
+    """Reads the header of a .npy file, up to the array's first byte.
 
     Raises:
-      ValueError: it is none, or other things, by what is damaged.
+      ValueError, or another exception of NumPy: the header is damaged.
     """
     first = np.lib.format.read_magic(stream) == (1, 0)
     read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
@@ -65,13 +65,14 @@ def read_header(stream: Any, key: str = "") -> Array:
 
 
 class Stack:
-    """A .npy or .npz file that is open for reading: a context manager.
+    """A .npy or .npz file, open for reading. A context manager.
 
     Fields:
       images: its arrays of images, at least one.
 
     Raises:
-      InputError: it cannot be read, or holds no images.
+      InputError: the file cannot be read, holds no images, or holds images of another type, with
+        their channels first, or too large.
     """
 
     def __init__(self, path: Path) -> None:
@@ -94,7 +95,7 @@ class Stack:
                 if not stacked:
                     found = ", ".join(f"{x.key[:50]!r} {x.size}".strip() for x in arrays[:5])
                     raise InputError(
-                        f"{self.what} holds no images ({found[:200] or 'nothing'}), which are "
+                        f"{self.what} holds no images ({found[:200] or 'nothing'}), but must hold "
                         "[n h w] or [n h w c]: reshape the array"
                     )
         except BaseException:
@@ -108,12 +109,12 @@ class Stack:
         self._open.close()
 
     def name(self, array: Array) -> str:
-        """How an array is spoken of."""
+        """The file and the key of an array, for messages."""
         key = array.key.removesuffix(".npy")
         return f"{self.what}: {key!r}" if key else self.what
 
     def member(self, key: str) -> IO[bytes]:
-        """The bytes of an array with its header, from the first."""
+        """Opens an array, from the first byte of its header."""
         return self.path.open("rb") if self.archive is None else self.archive.open(key)
 
     def _header(self, key: str) -> Array:
@@ -126,7 +127,7 @@ class Stack:
             limit = DEFLATE_RATIO * min(info.compress_size, size)
             size = info.file_size
             if size > limit:
-                rule = f"{self.name(array)} promises {size} bytes, but may hold {limit}"
+                rule = f"{self.name(array)} promises {size} bytes, but at most {limit} are possible"
                 raise InputError(f"{rule}: {self.again}")
         if array.dtype.kind in "biufc" and prod(array.shape) * array.dtype.itemsize != size - start:
             rule = f"{self.name(array)} is {array.size}, but holds {size - start} bytes"
@@ -135,54 +136,62 @@ class Stack:
 
     def _checked(self, array: Array) -> Array:
         found, shape = f"{self.name(array)} is {array.size}", array.shape
-        if not (array.dtype.kind == "f" or (array.dtype.kind, array.dtype.itemsize) in WHOLE):
+        if not (
+            array.dtype.kind == "f" or (array.dtype.kind, array.dtype.itemsize) in (UINT8, UINT16)
+        ):
             raise InputError(
                 f"{found}, but images are uint8, uint16 or floating point: x.astype('uint8')"
             )
         if min(shape) < 1:
-            raise InputError(f"{found}, but holds no pixels: add some")
+            raise InputError(f"{found}, but must hold pixels: add some")
         if len(shape) == 4 and shape[1] in (1, 3) and shape[2] > 4 < shape[3]:
             raise InputError(f"{found}, but channels come last: save numpy.moveaxis(x, 1, 3)")
         limit = 4 * MAX_PIXELS
         if prod(shape[1:]) > limit:
-            raise InputError(f"{found}, and {limit} values an image are the most: shrink them")
+            raise InputError(f"{found}, but an image has at most {limit} values: shrink them")
         if array.fortran and prod(shape) * array.dtype.itemsize > MAX_BYTES:
-            raise InputError(f"{found} in Fortran's order: save numpy.ascontiguousarray(x)")
+            raise InputError(
+                f"{found} in Fortran order, but only {MAX_BYTES} bytes of that are read: save "
+                "numpy.ascontiguousarray(x)"
+            )
         return array
 
     def read(self, array: Array, step: int | None = None) -> Iterator[Images]:
-        """The images of an array, `step` at a time, or as many as are read well.
+        """Yields the images of an array, [k h w c], k at most `step`.
+
+        Args:
+          step: None for `self.step(array)`.
 
         Raises:
           InputError: they cannot be read, or are floating point and not in [0, 1].
         """
         count, *rest = array.shape
         shape = (*rest, 1) if len(rest) == 2 else tuple(rest)
-        one = prod(shape) * array.dtype.itemsize
+        image_size = prod(shape) * array.dtype.itemsize
         step = step or self.step(array)
         reading = explained(f"{self.name(array)} cannot be read", self.again)
         with reading, self.member(array.key) as stream:
             read_header(stream)
             if array.fortran:
-                whole = np.frombuffer(_read(stream, count * one), array.dtype)
+                whole = np.frombuffer(_read(stream, count * image_size), array.dtype)
                 whole = whole.reshape(array.shape, order="F")
             for first in range(0, count, step):
                 some = min(step, count - first)
                 if array.fortran:
                     images = np.ascontiguousarray(whole[first : first + some])
                 else:
-                    images = np.frombuffer(_read(stream, some * one), array.dtype)
+                    images = np.frombuffer(_read(stream, some * image_size), array.dtype)
                 yield self._in_range(array, images.reshape(some, *shape))
-            if stream.read(1):  # at the end, the checksum of a .npz is looked at
+            if stream.read(1):  # reading to the end checks the CRC of a .npz, too
                 raise ValueError("bytes follow the array")
 
     def step(self, array: Array) -> int:
-        """How many of its images are read at a time."""
-        one = prod(array.shape[1:]) * array.dtype.itemsize
-        return max(1, min(CHUNK_IMAGES, CHUNK_BYTES // one))
+        """The number of images of an array that `read` gives at a time."""
+        image_size = prod(array.shape[1:]) * array.dtype.itemsize
+        return max(1, min(CHUNK_IMAGES, CHUNK_BYTES // image_size))
 
     def copy(self, key: str) -> Iterator[bytes]:
-        """All bytes of a member of a .npz.
+        """Yields all bytes of a member of a .npz, piece by piece.
 
         Raises:
           InputError: they cannot be read.
@@ -195,7 +204,7 @@ class Stack:
     def _in_range(self, array: Array, images: Images) -> Images:
         if images.dtype.kind == "f":
             low, high = float(images.min()), float(images.max())
-            if not (low >= 0 and high <= 1):  # nan is not in range either
+            if not (low >= 0 and high <= 1):  # True for NaN, too
                 rule = "floating point images must be finite and in [0, 1]"
                 raise InputError(
                     f"{self.name(array)} is {array.size} in [{low:g}, {high:g}], but {rule}: "
@@ -207,14 +216,18 @@ class Stack:
 def _read(stream: IO[bytes], size: int) -> bytes:
     data = stream.read(size)
     if len(data) != size:
-        raise ValueError(f"it ends {size - len(data)} bytes too early")
+        raise ValueError(f"the file ends {size - len(data)} bytes too early")
     return data
 
 
 class Writer:
-    """Writes a file like a stack's, with other images: a context manager.
+    """Writes a copy of a stack with other images. A context manager.
 
-    Left without an error, the file holds everything else that the stack does.
+    When it is left without an error, everything else of a .npz is copied, too.
+
+    Args:
+      stack: the stack, open.
+      path: the new file, of the same suffix.
     """
 
     def __init__(self, stack: Stack, path: Path) -> None:
@@ -228,7 +241,12 @@ class Writer:
             self._archive = self._open.enter_context(zipfile.ZipFile(self._file, "w"))
 
     def add(self, array: Array, images: Images) -> None:
-        """Appends to an array's images; one array after the other, and each from its first."""
+        """Appends images to an array. Arrays are written one after the other.
+
+        Args:
+          array: of `stack.images`; it decides the type, and with `images` the shape.
+          images: [k h w c].
+        """
         if array is not self._array:
             self._begin(array, images.shape[3])
         self._member.write(np.ascontiguousarray(images, array.dtype).data)
@@ -238,16 +256,16 @@ class Writer:
         self._end()
         if self._archive is not None:
             self._member = self._archive.open(self._info(array.key), "w", force_zip64=True)
-        plain = len(array.shape) == 3 and channels == 1
+        without_channels = len(array.shape) == 3 and channels == 1
         header = {
             "descr": np.lib.format.dtype_to_descr(array.dtype),
             "fortran_order": False,
-            "shape": array.shape[:3] if plain else (*array.shape[:3], channels),
+            "shape": array.shape[:3] if without_channels else (*array.shape[:3], channels),
         }
         np.lib.format.write_array_header_1_0(self._member, header)
 
     def _info(self, key: str) -> zipfile.ZipInfo:
-        """As the stack's, but for what depends on the bytes."""
+        """The name, date, compression and attributes of a member of the stack."""
         assert self.stack.archive is not None
         old = self.stack.archive.getinfo(key)
         info = zipfile.ZipInfo(old.filename, old.date_time)
