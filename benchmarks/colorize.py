@@ -30,6 +30,7 @@ from jaxtyping import Float, UInt8
 
 from experiments.common import cli
 from jaxdae.errors import InputError
+from jaxdae.files import write_whole
 from jaxdae.image_io.pillow import LUMA
 
 PROGRAM = "python -m benchmarks.colorize"
@@ -69,7 +70,6 @@ def run(arguments: Arguments) -> None:
     Raises:
       InputError: there is no finished run, or one that undoes something else.
     """
-    from experiments.runs.experiment import write_text
     from experiments.runs.folder import load_run
     from jaxdae.evaluation import reconstruct
 
@@ -87,7 +87,7 @@ def run(arguments: Arguments) -> None:
     result = {name: errors(guess, images / np.float32(255)) for name, guess in guesses.items()}
     report(result, len(images))
     text = json.dumps({"images": len(images), "tint": list(tint), "test": result}, indent=2)
-    write_text(folder / "colorize.json", text + "\n")
+    write_whole(folder / "colorize.json", text + "\n")
     if arguments.figures:
         (folder / "figures").mkdir(exist_ok=True)
         draw(guesses, images, folder / "figures" / "colorize.png")

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from experiments.common import cli
 from experiments.common.flags import parse
 from jaxdae.errors import InputError
+from jaxdae.files import write_whole
 from jaxdae.recipes import read_config
 
 PROGRAM = "python -m benchmarks.results"
@@ -139,8 +140,8 @@ BY_HAND = [
     "against 0.0149 for Nadam, in twice the time.",
     "Cosine decay, five epochs of Adam without centring: 0.0152, against 0.0151 for linear.",
     "`--recipe blind --sigma 0.1 1.05 --epochs 20` at length, on the test images at the four "
-    "sigmas: 0.00981, 0.01429, 0.02155, 0.03005 with `--teacher digits-unet --learning-rate 5e-3`, and "
-    "0.01002, 0.01437, 0.02166, 0.03023 with `--learning-rate 3e-3` alone, in two fifths of the "
+    "sigmas: 0.00981, 0.01429, 0.02155, 0.03005 with `--teacher digits-unet --learning-rate 5e-3`, "
+    "and 0.01002, 0.01437, 0.02166, 0.03023 with `--learning-rate 3e-3` alone, in two fifths of the "
     "time (the teacher an earlier U-Net): a teacher pays by the step, not by the minute.",
     "A classifier of the same kind as the one of clean digits, trained on noisy ones "
     "(`benchmarks.classifier --sigma 0.1 1.05 --features 64 128 --shift 0 --epochs 12`): 98.9, "
@@ -345,7 +346,7 @@ def _read(name: str, default: Any = None) -> Any:
 
 
 def _write(name: str, value: Any) -> None:
-    (DATA / f"{name}.json").write_text(json.dumps(value, indent=1) + "\n")
+    write_whole(DATA / f"{name}.json", json.dumps(value, indent=1) + "\n")
 
 
 # --- the page ----------------------------------------------------------------------------------
@@ -625,7 +626,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             collect(flags.runs)
         text = page()
         draw()
-        PAGE.write_text(text)
+        write_whole(PAGE, text)
         print(f"wrote {PAGE}")
 
     return cli.status(work, "mend that", "interrupted: the same command goes on")
