@@ -70,7 +70,7 @@ def run(arguments: Arguments) -> None:
     Raises:
       InputError: there is no finished run, or one that undoes something else.
     """
-    from experiments.runs.folder import load_run
+    from experiments.runs.finished import load_run
     from jaxdae.evaluation import reconstruct
 
     folder = arguments.folder

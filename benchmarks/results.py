@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from experiments.common import cli
 from experiments.common.flags import parse
+from experiments.runs.folder import rename_accuracy
 from jaxdae.errors import InputError
 from jaxdae.files import write_whole
 from jaxdae.recipes import read_config
@@ -141,8 +142,8 @@ BY_HAND = [
     "Cosine decay, five epochs of Adam without centring: 0.0152, against 0.0151 for linear.",
     "`--recipe blind --sigma 0.1 1.05 --epochs 20` at length, on the test images at the four "
     "sigmas: 0.00981, 0.01429, 0.02155, 0.03005 with `--teacher digits-unet --learning-rate 5e-3`, "
-    "and 0.01002, 0.01437, 0.02166, 0.03023 with `--learning-rate 3e-3` alone, in two fifths of the "
-    "time (the teacher an earlier U-Net): a teacher pays by the step, not by the minute.",
+    "and 0.01002, 0.01437, 0.02166, 0.03023 with `--learning-rate 3e-3` alone, in two fifths of "
+    "the time (the teacher an earlier U-Net): a teacher pays by the step, not by the minute.",
     "A classifier of the same kind as the one of clean digits, trained on noisy ones "
     "(`benchmarks.classifier --sigma 0.1 1.05 --features 64 128 --shift 0 --epochs 12`): 98.9, "
     "97.4, 92.2 and 82.0% read right, fewer than of the U-Net's outputs.",
@@ -386,7 +387,7 @@ def page() -> str:
             "The ceiling is a U-Net with a classifier behind it, trained as one to read noisy",
             f"digits (`benchmarks.classifier {CEILING}`).",
             "",
-            *_markdown(_noise_table(best, keras, peers, "recovery", "{:.1f}", ceiling)),
+            *_markdown(_noise_table(best, keras, peers, "accuracy", "{:.1f}", ceiling)),
             "",
             "![The first test digits, as each method restores them](images/results-digits.png)",
             "",
@@ -436,7 +437,7 @@ def _noise_table(
     ceiling: dict[str, Any] | None = None,
 ) -> list[list[str]]:
     """A line for each network and each classical denoiser, a column for each sigma."""
-    factor = 100 if metric == "recovery" else 1
+    factor = 100 if metric == "accuracy" else 1
     lines = [["", *(f"sigma {sigma:g}" for sigma in SIGMAS)]]
     groups = {"Keras, trained at 0.5, 10 epochs": list(keras)}
     for name, system in NETWORKS.items():
@@ -444,7 +445,10 @@ def _noise_table(
     for label, group in groups.items():
         if not group:
             continue
-        columns = [[factor * row["test"][str(sigma)][metric] for row in group] for sigma in SIGMAS]
+        columns = [
+            [factor * rename_accuracy(row["test"][str(sigma)])[metric] for row in group]
+            for sigma in SIGMAS
+        ]
         lines.append([label, *(_mean(values, style) for values in columns)])
     if ceiling:
         accuracy = ceiling["accuracy"]
@@ -454,7 +458,7 @@ def _noise_table(
                 *(style.format(100 * accuracy[str(s)]) for s in SIGMAS),
             ]
         )
-    metric = {"recovery": "digit_recovery"}.get(metric, metric)
+    metric = {"accuracy": "digit_recovery"}.get(metric, metric)
     for method in dict.fromkeys(row["method"] for row in peers["rows"]):
         rows = {row["sigma"]: row for row in peers["rows"] if row["method"] == method}
         count = min(row["images"] for row in rows.values())
