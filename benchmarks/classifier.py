@@ -38,6 +38,7 @@ from jaxdae import data, pretrained
 from jaxdae.corruption import Corruption, compose, gaussian, identity
 from jaxdae.errors import DivergenceError, InputError
 from jaxdae.evaluation import corrupted
+from jaxdae.files import write_whole
 from jaxdae.model import Denoiser, DigitClassifier, Images
 from jaxdae.optimizers import make_optimizer, make_schedule, take_step
 from jaxdae.random import stream
@@ -186,7 +187,7 @@ def run(arguments: Arguments, report: Callable[[str], None] = print) -> dict[str
         pretrained.save(name, model, trained.params, about, folder)
     if arguments.out is not None:
         command = {"command": about["command"], "sigma": arguments.sigma, "seed": arguments.seed}
-        (folder / "result.json").write_text(json.dumps({**command, **results}, indent=2) + "\n")
+        write_whole(folder / "result.json", json.dumps({**command, **results}, indent=2) + "\n")
     report(
         f"{trained.seconds:.1f} s training ({results['images_per_second']:,} images/s), "
         f"{trained.processor_seconds:.1f} s of processors, {trained.compile_seconds:.1f} s "

@@ -30,6 +30,7 @@ from jaxtyping import Float, UInt8
 
 from experiments.common import cli
 from jaxdae.errors import InputError
+from jaxdae.files import write_whole
 from jaxdae.image_io.pillow import LUMA
 
 PROGRAM = "python -m benchmarks.colorize"
@@ -69,25 +70,24 @@ def run(arguments: Arguments) -> None:
     Raises:
       InputError: there is no finished run, or one that undoes something else.
     """
-    from experiments.runs.experiment import write_text
-    from experiments.runs.folder import load_run
+    from experiments.runs.finished import load_run
     from jaxdae.evaluation import reconstruct
 
     folder = arguments.folder
     loaded = load_run(folder)
-    if loaded.config.corruption != "grayscale":
+    if loaded.config.task != "grayscale":
         raise InputError(
-            f"the run in {folder} undoes {loaded.corruption}, and colours nothing: give a run of "
+            f"the run in {folder} undoes {loaded.task}, and colours nothing: give a run of "
             "--recipe colorize"
         )
     images = loaded.dataset.test.images
-    outputs = reconstruct(loaded.model, loaded.params, loaded.corruption, images)[2]
+    outputs = reconstruct(loaded.model, loaded.params, loaded.task, images)[2]
     tint, by_level = tints(loaded.dataset.train.images)
     guesses = colourings(images, outputs, tint, by_level)
     result = {name: errors(guess, images / np.float32(255)) for name, guess in guesses.items()}
     report(result, len(images))
     text = json.dumps({"images": len(images), "tint": list(tint), "test": result}, indent=2)
-    write_text(folder / "colorize.json", text + "\n")
+    write_whole(folder / "colorize.json", text + "\n")
     if arguments.figures:
         (folder / "figures").mkdir(exist_ok=True)
         draw(guesses, images, folder / "figures" / "colorize.png")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from benchmarks.time_to_quality import whole_process
 from benchmarks.timing import machine, markdown, not_a_file
+from jaxdae.files import write_whole
 
 SIGMA = 0.5
 SHOWN = {"wall_seconds": 1, "core_seconds": 1, "peak_megabytes": 0}  # with their digits
@@ -80,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("the same bytes both times" if identical else "NOT the same bytes both times")
     if flags.write:
         result = {"machine": about, "runs": rows, "identical": identical}
-        flags.write.write_text(json.dumps(result, indent=1) + "\n")
+        write_whole(flags.write, json.dumps(result, indent=1) + "\n")
     return int(not identical)
 
 

@@ -59,6 +59,7 @@ from jaxdae.corruption import gaussian
 from jaxdae.data import load
 from jaxdae.errors import InputError
 from jaxdae.evaluation import corrupted
+from jaxdae.files import write_whole
 from jaxdae.train_step import to_float
 
 MEAN = 0.5  # of the noise
@@ -477,7 +478,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"{row['method']} at {row['sigma']:g}: {row['mse']:.4f}", file=sys.stderr)
                 # After every row: the whole takes long.
                 if flags.json:
-                    flags.json.write_text(json.dumps(report, indent=2) + "\n")
+                    write_whole(flags.json, json.dumps(report, indent=2) + "\n")
                 if flags.arrays:
                     with open(flags.arrays, "wb") as file:  # savez would add .npz to a name
                         np.savez_compressed(file, **arrays)

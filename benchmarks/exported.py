@@ -30,6 +30,7 @@ from experiments.export import ALLOWED, example
 from experiments.runs.models import Loaded, load_model
 from jaxdae import pretrained
 from jaxdae.export import to_onnx, to_stablehlo
+from jaxdae.files import write_whole
 from jaxdae.model import Denoiser, build
 
 TRAINED = ("digits-blind", "digits-unet")
@@ -121,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"stopped: {error}", file=sys.stderr)
         return 1
     if flags.json:
-        flags.json.write_text(json.dumps(result, indent=1) + "\n")
+        write_whole(flags.json, json.dumps(result, indent=1) + "\n")
     print(f"read by {', '.join(f'{name} {number}' for name, number in result['about'].items())}")
     rows = [
         [name, *(f"{value:.1e}" for value in found.values())]

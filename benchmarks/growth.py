@@ -38,6 +38,7 @@ import optax
 from benchmarks.throughput import Case, measure
 from benchmarks.timing import machine, markdown, not_a_file, spread
 from jaxdae.corruption import gaussian
+from jaxdae.files import write_whole
 from jaxdae.model import DenoisingAutoencoder
 from jaxdae.objectives import Supervised
 from jaxdae.optimizers import make_optimizer
@@ -230,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         report[axis] = grow(axis, flags.images, flags.repeats, flags.largest)
         print(f"\n{table(axis, report[axis])}", flush=True)
     if flags.json:
-        flags.json.write_text(json.dumps({"machine": here, "axes": report}, indent=1) + "\n")
+        write_whole(flags.json, json.dumps({"machine": here, "axes": report}, indent=1) + "\n")
     if flags.plot:
         draw(report, flags.plot, where)
     return 0

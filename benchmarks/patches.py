@@ -28,6 +28,7 @@ from jaxtyping import UInt8
 
 from experiments.common import cli
 from jaxdae.errors import InputError, show
+from jaxdae.files import write_whole
 from jaxdae.image_io.pillow import LUMA, SUFFIXES, read_uint8
 from jaxdae.image_io.stacks import MAX_BYTES
 
@@ -254,7 +255,7 @@ def _write(arguments: Arguments, cut: Sequence[Photo], skipped: dict[str, int]) 
         for i, photo in enumerate(cut)
     ]
     about = {**options, "skipped": skipped, "photos": photos}
-    (arguments.out / "patches.json").write_text(json.dumps(about, indent=1) + "\n")
+    write_whole(arguments.out / "patches.json", json.dumps(about, indent=1) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.timing import not_a_file, spread
+from jaxdae.files import write_whole
 
 ROOT = Path(__file__).parents[1]
 # The environment that a peer runs in; None: this one.
@@ -190,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             worker.close()
     if flags.json:
         report = {"dtype": flags.dtype, "about": about, "rows": rows}
-        flags.json.write_text(json.dumps(report, indent=1) + "\n")
+        write_whole(flags.json, json.dumps(report, indent=1) + "\n")
     return 0
 
 

@@ -21,6 +21,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxdae.files import write_whole
+
 ROOT = Path(__file__).parents[1]
 FIGURES = Path("docs/performance")
 IMAGES = Path("docs/images")
@@ -218,7 +220,7 @@ def measure(names: Sequence[str], machine: dict[str, Any], place: str, envs: Pat
         subprocess.run([sys.executable, "-m", *words], check=True)
         file = figures(name, place)
         report = json.loads(file.read_text())
-        file.write_text(json.dumps({"machine": machine, "report": report}, indent=1) + "\n")
+        write_whole(file, json.dumps({"machine": machine, "report": report}, indent=1) + "\n")
 
 
 def page(envs: Path) -> str:
@@ -286,7 +288,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except subprocess.CalledProcessError as error:
             print(f"stopped: {shlex.join(error.cmd)} failed", file=sys.stderr)
             return 1
-    PAGE.write_text(page(flags.envs))
+    write_whole(PAGE, page(flags.envs))
     print(f"wrote {PAGE}")
     return 0
 

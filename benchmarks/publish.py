@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.common import cli
-from experiments.common.flags import typed
+from experiments.common.flags import to_command
 from jaxdae.errors import InputError
 from jaxdae.recipes import Config
 
@@ -43,7 +43,7 @@ def describe(config: Config, summary: dict[str, Any]) -> dict[str, Any]:
             if field.name not in NOT_RECIPE and getattr(config, field.name) is not None
         },
         "seed": config.seed,
-        "command": typed(config),
+        "command": to_command(config),
         "results": {"tested_on": "the 10,000 test images, by sigma", **summary["test"]},
         "machine": machine(),
         "versions": summary["versions"],
@@ -60,7 +60,7 @@ def publish(folder: Path, name: str, to: Path | None = None) -> None:
       InputError: the run is not finished, or not of the whole of MNIST under gaussian noise, or
         the name cannot be that of a denoiser.
     """
-    from experiments.runs.folder import load_run
+    from experiments.runs.finished import load_run
     from jaxdae import pretrained
     from jaxdae.recognition import SHIPPED
 

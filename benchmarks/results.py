@@ -23,7 +23,9 @@ from typing import Any, NamedTuple
 
 from experiments.common import cli
 from experiments.common.flags import parse
+from experiments.runs.folder import rename_accuracy
 from jaxdae.errors import InputError
+from jaxdae.files import write_whole
 from jaxdae.recipes import read_config
 
 PROGRAM = "python -m benchmarks.results"
@@ -139,9 +141,9 @@ BY_HAND = [
     "against 0.0149 for Nadam, in twice the time.",
     "Cosine decay, five epochs of Adam without centring: 0.0152, against 0.0151 for linear.",
     "`--recipe blind --sigma 0.1 1.05 --epochs 20` at length, on the test images at the four "
-    "sigmas: 0.00981, 0.01429, 0.02155, 0.03005 with `--teacher digits-unet --learning-rate 5e-3`, and "
-    "0.01002, 0.01437, 0.02166, 0.03023 with `--learning-rate 3e-3` alone, in two fifths of the "
-    "time (the teacher an earlier U-Net): a teacher pays by the step, not by the minute.",
+    "sigmas: 0.00981, 0.01429, 0.02155, 0.03005 with `--teacher digits-unet --learning-rate 5e-3`, "
+    "and 0.01002, 0.01437, 0.02166, 0.03023 with `--learning-rate 3e-3` alone, in two fifths of "
+    "the time (the teacher an earlier U-Net): a teacher pays by the step, not by the minute.",
     "A classifier of the same kind as the one of clean digits, trained on noisy ones "
     "(`benchmarks.classifier --sigma 0.1 1.05 --features 64 128 --shift 0 --epochs 12`): 98.9, "
     "97.4, 92.2 and 82.0% read right, fewer than of the U-Net's outputs.",
@@ -345,7 +347,7 @@ def _read(name: str, default: Any = None) -> Any:
 
 
 def _write(name: str, value: Any) -> None:
-    (DATA / f"{name}.json").write_text(json.dumps(value, indent=1) + "\n")
+    write_whole(DATA / f"{name}.json", json.dumps(value, indent=1) + "\n")
 
 
 # --- the page ----------------------------------------------------------------------------------
@@ -385,7 +387,7 @@ def page() -> str:
             "The ceiling is a U-Net with a classifier behind it, trained as one to read noisy",
             f"digits (`benchmarks.classifier {CEILING}`).",
             "",
-            *_markdown(_noise_table(best, keras, peers, "recovery", "{:.1f}", ceiling)),
+            *_markdown(_noise_table(best, keras, peers, "accuracy", "{:.1f}", ceiling)),
             "",
             "![The first test digits, as each method restores them](images/results-digits.png)",
             "",
@@ -435,7 +437,7 @@ def _noise_table(
     ceiling: dict[str, Any] | None = None,
 ) -> list[list[str]]:
     """A line for each network and each classical denoiser, a column for each sigma."""
-    factor = 100 if metric == "recovery" else 1
+    factor = 100 if metric == "accuracy" else 1
     lines = [["", *(f"sigma {sigma:g}" for sigma in SIGMAS)]]
     groups = {"Keras, trained at 0.5, 10 epochs": list(keras)}
     for name, system in NETWORKS.items():
@@ -443,7 +445,10 @@ def _noise_table(
     for label, group in groups.items():
         if not group:
             continue
-        columns = [[factor * row["test"][str(sigma)][metric] for row in group] for sigma in SIGMAS]
+        columns = [
+            [factor * rename_accuracy(row["test"][str(sigma)])[metric] for row in group]
+            for sigma in SIGMAS
+        ]
         lines.append([label, *(_mean(values, style) for values in columns)])
     if ceiling:
         accuracy = ceiling["accuracy"]
@@ -453,7 +458,7 @@ def _noise_table(
                 *(style.format(100 * accuracy[str(s)]) for s in SIGMAS),
             ]
         )
-    metric = {"recovery": "digit_recovery"}.get(metric, metric)
+    metric = {"accuracy": "digit_recovery"}.get(metric, metric)
     for method in dict.fromkeys(row["method"] for row in peers["rows"]):
         rows = {row["sigma"]: row for row in peers["rows"] if row["method"] == method}
         count = min(row["images"] for row in rows.values())
@@ -625,7 +630,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             collect(flags.runs)
         text = page()
         draw()
-        PAGE.write_text(text)
+        write_whole(PAGE, text)
         print(f"wrote {PAGE}")
 
     return cli.status(work, "mend that", "interrupted: the same command goes on")

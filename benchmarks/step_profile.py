@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from benchmarks.throughput import pixels
 from benchmarks.timing import machine, markdown, not_a_file
 from jaxdae.corruption import gaussian
+from jaxdae.files import write_whole
 from jaxdae.model import build
 from jaxdae.objectives import Supervised
 from jaxdae.optimizers import make_optimizer, make_schedule
@@ -163,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(markdown(columns, lines), end="\n\n")
     print(table(report))
     if flags.json:
-        flags.json.write_text(json.dumps(report, indent=1) + "\n")
+        write_whole(flags.json, json.dumps(report, indent=1) + "\n")
     return 0
 
 

@@ -43,6 +43,7 @@ from flax import linen as nn
 
 from benchmarks.timing import in_turn, machine, markdown, not_a_file, spread
 from jaxdae.corruption import gaussian
+from jaxdae.files import write_whole
 from jaxdae.inference import denoise
 from jaxdae.kernels import primitives as native
 from jaxdae.model import DenoisingAutoencoder
@@ -364,7 +365,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table(rows, limits))
     if flags.json:
         report = {"machine": here, "ceilings": limits, "rows": rows}
-        flags.json.write_text(json.dumps(report, indent=1) + "\n")
+        write_whole(flags.json, json.dumps(report, indent=1) + "\n")
     if flags.plot:
         draw(rows, flags.plot, where)
     return 0

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.common import cli
+from jaxdae.files import write_whole
 
 ROOT = Path(__file__).parents[1]
 KIND = ("system", "dtype", "epochs", "images", "cached")
@@ -208,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     return 1
                 print(markdown(summarize(rows)), flush=True)
                 if flags.json:
-                    flags.json.write_text(json.dumps(rows, indent=1) + "\n")
+                    write_whole(flags.json, json.dumps(rows, indent=1) + "\n")
         if flags.plot:
             draw(rows, flags.plot)
         return 0

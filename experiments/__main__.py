@@ -9,26 +9,23 @@ import jaxdae
 from . import program
 
 COMMANDS = {
-    "run": "train a denoising autoencoder, and write what came of it",
+    "run": "train a denoiser, and write the results",
     "sweep": "train recipes at several noise levels and seeds, and compare them",
-    "denoise": "restore images of your own: files, folders and stacks",
-    "report": "write the page of a finished run again: all there is to see of it",
-    "compare": "put finished runs beside each other: their errors, curves and images",
-    "patches": "cut photographs into patches, as a data set to train on",
-    "colorize": "how well a run of the colorize recipe colours its test images",
+    "denoise": "denoise your own images: files, folders and stacks",
+    "report": "write the report of a finished run again",
+    "compare": "compare finished runs: errors, learning curves and images",
     "export": "write a trained network for other programs: StableHLO, ONNX, safetensors",
-    "demo": "a page to play with: noise, what becomes of it, and the latent vector by hand",
-    "classifier": "train a classifier that tells whether a digit is still the same",
+    "demo": "open a page to try a network: add noise, denoise, change the latent vector",
 }
 
 
 def usage() -> str:
-    """What to type, and what for."""
+    """The list of commands."""
     width = max(map(len, COMMANDS))
     lines = "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())
     return (
         f"usage: {program('COMMAND')} ...\n\n{lines}\n\n"
-        f"{program('COMMAND')} --help says what each takes."
+        f"{program('COMMAND')} --help explains a command."
     )
 
 
@@ -42,8 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"jaxdae {jaxdae.__version__}")
         return 0
     if words[0] not in COMMANDS:
-        known = ", ".join(COMMANDS)
-        print(f"error: {words[0]!r} is no command: give one of {known}", file=sys.stderr)
+        print(
+            f"error: there is no command {words[0]!r}: choose one of {', '.join(COMMANDS)}",
+            file=sys.stderr,
+        )
         return 2
     return importlib.import_module(f".{words[0]}", __package__).main(words[1:])
 

@@ -1,11 +1,11 @@
-"""A page to play with: noise on a digit, what the network makes of it, its latent vector by hand.
+"""Opens a page to try a network: add noise to a digit, denoise it, change its latent vector.
 
     python -m experiments.demo
     python -m experiments.demo --model runs/default-sigma0.5
 
-Opens in the browser, and is served by this machine to itself alone (127.0.0.1): nothing comes from
-a network or goes to one. Draw or upload a digit, or take a test image; move the noise, and the
-numbers that the encoder makes of the noisy image. Ctrl-C ends it.
+The page opens in the browser. Only this computer can reach it (127.0.0.1), and it sends nothing to
+the internet. Draw or upload a digit, or choose a test image; move the sliders of the noise and of
+the latent vector. Ctrl-C ends the command.
 """
 
 import importlib.metadata
@@ -29,63 +29,60 @@ from .common.guard import Stopped
 from .playground.page import CSS, MAX_UPLOAD, build
 
 PROGRAM = program("demo")
-
-
-HOST, PORT, PORTS = "127.0.0.1", 7860, 100  # the first port tried, and how many
-
-
-GRADIO = (6, 31)  # the oldest that has all that is used here
+HOST, PORT, PORTS = "127.0.0.1", 7860, 100  # the first port, and how many are tried
+GRADIO = (6, 31)  # the oldest version that works
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What the command line takes."""
+    """The flags."""
 
     model: str = "digits-blind"
-    """A network that comes with the package (digits-blind, digits-unet, digits-sigma-0.5, digits-sigma-1.0), the folder of a
-    finished run, or a model's .npz file."""
+    """A network that comes with jaxdae (digits-blind, digits-unet, digits-sigma-0.5,
+    digits-sigma-1.0), the folder of a finished run, or a model's .npz or .safetensors file."""
     port: int | None = None
-    """Port of the page; the first free one from 7860 on if not given."""
+    """Port of the page. The default is the first free port from 7860 on."""
     browser: bool = True
     """Open the page in the browser."""
     cache: bool = True
-    """Keep compiled programs in the user's cache folder, so that the next start is sooner."""
+    """Keep compiled programs in the user's cache folder: the next start is sooner."""
 
 
 def parse(argv: Sequence[str]) -> Arguments:
     """Parses the command line.
 
     Raises:
-      InputError: what cannot be parsed, in one line.
+      InputError: the command line is wrong.
     """
     return cli.parse(Arguments, argv, prog=PROGRAM, description=(__doc__ or "").strip())
 
 
 def check_gradio() -> None:
-    """Raises `InputError` if gradio is missing or too old."""
+    """Raises an `InputError` if gradio is not installed or too old."""
     try:
         found = importlib.metadata.version("gradio")
     except importlib.metadata.PackageNotFoundError:
         found = ""
     if not found or tuple(map(int, found.split(".")[:2])) < GRADIO:
-        here = f", and {found} is here" if found else ""
+        installed = f", but {found} is installed" if found else ", which is not installed"
         raise InputError(
-            f"the page needs gradio {GRADIO[0]}.{GRADIO[1]} or newer{here}: pip install -U gradio"
+            f"the page needs gradio {GRADIO[0]}.{GRADIO[1]} or newer{installed}: pip install -U "
+            "gradio"
         )
 
 
 def free_port(wanted: int | None) -> int:
-    """The port asked for, or the first free one from `PORT` on.
+    """The wanted port, or the first free one from `PORT` on.
 
     Raises:
-      InputError: the port asked for is taken or none, or all are taken.
+      InputError: the port is not possible or not free, or no port is free.
     """
     if wanted is not None and not 1 <= wanted <= 65535:
-        raise InputError(f"--port {wanted} must be from 1 to 65535, such as {PORT}")
+        raise InputError(f"--port {wanted} must be from 1 to 65535: give one such as {PORT}")
     reason = None
     for port in range(PORT, PORT + PORTS) if wanted is None else (wanted,):
         with socket.socket() as probe:
-            if os.name == "posix":  # as the server does: a port that was left a moment ago is free
+            if os.name == "posix":  # like the server: a port that was closed a moment ago is free
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((HOST, port))
@@ -93,27 +90,27 @@ def free_port(wanted: int | None) -> int:
             except OSError as error:
                 reason = error.strerror
     if wanted is None:
-        raise InputError(f"ports {PORT} to {PORT + PORTS - 1} are taken: give another as --port")
-    raise InputError(f"--port {wanted} cannot be had ({reason}): give another, or none")
+        raise InputError(f"ports {PORT} to {PORT + PORTS - 1} are in use: give another --port")
+    raise InputError(f"--port {wanted} cannot be used ({reason}): choose another, or leave it out")
 
 
 def run(arguments: Arguments) -> None:
     """Serves the page until it is interrupted.
 
     Raises:
-      InputError: gradio is missing, there is no such network, or the port is taken.
+      InputError: gradio is not installed, there is no such network, or the port is not free.
     """
     check_gradio()
     port = free_port(arguments.port)
-    from .playground.playground import Playground
+    from .playground.backend import Playground
 
     play = Playground(arguments.model)
     if play.missing:
-        print(f"no test images, for {play.missing}", file=sys.stderr)
+        print(f"warning: there are no test images: {play.missing}", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="jaxdae-demo-") as folder:
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        os.environ["GRADIO_TEMP_DIR"] = folder  # what is uploaded is gone at the end
-        for name in ("NO_PROXY", "no_proxy"):  # gradio asks its own page whether it is there
+        os.environ["GRADIO_TEMP_DIR"] = folder  # uploads are deleted at the end
+        for name in ("NO_PROXY", "no_proxy"):  # gradio requests its own page
             os.environ[name] = ",".join(filter(None, [os.environ.get(name), HOST]))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -131,7 +128,7 @@ def run(arguments: Arguments) -> None:
                 run_history=False,
                 footer_links=[],
                 css=CSS,
-                # System fonts: gradio's own themes fetch theirs.
+                # System fonts: those of gradio's themes are loaded from the internet.
                 theme=gr.themes.Default(
                     primary_hue="indigo",
                     font=("system-ui", "sans-serif"),
@@ -139,7 +136,7 @@ def run(arguments: Arguments) -> None:
                 ),
             )
         try:
-            print(f"{arguments.model} is at http://{HOST}:{port} until Ctrl-C", flush=True)
+            print(f"{arguments.model} is at http://{HOST}:{port} (Ctrl-C ends it)", flush=True)
             if arguments.browser:
                 webbrowser.open(f"http://{HOST}:{port}")
             threading.Event().wait()
@@ -148,7 +145,7 @@ def run(arguments: Arguments) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command: 2 bad input, 130 ended by Ctrl-C, 143 by SIGTERM."""
+    """The command: 2 wrong input, 130 ended by Ctrl-C, 143 by SIGTERM."""
 
     def terminated(number: int, frame: Any) -> None:
         raise Stopped(number)
@@ -159,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cli.prepare_jax(1, arguments.cache)
         run(arguments)
 
-    return cli.status(work, "mend that, and try again", interrupted="ended")
+    return cli.status(work, "fix this, and try again", interrupted="ended")
 
 
 if __name__ == "__main__":

@@ -1,50 +1,54 @@
-"""Restores images of your own: files, folders of them, and stacks.
+"""Denoises your own images: files, folders and stacks.
 
-    python -m experiments.denoise noisy/ --model digits-blind --out restored
-    python -m experiments.denoise "photos/**/*.png" --model runs/mine --tile --out restored
-    python -m experiments.denoise stack.npz --model digits-unet --out restored
+    python -m experiments.denoise noisy/ --model digits-blind --out clean
+    python -m experiments.denoise "photos/**/*.png" --model runs/mine --tile --out clean
+    python -m experiments.denoise stack.npz --model digits-unet --out clean
 
 INPUTS are image files (png, jpg, bmp, gif, tif, webp, pgm, ppm), .npy and .npz stacks, folders
-with all that is below them, and patterns in quotes. --out holds a file for each, of the same name,
-below the folder or the fixed part of the pattern that it was found in. What lies in --out is no
-input.
+(with all their subfolders) and patterns in quotes. Each result has the name of its input, and its
+path in --out is the path below the folder or below the fixed part of the pattern. Files that lie in
+--out are not denoised.
 
-A file comes out in the format, size and depth (8 or 16 bits) that it had: upright, with its alpha,
-colour profile, resolution and EXIF. JPEG is compressed as strongly as before, WebP without loss;
-palettes and 1-bit images become gray or RGB. What its format could not hold (colours in a GIF), or
-what would be lost (several frames, 16 bits in colour, CMYK), is refused.
+A result keeps the format, the size and the bit depth (8 or 16) of its input. It is upright, and
+keeps alpha, colour profile, resolution and EXIF. JPEG is compressed as strongly as before, WebP
+without loss. Palettes and 1-bit images become gray or RGB. A file is refused if its format cannot
+hold the result (colours in a GIF), or if something would be lost (several frames, 16 bits in
+colour, CMYK).
 
-A stack is [n h w] or [n h w c], uint8, uint16 or floating point in [0, 1]. All arrays of a .npz
-that have three or four axes are restored; the others are copied.
+A stack has the shape [n h w] or [n h w c], and the type uint8, uint16 or floating point in [0, 1].
+In a .npz all arrays with three or four axes are denoised; the others are copied.
 
-A network takes images of one size. Others are refused, or taken with
+A network takes images of one size. Other images are refused, unless you give
 
-  --tile  in overlapping tiles of that size, blended; shorter sides are continued by reflection;
+  --tile  to denoise overlapping tiles of that size and blend them; small images are first extended
+  by reflection;
 
-  --fit   scaled to fit into that size, the ratio of the sides kept, in its middle, the rest in the
-  colour of the border; what was restored is scaled back.
+  --fit   to scale an image into that size with its aspect ratio kept (the margins get the colour of
+  its border), and the result back.
 
-A network for gray restores each channel of an RGB image apart. One for RGB takes gray as three
-equal channels, and the mean of what it makes of them is the result. One that makes RGB of gray
-takes the gray values of RGB.
+A network for gray images denoises each channel of an RGB image alone. A network for RGB gets a gray
+image as three equal channels, and the result is the mean of its outputs. A network that makes RGB
+from gray gets the gray values of an RGB image.
 
-A file that cannot be restored is named, and the others are restored: the exit status is 2 then.
+If a file cannot be denoised, the command prints why, denoises the others, and its exit status is 2.
 """
 
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from jaxdae.errors import InputError, show
+from jaxdae.files import write_whole
 
 from . import program
 from .common import cli
 from .common.guard import Guard
 from .restore.arguments import METRICS, Arguments, check
-from .restore.job import SAID, Job, write_whole
-from .restore.sources import check_references, left_to_do, sources
+
+if TYPE_CHECKING:
+    from .restore.job import Job
 
 PROGRAM = program("denoise")
 
@@ -53,38 +57,25 @@ def parse(argv: Sequence[str]) -> Arguments:
     """Parses the command line.
 
     Raises:
-      InputError: what cannot be parsed or done, in one line.
+      InputError: the command line is wrong, or asks for what is not possible.
     """
     arguments = cli.parse(Arguments, argv, prog=PROGRAM, description=(__doc__ or "").strip())
     check(arguments)
     return arguments
 
 
-def noise_mean(card: Mapping[str, Any], name: str) -> float:
-    """The mean of the noise that a model was trained to remove.
-
-    Raises:
-      InputError: it removes something else.
-    """
-    recipe = card.get("recipe")
-    recipe = recipe if isinstance(recipe, dict) else {}
-    mean, corruption = recipe.get("mean"), recipe.get("corruption", "gaussian")
-    if corruption != "gaussian" or not isinstance(mean, int | float):
-        undone = corruption if corruption != "gaussian" else "other things"
-        raise InputError(
-            f"--noise-sigma adds gaussian noise, and --model {name} was trained to undo {undone}: "
-            "leave it out, or choose another --model"
-        )
-    return float(mean)
-
-
 def run(arguments: Arguments) -> int:
-    """Restores, and prints what came of it: 0 all is done, 2 some files could not be restored.
+    """Denoises, and prints a summary.
+
+    Returns:
+      0, or 2 if some files could not be denoised.
 
     Raises:
-      InputError: what keeps all from being restored.
+      InputError: nothing can be denoised.
     """
     begun = time.perf_counter()
+    from .restore.sources import check_references, left_to_do, sources
+
     files = sources(arguments)
     check_references(arguments, files)
     todo = left_to_do(arguments, files)
@@ -92,69 +83,72 @@ def run(arguments: Arguments) -> int:
     if not todo:
         print(f"all {len(files):,} results exist in {out}/: nothing to do")
         return 0
-    warnings.simplefilter("ignore")  # of image files, which are read or refused
+    warnings.simplefilter("ignore")  # of Pillow: a file is either read or refused
     cli.prepare_jax(1, arguments.cache)
+    from .restore.adapt import noise_mean
+    from .restore.job import MAX_ERRORS, Job
     from .runs.models import load_model
 
     loaded = load_model(arguments.model)
-    mean = None
-    if arguments.noise_sigma is not None:
-        mean = noise_mean(loaded.card, arguments.model)
+    noisy = arguments.noise_sigma is not None
+    mean = noise_mean(loaded.card, arguments.model) if noisy else None
     try:
         write_whole(probe := out / ".writable", b"")
         probe.unlink()
     except OSError as error:
         raise InputError(
-            f"--out {show(out)} cannot be written to ({error}): choose another"
+            f"--out {show(out)} cannot be written ({error}): choose another folder"
         ) from None
-    # What it was trained for, and beyond that, what is known to go wrong.
-    told = ["about"] + ["limits"] * (arguments.tile or arguments.fit)
-    about = " ".join(" ".join(str(loaded.card.get(key, "")).split()) for key in told).strip()
+    # The card says what the model was trained for; with other sizes its limits matter too.
+    keys = ["about"] + ["limits"] * (arguments.tile or arguments.fit)
+    about = " ".join(" ".join(str(loaded.card.get(key, "")).split()) for key in keys).strip()
     if about:
         print(f"{arguments.model}: {about}", flush=True)
-    with Guard(lambda: f": every file in {out} is whole; --skip-existing goes on with the others"):
+    note = f": every file in {out} is complete; --skip-existing continues with the others"
+    with Guard(lambda: note):
         job = Job(arguments, todo, loaded, mean)
         job.run()
-    report(job, len(todo), time.perf_counter() - begun)
+    summarize(job, len(todo), time.perf_counter() - begun)
     if job.failed:
-        more = f", the first {SAID} named above" if job.failed > SAID else ""
+        first = f", the first {MAX_ERRORS} are named above" if job.failed > MAX_ERRORS else ""
         print(
-            f"error: {job.failed:,} of {len(todo):,} files could not be restored{more}: mend or "
+            f"error: {job.failed:,} of {len(todo):,} files could not be denoised{first}: fix or "
             "remove them, and run this again",
             file=sys.stderr,
         )
     return 2 if job.failed else 0
 
 
-def report(job: Job, files: int, seconds: float) -> None:
+def summarize(job: "Job", files: int, seconds: float) -> None:
     """Prints what was done, if anything was."""
     if not job.images:
         return
-    if job.rows:
+    if job.sums:
         means = {name: total / job.images for name, total in job.sums.items()}
         changes = [
             f"{name} {style.format(means[f'{name}_before'])} -> "
             f"{style.format(means[f'{name}_after'])}"
             for name, style in (("mse", "{:.5f}"), ("psnr", "{:.2f}"), ("ssim", "{:.4f}"))
         ]
-        print(f"{', '.join(changes)}: means; each image's in {job.arguments.out / METRICS}")
+        path = job.arguments.out / METRICS
+        print(f"means: {', '.join(changes)}; {path} has those of each image")
     done = counted(files - job.failed, "file")
     images = "" if done == counted(job.images, "file") else f"{counted(job.images, 'image')} of "
-    print(f"{images}{done} restored in {seconds:.1f} s; all in {job.arguments.out}/")
+    print(f"{images}{done} denoised in {seconds:.1f} s; results in {job.arguments.out}/")
 
 
-def counted(number: int, what: str) -> str:
-    """A number of things, in words."""
-    return f"{number:,} {what}{'s' * (number != 1)}"
+def counted(number: int, noun: str) -> str:
+    """A number and its noun: 1 file, 2 files."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command: 0 done, 2 bad input or files that could not be restored, 130 or 143 stopped."""
+    """The command: 0 done, 2 wrong input or files that could not be denoised, 130, 143 stopped."""
 
     def work() -> int:
         return run(parse(sys.argv[1:] if argv is None else argv))
 
-    return cli.status(work, "mend that, and go on with --skip-existing")
+    return cli.status(work, "fix this, and continue with --skip-existing")
 
 
 if __name__ == "__main__":

@@ -1,24 +1,25 @@
-"""Writes a trained network as files that other programs read.
+"""Writes a trained network to files for other programs.
 
     python -m experiments.export digits-blind --format stablehlo onnx safetensors --out exported
     python -m experiments.export runs/default-sigma0.5 --part encoder decoder --out exported
 
-  stablehlo: the function, for jax on a CPU, on CUDA and on a TPU, without flax or jaxdae; of the
-    version that wrote it, or of the half year after;
-  onnx: the function, for onnxruntime and whatever else reads ONNX;
-  safetensors: the parameters by their paths, for any language; MODEL of all commands, too.
+  stablehlo: the function, for jax on CPUs, CUDA and TPUs. Neither flax nor jaxdae is needed. It can
+    be read with the version of jax that wrote it, and those of the following half year.
+  onnx: the function, for onnxruntime and other programs that read ONNX.
+  safetensors: the parameters by their paths, for any language. All commands read it as MODEL.
 
-The function is from float32 images in [0, 1], (batch, height, width, channels), to such images, for
-a batch of any size. ONNX and safetensors files hold the model card as JSON: "card" in the metadata.
+The function takes float32 images in [0, 1] of shape (batch, height, width, channels), for any batch
+size, and returns such images. ONNX and safetensors files hold the model card as JSON, under "card"
+in the metadata.
 
-What OUT holds in the end, NAME.FORMAT and NAME-PART.FORMAT, has been compared with the network on
-1,000 images, in batches of 1, 7 and 512: noisy test images of MNIST, or random images (fewer, if
-large) for a network that takes others.
+OUT gets the files NAME.FORMAT and NAME-PART.FORMAT. Before that, each file is compared with the
+network on 1,000 images, in batches of 1, 7 and 512: noisy test images of MNIST, or random images
+(fewer, if they are large) for a network that takes others.
 """
 
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -28,6 +29,7 @@ import tyro
 from jaxtyping import Float
 
 from jaxdae.errors import InputError
+from jaxdae.files import replacing
 
 from . import program
 from .common import cli
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 PROGRAM = program("export")
 BATCHES = (1, 7, 512)
 IMAGES = 1000
-ALLOWED = 1e-5  # of the largest value that comes out, or of 1 if that is less
+ALLOWED = 1e-5  # largest difference, relative to the largest output (to 1 if that is smaller)
 Format = Literal["stablehlo", "onnx", "safetensors"]
 Part = Literal["whole", "encoder", "decoder"]
 Array = Float[np.ndarray, "n *shape"]
@@ -46,60 +48,57 @@ Array = Float[np.ndarray, "n *shape"]
 
 @dataclass(frozen=True)
 class Arguments:
-    """What the command line takes."""
+    """The flags."""
 
     model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
-    """A network that comes with the package, such as digits-blind or digits-unet; the folder of a finished run; a
-    network's .npz or .safetensors file."""
+    """A network that comes with jaxdae, such as digits-blind or digits-unet; the folder of a
+    finished run; or a model's .npz or .safetensors file."""
     out: Path
-    """Folder to write to; no file in it is overwritten."""
+    """Folder to write to. Existing files are not replaced."""
     format: tuple[Format, ...] = ("stablehlo", "onnx", "safetensors")
-    """What to write."""
+    """The formats to write."""
     part: tuple[Part, ...] = ("whole",)
-    """What of an autoencoder: the whole, from images to their latent, or from there to images. A
-    safetensors file always holds the whole."""
+    """The parts of an autoencoder to write: the whole, the encoder (images to latent vectors) or
+    the decoder (latent vectors to images). A safetensors file always holds the whole."""
     check: bool = True
-    """Compare with the network, before a file comes to its place; ONNX wants onnxruntime for it."""
+    """Compare each file with the network before it is written. For ONNX this needs onnxruntime."""
     cache: bool = True
-    """Keep compiled programs in the user's cache folder, so that the next run starts sooner."""
+    """Keep compiled programs in the user's cache folder: the next run starts sooner."""
 
 
 class Different(Exception):
-    """A file that would not hold the network."""
+    """The content of a file differs from the network."""
 
 
 class Example(NamedTuple):
-    """What goes into a part of the network, and what comes out of it."""
+    """Inputs of a part of the network, and its outputs."""
 
-    given: Array
+    inputs: Array
     expected: Array
 
 
 class File(NamedTuple):
-    """What is to be written."""
+    """A file to write."""
 
     path: Path
     format: Format
     part: Part
-
-    @property
-    def temporary(self) -> Path:
-        """Where it is until it is known to be good."""
-        return self.path.with_name(f".{self.path.name}.tmp")
 
 
 def parse(argv: Sequence[str]) -> Arguments:
     """Parses the command line.
 
     Raises:
-      InputError: what cannot be parsed or written, in one line.
+      InputError: the command line is wrong, or a file exists.
     """
     arguments = cli.parse(Arguments, argv, prog=PROGRAM, description=(__doc__ or "").strip())
     for name in ("format", "part"):
         if not getattr(arguments, name):
-            raise InputError(f"--{name} is empty: give one or several, as --help lists them")
+            raise InputError(f"--{name} is empty: give one or several of those in --help")
     if arguments.out.exists() and not arguments.out.is_dir():
-        raise InputError(f"--out {arguments.out} is a file: give a folder")
+        raise InputError(
+            f"--out {arguments.out} is a file, and must be a folder: choose another name"
+        )
     for file in files(arguments):
         if file.path.exists():
             raise InputError(f"{file.path} exists: remove it, or choose another --out")
@@ -107,7 +106,7 @@ def parse(argv: Sequence[str]) -> Arguments:
 
 
 def files(arguments: Arguments) -> list[File]:
-    """All that is to be written."""
+    """The files to write."""
     path = Path(arguments.model).expanduser()
     name = path.resolve().name if path.is_dir() else path.stem if path.is_file() else path.name
     found = []
@@ -123,7 +122,7 @@ def run(arguments: Arguments) -> int:
     """Writes all files or none.
 
     Returns:
-      0; 1 if one computes something else than the network.
+      0, or 1 if a file differs from the network.
 
     Raises:
       InputError: there is no such model, it has no such part, or a package is missing.
@@ -134,7 +133,7 @@ def run(arguments: Arguments) -> int:
 
     loaded, wanted = load_model(arguments.model, "MODEL"), files(arguments)
     for file in wanted:
-        function(loaded.model, loaded.params, file.part)  # there is such a part
+        function(loaded.model, loaded.params, file.part)  # raises if there is no such part
     need("this export", *packages(arguments))
     contents = [content(file, loaded) for file in wanted]
     examples = {
@@ -143,28 +142,24 @@ def run(arguments: Arguments) -> int:
         if arguments.check and file.format != "safetensors"
     }
     lines = []
-    arguments.out.mkdir(parents=True, exist_ok=True)
     try:
-        for file, written in zip(wanted, contents, strict=True):
-            file.temporary.write_bytes(written)
-            line = f"{file.path}: {len(written):,} bytes"
-            if arguments.check:
-                line += f"; {check(file, loaded, examples)}"
-            lines.append(line)
-        for file in wanted:
-            os.replace(file.temporary, file.path)
+        with ExitStack() as stack:
+            for file, written in zip(wanted, contents, strict=True):
+                temporary = stack.enter_context(replacing(file.path))
+                temporary.write_bytes(written)
+                line = f"{file.path}: {len(written):,} bytes"
+                if arguments.check:
+                    line += f"; {check(file, temporary, loaded, examples)}"
+                lines.append(line)
     except Different as error:
         print(f"error: {error}: nothing was written; --no-check writes it", file=sys.stderr)
         return 1
-    finally:
-        for file in wanted:
-            file.temporary.unlink(missing_ok=True)
     print("\n".join(lines))
     return 0
 
 
 def packages(arguments: Arguments) -> list[str]:
-    """The optional packages that this takes."""
+    """The optional packages that are needed."""
     wanted = {
         "stablehlo": ["flatbuffers"],
         "onnx": ["onnx", *["onnxruntime"] * arguments.check],
@@ -174,7 +169,7 @@ def packages(arguments: Arguments) -> list[str]:
 
 
 def content(file: File, loaded: "Loaded") -> bytes:
-    """All of a file.
+    """The content of a file.
 
     Raises:
       InputError: the network has no such part, or a package is missing.
@@ -188,25 +183,28 @@ def content(file: File, loaded: "Loaded") -> bytes:
     return export.to_safetensors(loaded.params, loaded.card)
 
 
-def check(file: File, loaded: "Loaded", examples: Mapping[Part, Example]) -> str:
-    """What comes of a comparison with the network, read as other programs read it.
+def check(file: File, written: Path, loaded: "Loaded", examples: Mapping[Part, Example]) -> str:
+    """Reads a file as other programs do, and compares it with the network; returns the result.
+
+    Args:
+      written: its temporary path.
 
     Raises:
-      Different: it is not the same function, or the same parameters.
+      Different: it is another function, or has other parameters.
     """
     if file.format == "safetensors":
         from jaxdae.export import from_safetensors
         from jaxdae.files import tree_sha256
 
-        if tree_sha256(from_safetensors(file.temporary)[1]) != tree_sha256(loaded.params):
+        if tree_sha256(from_safetensors(written)[1]) != tree_sha256(loaded.params):
             raise Different(f"{file.path} would hold other parameters than the network")
         return "the same parameters to the bit"
     images, expected = examples[file.part]
-    call = reader(file)
+    call = reader(file.format, written)
     batches = sorted({min(batch, len(images)) for batch in BATCHES})
     found = [difference(call, images, expected, batch) for batch in batches]
     worst, allowed = np.max(found), ALLOWED * max(1, np.abs(expected).max())
-    if not worst <= allowed:  # nor if it is not a number
+    if not worst <= allowed:  # true for NaN, too
         raise Different(
             f"{file.path} would differ from the network by {worst:.1e}, more than the "
             f"{allowed:.1e} of rounding"
@@ -215,25 +213,25 @@ def check(file: File, loaded: "Loaded", examples: Mapping[Part, Example]) -> str
     return f"largest difference from the network, by batch size: {each}"
 
 
-def reader(file: File) -> Callable[[Array], Any]:
-    """What a file computes."""
-    if file.format == "stablehlo":
+def reader(kind: Format, written: Path) -> Callable[[Array], Any]:
+    """The function in a file."""
+    if kind == "stablehlo":
         import jax
         from jax import export
 
-        return jax.jit(export.deserialize(bytearray(file.temporary.read_bytes())).call)
+        return jax.jit(export.deserialize(bytearray(written.read_bytes())).call)
     from onnxruntime import InferenceSession
 
-    session = InferenceSession(file.temporary, providers=["CPUExecutionProvider"])
+    session = InferenceSession(written, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda images: session.run(None, {name: images})[0]
 
 
 def difference(call: Callable[[Array], Any], images: Array, expected: Array, batch: int) -> float:
-    """The largest absolute difference from what is expected, of so many images at a time."""
+    """The largest absolute difference from the expected outputs, at a batch size."""
     worst = 0.0
     for i in range(0, len(images), batch):
-        start = min(i, len(images) - batch)  # the last batch is as large as the others
+        start = min(i, len(images) - batch)  # the last batch has the same size
         several = slice(start, start + batch)
         found = np.asarray(call(images[several]))
         worst = np.maximum(worst, np.abs(found - expected[several]).max())
@@ -241,7 +239,7 @@ def difference(call: Callable[[Array], Any], images: Array, expected: Array, bat
 
 
 def example(loaded: "Loaded", part: Part) -> Example:
-    """What to give to a part of the network, and what it makes of that."""
+    """Example inputs of a part of the network, and its outputs."""
     import jax
 
     from jaxdae.export import function
@@ -250,7 +248,7 @@ def example(loaded: "Loaded", part: Part) -> Example:
         call = jax.jit(function(loaded.model, loaded.params, part))
         return np.concatenate([call(piece) for piece in np.array_split(x, 2)])
 
-    shape = tuple(loaded.model.image_shape)
+    shape = loaded.model.example.shape[1:]
     if shape == (28, 28, 1):
         from jaxdae import corruption, data
 
@@ -260,19 +258,19 @@ def example(loaded: "Loaded", part: Part) -> Example:
     else:
         count = min(IMAGES, max(IMAGES * 28**2 // (shape[0] * shape[1]), 8))
         images = np.random.default_rng(0).random((count, *shape), np.float32)
-    given = apply("encoder", images) if part == "decoder" else images
-    return Example(given, apply(part, given))
+    inputs = apply("encoder", images) if part == "decoder" else images
+    return Example(inputs, apply(part, inputs))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command: 0 done, 1 a file would differ from the network, 2 bad input."""
+    """The command: 0 done, 1 a file would differ from the network, 2 wrong input."""
 
     def work() -> int:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         cli.prepare_jax(1, arguments.cache)
         import jax
 
-        # On other devices the network itself is rounded otherwise, by more than what is allowed.
+        # Other devices round the network itself differently, by more than `ALLOWED`.
         jax.config.update("jax_platforms", "cpu")
         return run(arguments)
 

@@ -9,7 +9,6 @@ parameters, and what a user wants to know: data, recipe, seed, command, results,
 """
 
 import json
-import os
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -20,7 +19,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxdae.errors import InputError
-from jaxdae.files import tree_sha256
+from jaxdae.files import replacing, tree_sha256
 from jaxdae.model import ARCHITECTURES, DigitClassifier
 
 FORMAT = 2  # of a card
@@ -132,9 +131,10 @@ def save(
 ) -> None:
     """Writes the two files of a network; `about` is what its card says beside the model itself."""
     text = json.dumps(describe(name, model, params, about), indent=2, allow_nan=False) + "\n"
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f".{name}.npz", "wb") as file:
-        np.savez_compressed(file, **flat(params))
-    (folder / f".{name}.json").write_text(text)
-    for suffix in ("npz", "json"):  # each whole or not at all
-        os.replace(folder / f".{name}.{suffix}", folder / f"{name}.{suffix}")
+    # The card comes last: it holds the SHA-256 of the arrays.
+    with (
+        replacing(folder / f"{name}.json") as card_file,
+        replacing(folder / f"{name}.npz") as arrays_file,
+    ):
+        card_file.write_text(text)
+        np.savez_compressed(arrays_file, **flat(params))

@@ -207,9 +207,7 @@ class Trainer:
             devices=own,
             losses={} if loss is None else {"loss": loss},
         )
-        has_level = isinstance(self.task, Corruption) and self.own_task is None
-        has_level = has_level and config.corruption in NOISE_LEVELS
-        self.by_sigma = make(self.at_sigma) if has_level else None
+        self.by_sigma = make(self.at_sigma) if self.own_task is None and has_sigma(config) else None
         test: Test
         if self.by_sigma is not None and len(config.sigma) == 1:
             test = partial(self.by_sigma.per_image, strength=config.sigma[0])
@@ -277,10 +275,6 @@ class Trainer:
                 f"build it with channels={channels}, out_channels={outputs}"
             )
         return model
-
-    @property
-    def corruption(self) -> Task:
-        return self.task
 
     def create_state(self) -> TrainState:
         """A fresh state, its parameters drawn from the configuration's seed."""
@@ -401,6 +395,11 @@ class Trainer:
                     params = jax.tree.map(jnp.copy, state.eval_params)
                     yield Epoch(number, row, self.model, params, state)
                     seconds, part = row["train_seconds"], Part()
+
+
+def has_sigma(config: Config) -> bool:
+    """True if the configuration's noise has a standard deviation."""
+    return config.objective == "supervised" and config.corruption in NOISE_LEVELS
 
 
 def make_corruption(config: Config, sigma: Any = None) -> Corruption:

@@ -299,8 +299,8 @@ def test_writes_every_format_and_part_compared(here, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("nothing", "MODEL nothing is none: give"),
-        ("digit-classifier", "MODEL digit-classifier restores no images"),
+        ("nothing", "MODEL nothing is no model: give"),
+        ("digit-classifier", "MODEL digit-classifier is not a denoiser"),
         ("runs", "MODEL runs holds no model.npz"),
         ("runs/sigma0.5 --format pickle", "format"),
         ("runs/sigma0.5 --part head", "part"),

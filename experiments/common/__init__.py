@@ -1,1 +1,1 @@
-"""What the commands share."""
+"""Parts that all commands share."""

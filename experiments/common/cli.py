@@ -1,16 +1,18 @@
-"""What the commands share: a parser that complains in one line, JAX made ready, exit statuses."""
+"""Parts of every command: the parser, the exit status, the console, and JAX's set-up."""
 
 import contextlib
+import dataclasses
 import gc
 import io
 import logging
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
@@ -21,71 +23,109 @@ from .. import program
 from .cluster import Cluster, connect
 from .guard import Stopped
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 T = TypeVar("T")
 IMPORTED = time.perf_counter()
 
 
 def parse(arguments: type[T], words: Sequence[str], **options: Any) -> T:
-    """The command line as a dataclass; `options` are those of `tyro.cli`.
+    """Parses the command line into a dataclass. `~` at the start of a path becomes the home folder.
+
+    Args:
+      options: passed to `tyro.cli`.
 
     Raises:
-      InputError: what cannot be parsed, in one line.
+      InputError: the command line is wrong.
     """
+    return expand_paths(_tyro(arguments, words, **options))
+
+
+def parse_known(arguments: type[T], words: Sequence[str], **options: Any) -> tuple[T, list[str]]:
+    """As `parse`; also returns the words that belong to no flag of the dataclass, in order.
+
+    Raises:
+      InputError: a known flag has a wrong value.
+    """
+    parsed, unknown = _tyro(arguments, words, return_unknown_args=True, **options)
+    return expand_paths(parsed), list(unknown)
+
+
+def _tyro(arguments: type[Any], words: Sequence[str], **options: Any) -> Any:
     if "description" in options:
-        options["description"] = as_typed(options["description"])
-    complaint = io.StringIO()
+        options["description"] = with_program_names(options["description"])
+    stderr = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(stderr):
             return tyro.cli(arguments, args=list(words), **options)
-    except SystemExit as leaving:
-        if leaving.code in (0, None):
+    except SystemExit as error:
+        if error.code in (0, None):
             raise
-        raise InputError(one_line(complaint.getvalue())) from None
+        raise InputError(one_line(stderr.getvalue())) from None
 
 
-def as_typed(text: str) -> str:
-    """A text with its commands as they are typed here."""
+def expand_paths(value: Any) -> Any:
+    """A copy of a dataclass in which `~` at the start of each path is the user's home folder."""
+    if isinstance(value, Path):
+        return Path(os.path.expanduser(value))  # keeps "~name" if there is no such user
+    if isinstance(value, tuple):
+        return tuple(map(expand_paths, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}
+        return dataclasses.replace(value, **{k: expand_paths(part) for k, part in parts.items()})
+    return value
+
+
+def with_program_names(text: str) -> str:
+    """Replaces `python -m experiments.NAME` by `jaxdae NAME` where the package is installed."""
     return re.sub(r"python -m experiments\.(\w+)", lambda found: program(found[1]), text)
 
 
 def one_line(box: str) -> str:
-    """The complaint in tyro's box, as one line."""
-    box = re.sub(r"\x1b\[[\d;]*m", "", box)  # colours, if this is a terminal
+    """The error message in tyro's box, as one line."""
+    box = re.sub(r"\x1b\[[\d;]*m", "", box)  # colours
     lines = [line.strip("│╭╮╰╯─ \n") for line in box.splitlines()]
     paragraphs = re.split(r"\n\n+", "\n".join(lines[1:]).strip())
     text = " ".join(paragraphs[0].split()).removeprefix("Error parsing ")
-    if meant := re.search(r"^(--[\w-]+)", "\n".join(paragraphs[1:]), re.MULTILINE):
-        text += f": see {meant[1]} in --help"
+    if flag := re.search(r"^(--[\w-]+)", "\n".join(paragraphs[1:]), re.MULTILINE):
+        text += f": see {flag[1]} in --help"
     return text
 
 
-def running_seconds() -> float:
-    """The seconds since this process began; where the system does not say, since it came here."""
-    try:
-        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, AttributeError, ValueError, IndexError):
-        return time.perf_counter() - IMPORTED
+def status(work: Callable[[], int | None], advice: str, interrupted: str | None = None) -> int:
+    """Calls `work` and returns the exit status. On an error it prints one line to stderr.
 
-
-def status(work: Callable[[], int | None], mend: str, interrupted: str | None = None) -> int:
-    """Does the work, and returns the exit status, with one line on stderr unless it is 0.
-
-    0 done (or what `work` returns), 1 diverged, 2 bad input or a file system that refuses, 130
-    interrupted, 143 terminated.
+    0 done (or what `work` returns), 1 training diverged, 2 wrong input or an error of the file
+    system, 130 interrupted (Ctrl-C), 141 the reader of the output is gone (a closed pipe, which is
+    no error: nothing is printed), 143 terminated.
 
     Args:
-      mend: what to do when the file system refuses.
-      interrupted: what to say after Ctrl-C, if not what was raised.
+      advice: what to do after an error of the file system.
+      interrupted: the message after Ctrl-C; the exception's own if not given.
     """
     sys.unraisablehook = _unraisable
     try:
+        try:
+            return _status(work, advice, interrupted)
+        finally:
+            sys.stdout.flush()  # here, and not at Python's exit, which would print the error
+    except BrokenPipeError:
+        # Python flushes again at its exit: into nothing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + getattr(signal, "SIGPIPE", 13)
+
+
+def _status(work: Callable[[], int | None], advice: str, interrupted: str | None) -> int:
+    try:
         return work() or 0
+    except BrokenPipeError:
+        raise
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: {error}: {mend}", file=sys.stderr)
+        print(f"error: {error}: {advice}", file=sys.stderr)
         return 2
     except DivergenceError as error:
         print(f"stopped: {error}", file=sys.stderr)
@@ -99,9 +139,29 @@ def status(work: Callable[[], int | None], mend: str, interrupted: str | None = 
 
 
 def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Keeps one thing to itself: reads of a damaged checkpoint that Orbax gave up, ending late."""
+    """Hides one message: Orbax ends its reads of a damaged checkpoint too late."""
     if "Event loop is closed" not in str(unraisable.exc_value):
         sys.__unraisablehook__(unraisable)
+
+
+def make_console(**options: Any) -> "Console":
+    """A console for plain lines. A closed pipe raises `BrokenPipeError`, as `print` does."""
+    from rich.console import Console
+
+    class PlainConsole(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    return PlainConsole(highlight=False, soft_wrap=True, markup=False, **options)
+
+
+def running_seconds() -> float:
+    """Seconds since this process began; since this module was imported if the system hides it."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, ValueError, IndexError):
+        return time.perf_counter() - IMPORTED
 
 
 def prepare_jax(
@@ -109,20 +169,19 @@ def prepare_jax(
     cache: bool = True,
     cluster: Cluster | None = None,
 ) -> None:
-    """Tells JAX what it must know before it first looks for its devices.
+    """Configures JAX. Call it before JAX first looks for its devices.
 
     Args:
-      devices: how many the CPU is to show itself as, over all processes; as many as it does if not
-        given.
+      devices: number of devices that a CPU shows, over all processes; JAX's default if None.
       cache: keep compiled programs in the user's cache folder.
-      cluster: the processes to join.
+      cluster: the processes that train together.
 
     Raises:
-      InputError: fewer than one device, or than one for each process; the others are not found.
+      InputError: `devices` is less than 1 or cannot be shared evenly; the processes do not connect.
     """
-    # Importing and tracing make objects by the hundred thousand, hardly any of which is garbage.
+    # Importing and tracing make hundreds of thousands of objects, hardly any of which is garbage.
     gc.set_threshold(50_000, 20, 50)
-    import absl.logging  # Orbax's; what it has to say, the checkpoints raise
+    import absl.logging  # Orbax logs through it; the checkpoints raise what matters
     import jax
 
     absl.logging.set_verbosity(absl.logging.FATAL)
@@ -133,16 +192,16 @@ def prepare_jax(
         cluster.check()
     if devices is not None:
         if devices < 1:
-            raise InputError(f"--devices {devices} must be at least 1")
+            raise InputError(f"--devices {devices} must be at least 1: choose 1 or more")
         processes = cluster.num_processes or 1 if cluster else 1
         if devices % processes:
             raise InputError(
-                f"--devices {devices} must be shared evenly by {processes} processes: choose "
+                f"--devices {devices} must be a multiple of the {processes} processes: choose "
                 f"{-(-devices // processes) * processes}"
             )
-        with contextlib.suppress(RuntimeError):  # the devices are there already
+        with contextlib.suppress(RuntimeError):  # JAX has looked for its devices already
             jax.config.update("jax_num_cpu_devices", devices // processes)
-    if cluster is not None and cluster.several:
+    if cluster is not None and cluster.is_multiprocess:
         connect(cluster)
     if cache:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))

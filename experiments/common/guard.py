@@ -1,4 +1,4 @@
-"""What keeps a run's folder safe: one process at a time, and an end in good order when stopped."""
+"""Keeps a run's folder safe: one process at a time, and a clean end at Ctrl-C and SIGTERM."""
 
 import contextlib
 import os
@@ -13,67 +13,72 @@ from jaxdae.errors import InputError
 
 try:
     import fcntl
-except ImportError:  # no such locks on Windows
+except ImportError:  # Windows has no such locks
     fcntl = None  # type: ignore[assignment]
 
 GRACE_SECONDS = 4.0
-WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
 class Stopped(KeyboardInterrupt):
-    """The end that a signal asked for."""
+    """A signal asked this process to end.
 
-    def __init__(self, number: int, words: str = "") -> None:
-        super().__init__(words)
+    Args:
+      number: of the signal.
+      note: follows "interrupted" or "terminated" in the message.
+    """
+
+    def __init__(self, number: int, note: str = "") -> None:
+        super().__init__(note)
         self.number = number
 
     def __str__(self) -> str:
-        return WORDS[signal.Signals(self.number)] + "".join(self.args)
+        return NAMES[signal.Signals(self.number)] + "".join(self.args)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds a folder for this process; the lock is the folder's own, and ends with the process.
+    """Locks a folder for this process. The lock is on the folder itself, and ends with the process.
 
     Raises:
-      InputError: another process holds it.
+      InputError: another process holds the lock.
     """
     if fcntl is None:
         yield
         return
-    place = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
-                f"{folder} is in use by a run that has not ended: wait for its end, or choose "
+                f"{folder} is in use by a run that has not ended: wait until it ends, or choose "
                 "another folder"
             ) from None
-        except OSError:  # a file system that has no locks
+        except OSError:  # the file system has no locks
             pass
         yield
     finally:
-        os.close(place)
+        os.close(descriptor)
 
 
 class Guard:
-    """Ends the process in good order at Ctrl-C and SIGTERM; a context manager.
+    """Ends the process cleanly at Ctrl-C and SIGTERM; a context manager.
 
-    Outside `holding` a signal raises `Stopped` at once. Inside it is only noted in `asked`: whoever
-    holds looks there between two pieces of work, makes everything safe and calls `stop`. Python
-    can do neither while it waits for a compilation or for a device, so a thread watches too: what
-    has not ended after some seconds, or is told a second time, it ends with the `last_words`.
+    Outside `deferred` a signal raises `Stopped` at once. Inside, it only sets `signalled`: the code
+    in the block looks at it between two steps, saves its work and calls `stop`. Python handles no
+    signal while it waits for a compilation or for a device. So a thread watches too: it ends the
+    process after some seconds, or at the second signal, and prints the `note`.
 
     Args:
-      last_words: what is kept and how to go on from it, to follow "interrupted".
+      note: gives the text that follows "interrupted": what is saved, and how to continue.
       grace: seconds from the signal to the end.
     """
 
-    def __init__(self, last_words: Callable[[], str], grace: float = GRACE_SECONDS) -> None:
-        self.last_words, self.grace = last_words, grace
-        self.asked: int | None = None
-        self._held = False
+    def __init__(self, note: Callable[[], str], grace: float = GRACE_SECONDS) -> None:
+        self.note, self.grace = note, grace
+        self.signalled: int | None = None
+        self._deferred = False
         self._ended = threading.Event()
 
     def __enter__(self) -> "Guard":
@@ -82,8 +87,8 @@ class Guard:
             return self
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
-        # Whoever starts a process in the background may have told it to ignore Ctrl-C.
-        self._numbers = [n for n in WORDS if signal.getsignal(n) is not signal.SIG_IGN]
+        # A process that was started in the background may have been told to ignore Ctrl-C.
+        self._numbers = [n for n in NAMES if signal.getsignal(n) is not signal.SIG_IGN]
         self._before = {n: signal.signal(n, self._handle) for n in self._numbers}
         self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, daemon=True).start()
@@ -95,37 +100,37 @@ class Guard:
             signal.set_wakeup_fd(self._wakeup)
             for number, handler in self._before.items():
                 signal.signal(number, handler)
-            os.close(self._write)  # the watch reads the end of the file, and ends
+            os.close(self._write)  # `_watch` reads the end of the file, and returns
 
     @contextmanager
-    def holding(self) -> Iterator[None]:
-        """While inside, signals are noted and no more."""
-        self._held = True
+    def deferred(self) -> Iterator[None]:
+        """Inside, a signal only sets `signalled`. At the end, `stop` is called."""
+        self._deferred = True
         try:
             yield
         finally:
-            self._held = False
+            self._deferred = False
         self.stop()
 
     def stop(self) -> None:
         """Raises `Stopped` if a signal has come."""
-        if self.asked is not None:
-            raise Stopped(self.asked, self.last_words())
+        if self.signalled is not None:
+            raise Stopped(self.signalled, self.note())
 
     def _handle(self, number: int, _: object) -> None:
-        first, self.asked = self.asked is None, number
-        if first and not self._held:
+        first, self.signalled = self.signalled is None, number
+        if first and not self._deferred:
             self.stop()
 
     def _watch(self) -> None:
-        """Runs beside the main thread: Python writes every signal to the pipe as it comes."""
-        told = 0
+        """Runs in a thread: Python writes the number of each signal to the pipe as it comes."""
+        count = 0
         with open(self._read, "rb", buffering=0) as pipe:
             while number := pipe.read(1):
                 if number[0] not in self._numbers:
                     continue
-                told += 1
-                wait = self.grace if told == 1 else 0.0
+                count += 1
+                wait = self.grace if count == 1 else 0.0
                 threading.Timer(wait, self._end, [number[0]]).start()
 
     def _end(self, number: int) -> None:
@@ -133,6 +138,6 @@ class Guard:
             return
         with contextlib.suppress(Exception):
             if sys.stdout.isatty():
-                print("\x1b[?25h", end="", flush=True)  # the cursor, hidden by a progress bar
-            print(Stopped(number, self.last_words()), file=sys.stderr, flush=True)
+                print("\x1b[?25h", end="", flush=True)  # the cursor, which a progress bar hides
+            print(Stopped(number, self.note()), file=sys.stderr, flush=True)
         os._exit(128 + number)

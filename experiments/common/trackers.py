@@ -1,9 +1,9 @@
-"""What watches a run from outside: TensorBoard's files and Weights & Biases, if they are asked for.
+"""Trackers of a run: TensorBoard's files and Weights & Biases.
 
-Each is given the row of metrics.csv of every epoch, under the number of its step, and in the end a
-picture of samples. A run that goes on writes the epochs before it anew (TensorBoard, which leaves
-out what it is told to) or relies on what is there (Weights & Biases): no step is there twice.
-A tracker that fails is left out with a warning; the training goes on without it.
+Each tracker gets one row of metrics.csv after every epoch, under the number of its step, and a
+picture of samples at the end. After a resume no step appears twice: TensorBoard drops the old
+steps, and all epochs are written again; Weights & Biases keeps what it has. A tracker that fails is
+dropped with a warning, and training continues.
 """
 
 import importlib.util
@@ -20,11 +20,12 @@ from jaxtyping import UInt8
 from rich.console import Console
 
 from jaxdae.errors import InputError
+from jaxdae.files import write_whole
 from jaxdae.recipes import Config
 
 Row = Mapping[str, float]
 Pixels = UInt8[np.ndarray, "height width 3"]
-# What is followed of an epoch's row, and what it is called.
+# Columns of metrics.csv that are logged, with their names in the trackers.
 NAMES = {
     "train_loss": "loss/train",
     "test_loss": "loss/test",
@@ -37,16 +38,18 @@ NAMES = {
 
 
 def check(tensorboard: bool, wandb: str | None) -> None:
-    """Raises if the package of a tracker that is asked for is missing."""
-    for asked, flag, module in (
+    """Raises an `InputError` if the package of a wanted tracker is not installed."""
+    for wanted, flag, module in (
         (tensorboard, "--tensorboard", "tensorboardX"),
         (wandb is not None, "--wandb", "wandb"),
     ):
-        if asked and importlib.util.find_spec(module) is None:
+        if wanted and importlib.util.find_spec(module) is None:
             extra = flag.removeprefix("--")
             raise InputError(f'{flag} needs {module}: pip install "jaxdae[{extra}]"')
     if wandb is not None and not wandb.strip():
-        raise InputError("--wandb takes the name of a project, such as denoising")
+        raise InputError(
+            "--wandb is empty, and takes the name of a project: give one such as denoising"
+        )
 
 
 class TensorBoard:
@@ -58,15 +61,15 @@ class TensorBoard:
         from tensorboardX import SummaryWriter
 
         folder = out / "tensorboard"
-        # What was written before the run went on is left out, and written anew from its history:
-        # a process that was killed may have written more epochs than it kept, or fewer.
-        again = 0 if folder.is_dir() and any(folder.iterdir()) else None
-        self.writer = SummaryWriter(str(folder), purge_step=again)
+        # After a resume TensorBoard drops all old steps, and `begin` writes the history again: a
+        # process that was killed may have logged more epochs than it saved, or fewer.
+        purge_step = 0 if folder.is_dir() and any(folder.iterdir()) else None
+        self.writer = SummaryWriter(str(folder), purge_step=purge_step)
 
     def begin(self, config: Config, history: Sequence[Row]) -> None:
         table = "\n".join(f"| {name} | {value} |" for name, value in asdict(config).items())
         self.writer.add_text("config", f"| name | value |\n| --- | --- |\n{table}", 0)
-        for row in history:  # as far apart as their training took
+        for row in history:  # with the times between the epochs of the first training
             ago = history[-1]["train_seconds"] - row["train_seconds"]
             self.epoch(row, time.time() - ago)
 
@@ -83,7 +86,7 @@ class TensorBoard:
 
 
 class WandB:
-    """Logs to a project of Weights & Biases; where its variables say offline, to OUT/wandb/."""
+    """Logs to a project of Weights & Biases, or to OUT/wandb/ with WANDB_MODE=offline."""
 
     name = "--wandb"
 
@@ -93,28 +96,27 @@ class WandB:
     def begin(self, config: Config, history: Sequence[Row]) -> None:
         import wandb
 
-        place = self.out / "wandb" / "run-id"
-        known = place.is_file()
-        if not known:
-            place.parent.mkdir(exist_ok=True)
-            place.write_text(uuid.uuid4().hex[:12] + "\n")
+        path = self.out / "wandb" / "run-id"
+        resumed = path.is_file()
+        if not resumed:
+            write_whole(path, uuid.uuid4().hex[:12] + "\n")
         try:
             self.run = wandb.init(
                 project=self.project,
                 name=self.out.resolve().name,
-                id=place.read_text().strip(),
+                id=path.read_text().strip(),
                 resume="allow",
                 dir=str(self.out),
                 config=asdict(config),
                 settings=wandb.Settings(console="off"),
             )
         except Exception as error:
-            why = str(error).partition("\n")[0] or type(error).__name__
+            reason = str(error).partition("\n")[0] or type(error).__name__
             raise InputError(
-                f"--wandb {self.project} cannot begin ({why}): wandb login, or set "
+                f"--wandb {self.project} cannot start ({reason}): run `wandb login`, or set "
                 "WANDB_MODE=offline"
             ) from None
-        for row in () if known else history:
+        for row in () if resumed else history:
             self.epoch(row)
 
     def epoch(self, row: Row) -> None:
@@ -131,10 +133,10 @@ class WandB:
 
 
 class Trackers:
-    """All that follow a run, none of which can stop it; a context that closes them.
+    """All trackers of a run; a context manager that closes them. A failing tracker stops no run.
 
     Args:
-      out: the run's folder; None for a process that does not write.
+      out: the run's folder; None in a process that does not write.
     """
 
     def __init__(
@@ -156,10 +158,13 @@ class Trackers:
             self._try(tracker, tracker.close)
 
     def begin(self, config: Config, history: Sequence[Row]) -> None:
-        """Opens them, for a run that has come as far as its history.
+        """Opens the trackers.
+
+        Args:
+          history: the rows of the epochs before a resume.
 
         Raises:
-          InputError: one of them refuses.
+          InputError: a tracker cannot start.
         """
         for make in self.makers:
             tracker = make()
@@ -167,23 +172,23 @@ class Trackers:
             self.all.append(tracker)
 
     def epoch(self, row: Row) -> None:
-        """Tells them of an epoch."""
+        """Logs an epoch."""
         for tracker in list(self.all):
             self._try(tracker, partial(tracker.epoch, row))
 
     def finish(self, step: int, picture: Callable[[], Pixels]) -> None:
-        """Gives them a picture of samples, which is made if there is anyone to see it."""
+        """Logs a picture of samples. `picture` is called only if there is a tracker."""
         if not self.all:
             return
         pixels = picture()
         for tracker in list(self.all):
             self._try(tracker, partial(tracker.finish, step, pixels))
 
-    def _try(self, tracker: Any, act: Callable[[], None]) -> None:
+    def _try(self, tracker: Any, call: Callable[[], None]) -> None:
         try:
-            act()
-        except Exception as error:  # of a package whose errors are its own
+            call()
+        except Exception as error:  # the package may raise anything
             self.all.remove(tracker)
             self.console.print(
-                f"warning: {tracker.name} fails ({error}), and the training goes on without it"
+                f"warning: {tracker.name} failed ({error}): training continues without it"
             )

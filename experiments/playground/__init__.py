@@ -1,1 +1,1 @@
-"""What the page of `demo` shows."""
+"""The page of `demo`: what it computes, what is on it, and what users upload."""

@@ -1,4 +1,4 @@
-"""The page of `demo`: what is on it, and what happens when it is touched."""
+"""The page of `demo`: its elements, and its reactions to the user."""
 
 import base64
 import html
@@ -12,15 +12,15 @@ import numpy as np
 from jaxdae.errors import InputError
 
 if TYPE_CHECKING:
-    from .playground import Image, Latent, Picture, Playground, Ranges, Read, Restored
+    from .backend import Image, Latent, Picture, Playground, Prediction, Ranges, Restored
 
 
 MAX_UPLOAD = "50mb"
 
 
-# Pieces of the page, as HTML.
+# Parts of the page, as HTML.
 def png(image: "Image | Picture") -> str:
-    """An image, bytes or in [0, 1], as the data URL of a PNG file of the same size."""
+    """An image (uint8, or in [0, 1]) as the data URL of a PNG file of the same size."""
     from PIL import Image as Pillow
 
     if image.dtype != np.uint8:
@@ -31,7 +31,7 @@ def png(image: "Image | Picture") -> str:
 
 
 def figure(name: str, image: "Image | Picture", *notes: str) -> str:
-    """An image under its name, with what is to be said of it."""
+    """An image with its name and notes."""
     lines = "".join(f"<span>{note}</span>" for note in notes if note)
     return (
         f'<figure><img id="{name}" alt="{name} image" src="{png(image)}">'
@@ -40,23 +40,23 @@ def figure(name: str, image: "Image | Picture", *notes: str) -> str:
 
 
 def pictures(clean: "Picture", restored: "Restored") -> str:
-    """The clean, the noisy and the denoised image, with the mean squared errors of these two."""
+    """The clean, the noisy and the denoised image, with predictions and mean squared errors."""
     images = {"clean": clean, "noisy": restored.noisy, "denoised": restored.denoised}
-    reads = restored.reads or (None, None, None)
+    predictions = restored.predictions or (None, None, None)
     figures = []
-    for (name, image), read in zip(images.items(), reads, strict=True):
+    for (name, image), prediction in zip(images.items(), predictions, strict=True):
         error = "" if name == "clean" else f"error {np.mean((image - clean / 255) ** 2):.4f}"
-        figures.append(figure(name, image, said(read), error))
+        figures.append(figure(name, image, in_words(prediction), error))
     return f'<div class="pictures">{"".join(figures)}</div>'
 
 
-def said(read: "Read | None") -> str:
-    """What the classifier reads, in words."""
-    return f"read as {read[0]} ({read[1]:.0%})" if read else ""
+def in_words(prediction: "Prediction | None") -> str:
+    """A prediction of the digit classifier in words."""
+    return f"classified as {prediction[0]} ({prediction[1]:.0%})" if prediction else ""
 
 
 def thumbnails(test: Any) -> str:
-    """Ten test images to choose from, one of each class where there are as many."""
+    """Ten test images to choose from: one of each class, if there are ten classes."""
     chosen = np.arange(min(10, len(test)))
     if test.labels is not None:
         firsts = np.unique(test.labels, return_index=True)[1]
@@ -70,7 +70,7 @@ def thumbnails(test: Any) -> str:
 
 
 def sliders(latent: "Latent", ranges: "Ranges", turn: int) -> str:
-    """A slider for each value; each `turn` sets them anew, wherever the user has moved them."""
+    """A slider for each latent value. A new `turn` resets the sliders that the user has moved."""
     rows = "".join(
         f"<label>{i}<output>{value:.2f}</output>"
         f'<input type="range" min="{low:.9g}" max="{high:.9g}" step="any" value="{value:.9g}">'
@@ -80,27 +80,27 @@ def sliders(latent: "Latent", ranges: "Ranges", turn: int) -> str:
     return f'<div class="sliders" data-turn="{turn}">{rows}</div>'
 
 
-def complaint(error: InputError) -> str:
-    """What is wrong, where the user sees it."""
+def error_text(error: InputError) -> str:
+    """An error message on the page."""
     text = str(error)
     return f'<p role="alert">{html.escape(text[:1].upper() + text[1:])}.</p>'
 
 
-def rule(play: "Playground") -> str:
-    """What is done to an image that is uploaded."""
+def upload_text(play: "Playground") -> str:
+    """Explains how an uploaded image is prepared."""
     height, width, channels = play.shape
     if not play.digits:
         gray = " and made gray" * (channels == 1)
-        return f"Any size and colour: its middle is scaled to {width}x{height} pixels{gray}."
+        return f"Any size and colour. Its middle is scaled to {width}x{height} pixels{gray}."
     return (
-        "Any size and colour, a digit on a plain background. It is turned upright, made gray and, "
-        "if the background is the lighter, inverted; strokes thinner than 2 pixels are thickened "
-        "to that. As MNIST was made, it is then fitted into 20x20 pixels, and put on 28x28 by its "
-        "centre of mass. An image of 28x28 that is light on dark is taken as it is."
+        "A digit on a plain background, of any size and colour. The image is turned upright and "
+        "made gray. Dark digits are inverted, and thin strokes are thickened to 2 pixels. Then it "
+        "is prepared like MNIST: fitted into 20x20 pixels, and centred on 28x28 by its centre of "
+        "mass. A light digit on a dark image of 28x28 stays as it is."
     )
 
 
-# How it looks, and what it does in the browser.
+# Styles, and scripts that run in the browser.
 CSS = """
 .gradio-container { max-width: 1120px !important; margin: auto;
   --faint: color-mix(in srgb, var(--body-text-color) 75%, transparent); }
@@ -124,24 +124,24 @@ figcaption b { color: var(--body-text-color); width: 100%; }
   background: var(--button-secondary-background-fill); cursor: pointer;
   color: var(--button-secondary-text-color); }
 .rule { color: var(--faint); font-size: .9em; line-height: 1.45; }
-#complaint p { color: #b91c1c; }
-.dark #complaint p { color: #fca5a5; }
+#error p { color: #b91c1c; }
+.dark #error p { color: #fca5a5; }
 .sliders { display: grid; gap: 10px 22px;
   grid-template-columns: repeat(auto-fill, minmax(130px, 1fr)); }
 .sliders label { display: block; font-variant-numeric: tabular-nums; }
 .sliders output { float: right; color: var(--faint); }
 .sliders input { width: 100%; height: 24px; margin: 0; display: block; cursor: pointer;
   accent-color: var(--color-accent); }
-#redrawn-box { max-width: 260px; }
+#decoded-box { max-width: 260px; }
 #again { align-self: center; }
 @media (max-width: 640px) {
   .gradio-container .main { padding: 12px 16px; }
   .pictures { gap: 8px; }
   figcaption { font-size: .82em; }
-  #redrawn-box { position: sticky; top: 0; z-index: 5; max-width: none; padding: 6px 0;
+  #decoded-box { position: sticky; top: 0; z-index: 5; max-width: none; padding: 6px 0;
     background: var(--body-background-fill); }
-  #redrawn-box figure { display: flex; gap: 12px; align-items: center; }
-  #redrawn-box img { width: 110px; }
+  #decoded-box figure { display: flex; gap: 12px; align-items: center; }
+  #decoded-box img { width: 110px; }
 }
 """
 
@@ -202,25 +202,25 @@ const sliders = () => [...element.querySelectorAll('input')];
 element.addEventListener('input', event => {
     const {target} = event;
     target.previousElementSibling.value = Number(target.value).toFixed(2);
-    target.setAttribute('value', target.value);  // what gradio compares with, to set it anew
+    target.setAttribute('value', target.value);  // gradio compares it to decide on a reset
     trigger('input', {values: sliders().map(slider => Number(slider.value))});
 });
 """
 
 
 def build(play: "Playground") -> Any:
-    """The page, as gradio has it."""
+    """The page, a gradio Blocks."""
     import gradio as gr
 
     from . import uploads
-    from .playground import around
+    from .backend import widened
 
     noise = play.noise
     test: Any = play.test
     turns = itertools.count()
     start = np.full(play.shape, 128, np.uint8) if test is None else test.images[0]
     first = play.restore(start, 0, noise.start)
-    # Nothing waits in a queue; while an answer is under way, only the latest change waits for it.
+    # No queue: while a request is running, only the latest change waits.
     live: dict[str, Any] = {
         "queue": False,
         "trigger_mode": "always_last",
@@ -229,28 +229,28 @@ def build(play: "Playground") -> Any:
         "api_visibility": "private",
     }
 
-    def redrawn(latent: Any) -> str:
-        image, read = play.redraw(latent)
-        return figure("redrawn", image, "from the sliders", said(read))
+    def decoded(latent: Any) -> str:
+        image, prediction = play.decode(latent)
+        return figure("decoded", image, "from the sliders", in_words(prediction))
 
-    def by_hand(latent: Any) -> list[str]:
-        return [redrawn(latent), sliders(latent, around(play.ranges, latent), next(turns))]
+    def latent_views(latent: Any) -> list[str]:
+        return [decoded(latent), sliders(latent, widened(play.ranges, latent), next(turns))]
 
-    def shown(state: dict[str, Any], strength: float, complaint: str = "", **changed: Any) -> Any:
-        """All that follows from the image, the seed of its noise, and the strength."""
+    def shown(state: dict[str, Any], strength: float, error: str = "", **changed: Any) -> Any:
+        """Everything that depends on the image, the seed of its noise and the strength."""
         state = state | changed
         restored = play.restore(state["clean"], state["seed"], strength)
         state["latent"] = restored.latent
-        views = [state, complaint, pictures(state["clean"], restored)]
-        return views + by_hand(restored.latent) if play.sliders else views
+        views = [state, error, pictures(state["clean"], restored)]
+        return views + latent_views(restored.latent) if play.sliders else views
 
-    def renewed(state: dict[str, Any], strength: float) -> Any:
+    def new_noise(state: dict[str, Any], strength: float) -> Any:
         return shown(state, strength, seed=state["seed"] + 1)
 
     def picked(state: dict[str, Any], strength: float, event: gr.EventData) -> Any:
         return shown(state, strength, clean=test.images[event.index])
 
-    def surprising(state: dict[str, Any], strength: float) -> Any:
+    def random_image(state: dict[str, Any], strength: float) -> Any:
         index = np.random.default_rng().integers(len(test))
         return shown(state, strength, clean=test.images[index])
 
@@ -262,7 +262,7 @@ def build(play: "Playground") -> Any:
             image = uploads.open_image(Path(file))
             clean = uploads.digit(image) if play.digits else uploads.scaled(image, play.shape)
         except InputError as error:
-            return [*shown(state, strength, complaint(error)), None]
+            return [*shown(state, strength, error_text(error)), None]
         return [*shown(state, strength, clean=clean), None]
 
     with gr.Blocks(title=f"jaxdae: {play.name}", analytics_enabled=False) as page:
@@ -275,7 +275,7 @@ def build(play: "Playground") -> Any:
                     if test is not None:
                         with gr.Tab("Test images"):
                             thumbs = gr.HTML(thumbnails(test), js_on_load=PICK)
-                            surprise = gr.Button("Surprise me", size="md", elem_id="surprise")
+                            surprise = gr.Button("Random image", size="md", elem_id="surprise")
                     if play.digits:
                         with gr.Tab("Draw"):
                             sheet = gr.HTML(SHEET, js_on_load=DRAW, elem_id="sheet")
@@ -286,8 +286,8 @@ def build(play: "Playground") -> Any:
                             height=150,
                             elem_id="upload",
                         )
-                        gr.HTML(f'<p class="rule">{rule(play)}</p>', js_on_load=None)
-                wrong = gr.HTML("", js_on_load=None, elem_id="complaint")
+                        gr.HTML(f'<p class="rule">{upload_text(play)}</p>', js_on_load=None)
+                error_view = gr.HTML("", js_on_load=None, elem_id="error")
             with gr.Column(scale=7, min_width=320):
                 views = gr.HTML(pictures(start, first), js_on_load=None)
                 with gr.Row():
@@ -297,39 +297,40 @@ def build(play: "Playground") -> Any:
                         *(low, high, noise.start),
                         step=0.01 if high < 10 else 1,
                         label=f"Noise: {noise.strength}",
-                        info=f"trained at {ends}" if ends else None,
+                        info=f"training: {ends}" if ends else None,
                         scale=5,
                         min_width=200,
                         elem_id="strength",
                     )
                     again = gr.Button("New noise", size="md", min_width=110, elem_id="again")
-        outputs = [state, wrong, views]
+        outputs = [state, error_view, views]
         if play.sliders:
-            image, values = by_hand(first.latent)
+            image, values = latent_views(first.latent)
             with gr.Row():
-                with gr.Column(scale=3, min_width=200, elem_id="redrawn-box"):
-                    redraw = gr.HTML(image, js_on_load=None)
+                with gr.Column(scale=3, min_width=200, elem_id="decoded-box"):
+                    view = gr.HTML(image, js_on_load=None)
                 with gr.Column(scale=9, min_width=300):
                     gr.HTML(
-                        f"<p>The <b>{play.sliders} numbers</b> that the network makes of the noisy "
-                        "image, and all that it then draws from. Move them.</p>",
+                        f"<p>The latent vector: the encoder turns the noisy image into these "
+                        f"<b>{play.sliders} numbers</b>, and the decoder makes an image from them. "
+                        "Move the sliders to change it.</p>",
                         js_on_load=None,
                     )
                     latent = gr.HTML(values, js_on_load=SLIDE, elem_id="latent")
-                    back = gr.Button("Back to the encoder's numbers", size="md", elem_id="back")
-            outputs += [redraw, latent]
+                    back = gr.Button("Reset to the encoder's values", size="md", elem_id="back")
+            outputs += [view, latent]
 
             def moved(event: gr.EventData) -> str:
-                return redrawn(event.values)
+                return decoded(event.values)
 
-            latent.input(moved, None, redraw, **live)
-            back.click(lambda state: by_hand(state["latent"]), state, [redraw, latent], **live)
+            latent.input(moved, None, view, **live)
+            back.click(lambda s: latent_views(s["latent"]), state, [view, latent], **live)
         inputs = [state, strength]
         strength.change(shown, inputs, outputs, **live)
-        again.click(renewed, inputs, outputs, **live)
+        again.click(new_noise, inputs, outputs, **live)
         if test is not None:
             thumbs.select(picked, inputs, outputs, **live)
-            surprise.click(surprising, inputs, outputs, **live)
+            surprise.click(random_image, inputs, outputs, **live)
         if play.digits:
             sheet.input(drawn, inputs, outputs, **live)
         files = live | {"preprocess": True}

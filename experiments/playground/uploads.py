@@ -1,12 +1,12 @@
-"""Pictures and drawings as what a network takes: bytes of its image size.
+"""Converts uploaded pictures and drawings to images of a network: uint8, of its size.
 
-    digit(open_image(Path("photo.jpg")))     # uint8 (28, 28, 1), as MNIST's are
+    digit(open_image(Path("photo.jpg")))     # uint8 (28, 28, 1), like MNIST's
     drawing([[(20, 10), (22, 90)]])          # uint8 (28, 28, 1), of a stroke
     scaled(open_image(path), (32, 32, 3))    # uint8 (32, 32, 3)
 
-A digit becomes one of MNIST's by the rule of its makers (LeCun, Bottou, Bengio and Haffner,
-"Gradient-based learning applied to document recognition", 1998, section III.A): fitted into 20x20
-pixels, its proportions kept, and put on 28x28 so that its centre of mass lies in the middle.
+A digit is prepared as MNIST was: fitted into 20x20 pixels with its aspect ratio kept, and placed on
+28x28 pixels so that its centre of mass is in the middle (LeCun, Bottou, Bengio and Haffner,
+"Gradient-based learning applied to document recognition", 1998, section III.A).
 """
 
 import warnings
@@ -20,13 +20,13 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from jaxdae.errors import InputError
 from jaxdae.image_io.pillow import FORMATS, MAX_PIXELS
 
-SIDE, BOX = 28, 20  # of an image, and of the box that its digit just fills
+SIDE, BOX = 28, 20  # sides of an image, and of the box that its digit fills
 PEN = 3.0  # width of a drawn stroke in pixels of 28x28: the median of MNIST's ones
-THIN = 2.0  # width in such pixels that a thinner stroke of a picture is brought to
-LONGEST = 320  # side of a picture that digits are looked for in; what is larger is shrunk
-CONTRAST = 0.1  # between digit and background, of 1, below which there is no digit to be seen
-FINE = 8  # a stroke is drawn so many times as large, and shrunk
-SMALL = 25  # extent of a drawing, of 100, below which it is not enlarged to fill the box
+THIN = 2.0  # thinner strokes of a picture are thickened to so many of these pixels
+LONGEST = 320  # larger pictures are shrunk to this side
+CONTRAST = 0.1  # between digit and background; with less there is no digit
+FINE = 8  # a stroke is drawn so many times larger, then shrunk
+SMALL = 25  # a drawing of a smaller extent, of 100, is not enlarged to fill the box
 MAX_POINTS = 100_000  # of a drawing
 Stroke = Sequence[tuple[float, float]]
 Digit = UInt8[np.ndarray, "28 28 1"]
@@ -34,44 +34,44 @@ Ink = Float[np.ndarray, "height width"]
 
 
 def open_image(path: Path) -> Image.Image:
-    """An image file, turned upright as its EXIF data say, as RGBA; the first frame of several.
+    """Opens an image file as RGBA, upright by its EXIF data. Of several frames it takes the first.
 
     Raises:
-      InputError: it is no image of a known form, is damaged, or has too many pixels.
+      InputError: the format is unknown, the file is damaged, or it has too many pixels.
     """
     try:
         with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as file:
             warnings.simplefilter("ignore")
-            file.draft("RGB", (2 * LONGEST, 2 * LONGEST))  # a JPEG is decoded no larger than needed
+            file.draft("RGB", (2 * LONGEST, 2 * LONGEST))  # decodes a JPEG no larger than needed
             if file.width * file.height <= MAX_PIXELS:
                 upright = ImageOps.exif_transpose(file)
-                if upright.mode.startswith(("I", "F")):  # 16 and 32 bits: from darkest to lightest
+                if upright.mode.startswith(("I", "F")):  # 16 or 32 bits: stretch the range
                     wide = np.nan_to_num(np.asarray(upright, np.float64), posinf=0, neginf=0)
                     span = max(np.ptp(wide), 1e-30)
-                    upright = Image.fromarray(_bytes((wide - wide.min()) / span))
+                    upright = Image.fromarray(_to_uint8((wide - wide.min()) / span))
                 return upright.convert("RGBA")
             width, height = file.size
-    except Exception:  # damaged bytes raise all sorts
-        forms = ", ".join(FORMATS[:-1])
+    except Exception:  # damaged files raise many types
+        formats = ", ".join(FORMATS[:-1])
         raise InputError(
-            f"this file is no image that can be read, or is damaged: give {forms} or {FORMATS[-1]}"
+            f"this file is not a readable image: give a {formats} or {FORMATS[-1]} file"
         ) from None
     raise InputError(
-        f"this image has {width}x{height} pixels, and {MAX_PIXELS:,} are the most that are read: "
-        "cut or shrink it"
+        f"this image has {width}x{height} pixels, and must have at most {MAX_PIXELS:,}: crop or "
+        "shrink it"
     )
 
 
-def _bytes(values: np.ndarray) -> np.ndarray:
-    """What lies in [0, 1], in [0, 255]."""
+def _to_uint8(values: np.ndarray) -> np.ndarray:
+    """Values in [0, 1] as uint8."""
     return np.rint(255 * values).astype(np.uint8)
 
 
 def scaled(image: Image.Image, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "h w c"]:
-    """The middle of an image, cut to the proportions of `shape` and scaled to it.
+    """The middle of an image, cropped to the aspect ratio of `shape` and scaled to it.
 
     Args:
-      image: RGBA; what is transparent becomes white.
+      image: RGBA; transparent pixels become white.
       shape: (height, width, channels): 1 for gray, 3 for RGB.
     """
     opaque = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -81,16 +81,16 @@ def scaled(image: Image.Image, shape: tuple[int, int, int]) -> UInt8[np.ndarray,
 
 
 def digit(image: Image.Image) -> Digit:
-    """The digit in an image, light on dark, as MNIST's are.
+    """The digit in an image, light on dark, like MNIST's.
 
-    What differs from the border is the digit, be it lighter or darker. An image of 28x28 whose
-    border is the darker stays as it is.
+    The digit is what differs from the border, lighter or darker. An image of 28x28 with a darker
+    border stays as it is.
 
     Args:
-      image: RGBA, with one digit on a plain background.
+      image: RGBA; one digit on a plain background.
 
     Raises:
-      InputError: nothing in it differs from its border.
+      InputError: nothing differs from the border.
     """
     exact = image.size == (SIDE, SIDE)
     image.thumbnail((LONGEST, LONGEST), Image.Resampling.BOX)
@@ -98,17 +98,16 @@ def digit(image: Image.Image) -> Digit:
     border = np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
     ground = np.median(border)
     low, high = np.percentile(gray, (0.1, 99.9))
-    dark = ground - low > high - ground  # the digit, on a lighter background
+    dark = ground - low > high - ground  # the digit is darker than the background
     if exact and not dark and high - ground >= CONTRAST:
-        return _bytes(gray)[..., None]
+        return _to_uint8(gray)[..., None]
     ink = ground - gray if dark else gray - ground
-    # Paper is not even, and what it varies by along the border is no ink inside.
+    # Paper is uneven: a difference as small as those along the border is no ink.
     floor = np.percentile(np.abs(border - ground), 90)
     peak = np.percentile(ink, 99.9)
     if peak - floor < CONTRAST:
         raise InputError(
-            "there is no digit to be seen in this image: give one that stands out against a plain "
-            "background"
+            "this image shows no digit: give one with a clear contrast to a plain background"
         )
     ink = thickened(np.clip((ink - floor) / (peak - floor), 0, 1))
     rows, columns = _extent(ink)
@@ -119,7 +118,7 @@ def digit(image: Image.Image) -> Digit:
 
 
 def _gray(image: Image.Image) -> Ink:
-    """Gray values in [0, 1]; what is transparent is as far from what is not as can be."""
+    """Gray values in [0, 1]. Transparent pixels become black or white, whichever differs more."""
     luma = np.asarray(image.convert("RGB").convert("L"), np.float32) / 255
     alpha = np.asarray(image.getchannel("A"), np.float32) / 255
     lightness = (luma * alpha).sum() / max(alpha.sum(), 1e-9)
@@ -127,61 +126,61 @@ def _gray(image: Image.Image) -> Ink:
 
 
 def thickened(ink: Ink) -> Ink:
-    """Ink whose strokes will be no thinner than `THIN` when it fills the box.
+    """Thickens strokes that would be thinner than `THIN` when the digit fills the box.
 
     Args:
-      ink: in [0, 1], some of it at least 0.5.
+      ink: in [0, 1]; at least one pixel of 0.5 or more.
     """
-    solid = Image.fromarray(_bytes(ink >= 0.5))
+    solid = Image.fromarray(_to_uint8(ink >= 0.5))
     area, inner = (
         np.count_nonzero(np.asarray(x)) for x in (solid, solid.filter(ImageFilter.MinFilter(3)))
     )
     width = 2 * area / (area - inner)  # a stroke has two sides
     wanted = THIN / BOX * max(part.stop - part.start for part in _extent(ink))
-    grow = round((wanted - width) / 2)  # on either side
+    grow = round((wanted - width) / 2)  # on each side
     if grow < 1:
         return ink
-    wide = Image.fromarray(_bytes(ink)).filter(ImageFilter.MaxFilter(2 * grow + 1))
+    wide = Image.fromarray(_to_uint8(ink)).filter(ImageFilter.MaxFilter(2 * grow + 1))
     return np.asarray(wide, np.float32) / 255
 
 
 def centred(ink: Ink) -> Digit:
-    """Ink in [0, 1], at most 28x28 of it, with its centre of mass in the middle of 28x28."""
+    """Places ink of at most 28x28 so that its centre of mass is in the middle of 28x28."""
     image = np.zeros((SIDE, SIDE), np.uint8)
     parts = []
     for axis, size in enumerate(ink.shape):
         centre = ink.sum(1 - axis) @ np.arange(size) / ink.sum()
-        first = min(max(round(SIDE / 2 - centre), 0), SIDE - size)  # all of it stays inside
+        first = min(max(round(SIDE / 2 - centre), 0), SIDE - size)  # inside the image
         parts.append(slice(first, first + size))
-    image[tuple(parts)] = _bytes(ink)
+    image[tuple(parts)] = _to_uint8(ink)
     return image[..., None]
 
 
 def _extent(ink: Ink) -> tuple[slice, slice]:
-    """The rows and the columns that the ink is in; some of it must be at least a quarter."""
+    """The rows and columns with ink of at least a quarter."""
     places = (np.flatnonzero((ink >= 0.25).any(axis)) for axis in (1, 0))
     rows, columns = (slice(place[0], place[-1] + 1) for place in places)
     return rows, columns
 
 
 def drawing(strokes: Sequence[Stroke]) -> Digit:
-    """Strokes of a pen as MNIST's digits are, as thick as they are however large they were drawn.
+    """Draws the strokes of a pen like MNIST's digits. The width does not depend on their size.
 
     Args:
-      strokes: the points (x, y) that each goes through, y down, on a sheet of 100x100.
+      strokes: the points (x, y) of each stroke, y downwards, on a sheet of 100x100.
 
     Raises:
-      InputError: they are not made of finite numbers, or there are none.
+      InputError: a coordinate is not finite, or there are no points or too many.
     """
     try:
         points = [np.asarray(stroke, np.float64).reshape(-1, 2) for stroke in strokes]
         every = np.concatenate(points)
     except (ValueError, TypeError):
-        raise InputError("strokes must be lists of points, two numbers each") from None
+        raise InputError("strokes must be lists of points: give two numbers for each") from None
     if not 0 < len(every) <= MAX_POINTS or not (np.abs(every) < 1e6).all():
-        raise InputError(f"strokes must be of 1 to {MAX_POINTS:,} points on the sheet: draw fewer")
+        raise InputError(f"strokes must have 1 to {MAX_POINTS:,} points on the sheet: draw fewer")
     low, extent = every.min(0), np.ptp(every, 0).max()
-    # What is small, a dot or the beginning of a digit, stays so.
+    # A dot, or the beginning of a digit, stays small.
     scale = FINE * (BOX - PEN) / max(extent, SMALL)
     pen, margin = FINE * PEN, FINE * (SIDE - BOX) / 2 + FINE * PEN / 2
     sheet = Image.new("L", (FINE * SIDE, FINE * SIDE))

@@ -1,1 +1,1 @@
-"""The page of a run."""
+"""The pages of runs: the report of one, the comparison of several, the results of a sweep."""

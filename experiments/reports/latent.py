@@ -1,5 +1,6 @@
-"""The latent space on a page: views of it, sweeps of its dimensions, and ways through it."""
+"""The latent space on a page: views of it, traversals of its dimensions, and interpolations."""
 
+import importlib.util
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
@@ -7,74 +8,66 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxdae import figures
 from jaxdae.errors import InputError
 
 from .material import Images, Material, Restore, decoded, labels_of
 from .page import Picture
 
-DIMENSIONS = 16  # of a latent that are swept, at most
-
-
-STEPS = 9  # of a sweep, and of a way between two images
-
-
+DIMENSIONS = 16  # dimensions that are traversed, at most
+STEPS = 9  # images of a traversal or an interpolation
 PAIRS = 5
-
-
 Embedding = Literal["pca", "tsne", "umap"]
-
-
-# What each view of the latent space beside the principal components is of, and needs.
+# Views besides the principal components: name, module and extra of the package.
 EMBEDDINGS = {"tsne": ("t-SNE", "sklearn", "looking"), "umap": ("UMAP", "umap", "umap")}
 
 
-def check_embedding(name: str) -> None:
-    """Raises if the package that an embedding needs is missing."""
-    import importlib.util
-
-    called, module, extra = EMBEDDINGS[name]
+def check_embedding(name: Embedding) -> None:
+    """Raises an `InputError` if the package of an embedding is not installed."""
+    if name == "pca":
+        return
+    title, module, extra = EMBEDDINGS[name]
     if importlib.util.find_spec(module) is None:
         raise InputError(
-            f'--embedding {name}: {called} is not installed: pip install "jaxdae[{extra}]"'
+            f"--embedding {name} needs {title}, which is not installed: "
+            f'pip install "jaxdae[{extra}]"'
         )
 
 
 def latent_figures(
     material: Material, latent: Float[np.ndarray, "n latent"] | None, embedding: Embedding
 ) -> list[tuple[str, str]]:
-    """Views of the latent space: what each is, and its SVG."""
-    from jaxdae import figures
-
+    """Views of the latent space: title and SVG."""
     if latent is None or len(latent) < 2:
         return []
     labels = labels_of(material, len(latent))
     drawn = [("Principal components", partial(figures.latent_space, title=""), latent)]
     if embedding != "pca":
-        called = EMBEDDINGS[embedding][0]
+        title = EMBEDDINGS[embedding][0]
         points = embedded(latent, embedding, material.run.config.seed)
         draw = partial(figures.labelled_points, xlabel="", ylabel="", title="")
-        drawn.append((called, draw, points))
+        drawn.append((title, draw, points))
     return [
         (
-            called,
+            title,
             figures.inline(
-                f"Latent vectors of {len(latent):,} {material.tested} images: {called}",
+                f"Latent vectors of {len(latent):,} {material.tested} images: {title}",
                 function,
                 points,
                 labels=labels,
             ),
         )
-        for called, function, points in drawn
+        for title, function, points in drawn
     ]
 
 
 def embedded(
     latent: Float[np.ndarray, "n latent"], embedding: Embedding, seed: int
 ) -> Float[np.ndarray, "n 2"]:
-    """Latent vectors in the plane, by t-SNE or UMAP, the same for the same seed.
+    """Latent vectors in the plane, by t-SNE or UMAP. The same seed gives the same points.
 
     Raises:
-      InputError: there are too few for neighbours to mean anything.
+      InputError: there are fewer than 20 images.
     """
     if len(latent) < 20:
         raise InputError(
@@ -93,49 +86,50 @@ def embedded(
     return np.asarray(view.fit_transform(latent))
 
 
-def along(
+def lines(
     material: Material, latent: Float[np.ndarray, "n latent"] | None, restore: Restore
 ) -> tuple[dict[str, Any] | None, list[Picture]]:
-    """What latents decode to along lines: each dimension over its spread around one latent, and
-    straight ways between the latents of pairs of images. All are decoded at once.
+    """Decodes latent vectors along lines, all at once.
+
+    Returns:
+      The traversals: each dimension of one latent vector over its range. And the interpolations:
+      straight lines between the latent vectors of pairs of images.
     """
     if latent is None or len(latent) < 2:
         return None, []
     low, high = np.quantile(latent, [0.02, 0.98], axis=0)
     widest = np.sort(np.argsort(low - high, kind="stable")[:DIMENSIONS])
-    swept = np.tile(latent[0], (len(widest), STEPS, 1))
-    for row, i in zip(swept, widest, strict=True):
+    traversed = np.tile(latent[0], (len(widest), STEPS, 1))
+    for row, i in zip(traversed, widest, strict=True):
         row[:, i] = np.linspace(low[i], high[i], STEPS)
     pairs = pairs_of(labels_of(material, len(latent)), len(latent))
     share = np.linspace(0, 1, STEPS)[:, None]
-    ways = [latent[a] * (1 - share) + latent[b] * share for a, b in pairs]
-    images = decoded(material, np.concatenate([swept, ways]).astype(np.float32))
+    interpolated = [latent[a] * (1 - share) + latent[b] * share for a, b in pairs]
+    images = decoded(material, np.concatenate([traversed, interpolated]).astype(np.float32))
     return (
         {
-            "pictures": sweep_pictures(images[: len(widest)], widest, low, high),
+            "pictures": traversal_pictures(images[: len(widest)], widest, low, high),
             "all": len(widest) == latent.shape[1],
             "of": latent.shape[1],
         },
-        way_pictures(images[len(widest) :], pairs, restore(np.ravel(pairs))[0]),
+        interpolation_pictures(images[len(widest) :], pairs, restore(np.ravel(pairs))[0]),
     )
 
 
 def pairs_of(labels: Int[np.ndarray, " n"] | None, count: int) -> list[tuple[int, int]]:
-    """Pairs of the first images; of different labels, where there are any."""
+    """Pairs of images: of different labels if there are labels, else of the first images."""
     firsts = np.arange(min(2 * PAIRS, count))
     if labels is not None and len(np.unique(labels)) > 1:
         firsts = np.unique(labels, return_index=True)[1][: 2 * PAIRS]
     return [(int(a), int(b)) for a, b in zip(firsts[::2], firsts[1::2], strict=False)]
 
 
-def sweep_pictures(
+def traversal_pictures(
     images: Float[np.ndarray, "rows steps height width channels"],
     dimensions: Int[np.ndarray, " rows"],
     low: Float[np.ndarray, " latent"],
     high: Float[np.ndarray, " latent"],
 ) -> list[Picture]:
-    from jaxdae import figures
-
     return [
         Picture(
             figures.strip([row], side=64),
@@ -147,13 +141,11 @@ def sweep_pictures(
     ]
 
 
-def way_pictures(
+def interpolation_pictures(
     images: Float[np.ndarray, "rows steps height width channels"],
     pairs: Sequence[tuple[int, int]],
     clean: Images,
 ) -> list[Picture]:
-    from jaxdae import figures
-
     pictures = []
     for (a, b), row, ends in zip(pairs, images, np.split(clean, len(pairs)), strict=True):
         strip = figures.strip([np.concatenate([ends[:1], row, ends[1:]])], side=64)

@@ -1,4 +1,4 @@
-"""What all pages share: templates, pictures, numbers as they are shown."""
+"""Parts that all pages share: the templates, pictures, and the formats of numbers."""
 
 import base64
 import io
@@ -11,39 +11,43 @@ import numpy as np
 
 from jaxdae.recipes import RECIPES, Config
 
-PAGES = Path(__file__).parent / "templates"
-
-
+TEMPLATES = Path(__file__).parent / "templates"
 STYLES = {
     "mse": "{:.5f}",
     "psnr": "{:.2f}",
     "ssim": "{:.4f}",
     "bce": "{:.4f}",
-    "recovery": "{:.2%}",
+    "accuracy": "{:.2%}",
 }
 
 
-def render(template: str, values: Mapping[str, Any]) -> str:
-    """A page from its template in pages/."""
+def render(template: str, sections: Mapping[str, str], values: Mapping[str, Any]) -> str:
+    """Renders a page from its template.
+
+    Args:
+      sections: name to title; a section whose value is empty is left out of the contents.
+      values: of the template.
+    """
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(PAGES),
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    return environment.get_template(template).render(values)
+    contents = [(name, title) for name, title in sections.items() if values.get(name, True)]
+    return environment.get_template(template).render(values, contents=contents)
 
 
 class Picture(NamedTuple):
-    """An image of a page.
+    """An image on a page.
 
     Fields:
       file: PNG or WebP.
-      alt: what it shows, for whoever does not see it.
-      label, note: what stands beside it.
+      alt: a description, for a reader who does not see it.
+      label, note: text beside it.
     """
 
     file: bytes
@@ -53,7 +57,7 @@ class Picture(NamedTuple):
 
     @property
     def src(self) -> str:
-        """The file as an address that holds it."""
+        """The file as a data URL."""
         kind = "png" if self.file.startswith(b"\x89PNG") else "webp"
         return f"data:image/{kind};base64,{base64.b64encode(self.file).decode()}"
 
@@ -66,12 +70,12 @@ class Picture(NamedTuple):
 
 
 def shown(name: str, value: float | None) -> str:
-    """A metric in a table; an image restored exactly has no finite psnr."""
+    """A metric as text. The PSNR of an image that is restored exactly is infinite."""
     return "∞" if value is None or not np.isfinite(value) else STYLES[name].format(value)
 
 
 def duration(seconds: float) -> str:
-    """A time as one reads it: 57.3 s, 12 min 5 s, 3 h 20 min."""
+    """A time as text: 57.3 s, 12 min 5 s, 3 h 20 min."""
     if seconds < 100:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -81,13 +85,13 @@ def duration(seconds: float) -> str:
 
 
 def spread(values: Sequence[Any] | np.ndarray, most: int) -> np.ndarray:
-    """Of a row of values so many at the most, evenly from all."""
+    """At most so many of the values, evenly spaced, with the first and the last."""
     count = min(most, len(values))
     return np.asarray(values)[np.linspace(0, len(values) - 1, count).round().astype(int)]
 
 
 def settings(config: Config) -> list[tuple[str, str, bool]]:
-    """The configuration: name, value, and whether it differs from its recipe's."""
+    """The configuration: name, value, and True if the value differs from the recipe's."""
     recipe, _ = RECIPES.get(config.recipe, (Config(), ""))
 
     def text(value: Any) -> str:

@@ -1,44 +1,32 @@
-"""The page of a run: report.html, one file with all there is to see of it, and nothing to fetch."""
+"""The report of a run: report.html, a single file that loads nothing else."""
 
 import io
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from jaxdae import figures
+from jaxdae.files import write_whole
+
 from .. import program
-from ..common.flags import typed
-from ..runs.experiment import write_text
-from ..runs.folder import Run
-from .latent import Embedding, along, latent_figures
-from .material import BATCH, Material, Restore, error_curve, labels_of, latent_vectors, restorer
+from ..common.flags import to_command
+from ..runs.experiment import Experiment
+from ..runs.finished import Run
+from . import samples
+from .latent import Embedding, latent_figures, lines
+from .material import BATCH, Material, Restore, labels_of, latent_vectors, restorer
 from .page import Picture, duration, render, settings, shown, spread
 
-if TYPE_CHECKING:
-    from .experiment import Experiment
-
 FILE = "report.html"
-
-
-SAMPLES = 8
-
-
-LEVELS = 6  # noise levels of the samples, at most
-
-
-FILTERS = 64
-
-
+FILTERS = 64  # filters of the first layer that are shown, at most
 LOSSES = {"mse": "mean squared error", "bce": "binary cross-entropy (nats)"}
-
-
-METRICS = {"mse": "mse", "psnr": "psnr, dB", "ssim": "ssim", "bce": "bce", "recovery": "read"}
-
-
-# The sections of the page; one that has nothing to show is left out.
+# Columns of the table: key to heading.
+METRICS = {"mse": "mse", "psnr": "psnr, dB", "ssim": "ssim", "bce": "bce", "accuracy": "accuracy"}
+# The sections of the page. A section that is empty is left out.
 CONTENTS = {
     "results": "Results",
     "images": "Images",
@@ -46,8 +34,8 @@ CONTENTS = {
     "sigma": "Error against sigma",
     "ranked": "Worst and best",
     "latent": "Latent space",
-    "sweeps": "Traversals",
-    "ways": "Interpolations",
+    "traversals": "Traversals",
+    "interpolations": "Interpolations",
     "filters": "First layer",
     "configuration": "Configuration",
     "timings": "Timings",
@@ -56,19 +44,18 @@ CONTENTS = {
 
 
 def finish(
-    experiment: "Experiment",
+    experiment: Experiment,
     params: Any,
     summary: Mapping[str, Any],
     errors: Float[np.ndarray, " n"] | None,
     out: Path,
 ) -> None:
-    """Draws the figures of a run that has come to its end and writes its page, if they are wanted,
-    and shows its samples to what follows it.
+    """At the end of a run: draws its figures, writes its report, and gives samples to its trackers.
 
     Args:
-      summary, errors: as of `Material`; the errors are computed if not given.
+      summary, errors: see `Material`; the errors are computed if they are None.
     """
-    parts = (experiment.config, experiment.dataset, experiment.corruption, experiment.model)
+    parts = (experiment.config, experiment.dataset, experiment.task, experiment.model)
     material = Material(Run(*parts, params), experiment.history, summary, np.empty(0))
     restore = restorer(material)
     if experiment.arguments.figures:
@@ -85,15 +72,13 @@ def finish(
 def draw(
     material: Material,
     latent: Float[np.ndarray, "n latent"] | None,
-    restore: "Restore",
+    restore: Restore,
     folder: Path,
 ) -> None:
-    """Draws the figures of a run as files."""
-    from jaxdae import figures
-
+    """Draws the figures of a run as files in a folder."""
     folder.mkdir(exist_ok=True)
     run = material.run
-    config, noise, tested = run.config, str(run.corruption), material.tested
+    config, noise, tested = run.config, str(run.task), material.tested
     first = np.arange(min(27, len(run.dataset.test)))
     shown = [
         np.concatenate(parts)
@@ -102,7 +87,7 @@ def draw(
         )
     ]
     rows = [
-        dict(zip(("original", material.given, "output"), part, strict=True))
+        dict(zip(("original", material.input, "output"), part, strict=True))
         for part in zip(
             *(np.array_split(each, max(1, len(each) // 9)) for each in shown), strict=True
         )
@@ -110,13 +95,15 @@ def draw(
     figures.image_rows(folder / "digits.png", rows, f"{tested.capitalize()} images, {noise}")
     ten = (each[:10] for each in shown)
     title = f"The first ten {tested} images, {noise}"
-    row = dict(zip(("original", material.given, "denoised"), ten, strict=True))
+    row = dict(zip(("original", material.input, "denoised"), ten, strict=True))
     figures.image_rows(folder / "first_ten.png", [row], title)
     loss, border = LOSSES[config.loss], config.clean_epochs
     figures.learning_curves(folder / "curves.png", material.history, loss, border)
     if material.by_sigma:
         figures.error_against_sigma(
-            folder / "error_against_sigma.png", error_curve(material), config.sigma
+            folder / "error_against_sigma.png",
+            {config.recipe: material.error_curve},
+            config.sigma,
         )
     if latent is not None:
         figures.latent_space(
@@ -130,66 +117,68 @@ def draw(
 def write(
     material: Material,
     latent: Float[np.ndarray, "n latent"] | None,
-    restore: "Restore",
+    restore: Restore,
     folder: Path,
     embedding: Embedding = "pca",
 ) -> None:
-    """Writes the page of a run to its folder, whole or not at all."""
-    write_text(folder / FILE, page(material, latent, restore, folder, embedding))
+    """Writes the report of a run to its folder."""
+    write_whole(folder / FILE, page(material, latent, restore, folder, embedding))
 
 
 def page(
     material: Material,
     latent: Float[np.ndarray, "n latent"] | None,
-    restore: "Restore",
+    restore: Restore,
     folder: Path,
     embedding: Embedding = "pca",
 ) -> str:
-    """The page of a run, HTML."""
+    """The report of a run, HTML."""
     config = material.run.config
-    sweeps, ways = along(material, latent, restore)
-    values = {
-        "kind": "report",
-        "title": folder.resolve().name,
-        "about": about(material),
-        "headline": headline(material),
-        "table": table(material),
-        "given": material.given,
-        "tested": material.tested,
-        "corruption": str(material.run.corruption),
-        "labelled": material.run.dataset.test.labels is not None,
-        "samples": samples(material, restore),
-        "curves": curves(material),
-        "sigma": sigma_curve(material),
-        "errors": error_figure(material),
-        "ranked": ranked(material, restore),
-        "latent": latent_figures(material, latent, embedding),
-        "sweeps": sweeps,
-        "ways": ways,
-        "filters": first_layer(material),
-        "command": typed(config),
-        "settings": settings(config),
-        "timings": timings(material),
-        "versions": material.summary["versions"],
-        "again": f"{program('report')} {folder}",
-    }
-    values["contents"] = [(name, title) for name, title in CONTENTS.items() if values.get(name, 1)]
-    return render("report.html", values)
+    traversals, interpolations = lines(material, latent, restore)
+    return render(
+        "report.html",
+        CONTENTS,
+        {
+            "kind": "report",
+            "title": folder.resolve().name,
+            "about": about(material),
+            "headline": headline(material),
+            "table": table(material),
+            "input": material.input,
+            "tested": material.tested,
+            "corruption": str(material.run.task),
+            "labelled": material.run.dataset.test.labels is not None,
+            "samples": sample_rows(material, restore),
+            "curves": curves(material),
+            "sigma": sigma_curve(material),
+            "errors": error_figure(material),
+            "ranked": ranked(material, restore),
+            "latent": latent_figures(material, latent, embedding),
+            "traversals": traversals,
+            "interpolations": interpolations,
+            "filters": first_layer(material),
+            "command": to_command(config),
+            "settings": settings(config),
+            "timings": timings(material),
+            "versions": material.summary["versions"],
+            "again": f"{program('report')} {folder}",
+        },
+    )
 
 
 def about(material: Material) -> str:
-    """What was run, in a line."""
+    """The run in a line."""
     config, summary = material.run.config, material.summary
     return (
         f"{config.recipe}: {config.architecture}, {summary['parameters']:,} parameters; "
-        f"{material.run.corruption}; {len(material.run.dataset.train):,} images of "
+        f"{material.run.task}; {len(material.run.dataset.train):,} images of "
         f"{config.dataset}, {summary['epochs']} epoch{'s' * (summary['epochs'] != 1)}, seed "
         f"{config.seed}"
     )
 
 
 def headline(material: Material) -> list[tuple[str, str]]:
-    """The results that come first: what it is, and how much."""
+    """The main results: name and value."""
     last, summary = material.history[-1], material.summary
     test = summary["test"]
     own = test.get(str(material.strength), {})
@@ -198,17 +187,17 @@ def headline(material: Material) -> list[tuple[str, str]]:
         ("psnr", f"{shown('psnr', last['test_psnr'])} dB"),
         ("ssim", f"{last['test_ssim']:.3f}"),
     ]
-    if "recovery" in own:
-        tiles.append(("digits read", f"{own['recovery']:.1%}"))
+    if "accuracy" in own:
+        tiles.append(("accuracy", f"{own['accuracy']:.1%}"))
     return [
         *tiles,
         ("training", duration(summary["train_seconds"])),
-        ("images a second", f"{summary['images_per_second']:,.0f}"),
+        ("images per second", f"{summary['images_per_second']:,.0f}"),
     ]
 
 
 def table(material: Material) -> dict[str, Any]:
-    """The closing table: its heads and its rows."""
+    """The table of the final evaluation: "heads", and "rows" of a label and its cells."""
     test = material.summary["test"]
     names = [name for name in METRICS if name in next(iter(test.values()))]
     return {
@@ -216,57 +205,40 @@ def table(material: Material) -> dict[str, Any]:
         "rows": [
             (label, [shown(name, row[name]) for name in names]) for label, row in test.items()
         ],
-        "read": "recovery" in names,
+        "accuracy": "accuracy" in names,
         "own": str(material.strength),
-        "colored": False,  # no colour of its own for each row
+        "colored": False,
     }
 
 
-def samples(material: Material, restore: Restore) -> list[list[Picture]]:
-    """Rows of test images: clean, then given and restored at each noise level."""
-    from jaxdae import figures
+def levels_of(material: Material) -> list[float | None]:
+    """The noise levels that the run was tested at; only None if it has none."""
+    return [float(sigma) for sigma in material.summary["test"]] if material.by_sigma else [None]
 
-    chosen = spread(np.arange(len(material.run.dataset.test)), SAMPLES)
-    test = material.summary["test"]
-    levels: list[float | None] = [None]
-    if material.by_sigma:
-        levels = spread([float(sigma) for sigma in test], LEVELS).tolist()
+
+def sample_rows(material: Material, restore: Restore) -> list[list[Picture]]:
+    """Rows of test images: clean, then the input and the output at each noise level."""
+    chosen = samples.chosen(material)
     groups: list[list[Picture]] = []
-    for level in levels:
-        clean, given, restored = restore(chosen, level)
+    for level in spread(levels_of(material), samples.LEVELS).tolist():
+        clean, noisy, restored = restore(chosen, level)
         if not groups:
-            png = figures.strip([clean])
-            groups.append([Picture(png, f"{len(chosen)} {material.tested} images", "clean")])
-        label = str(material.run.corruption) if level is None else str(level)
-        error = shown("mse", test[label]["mse"]) if label in test else ""
-        where = material.run.corruption if level is None else f"sigma {level:g}"
+            groups.append([samples.clean_row(material, clean)])
+        note = "" if level is None else f"σ {level:g}"
         groups.append(
             [
-                Picture(
-                    figures.strip([given]),
-                    f"The same images as the network is given them: {where}",
-                    material.given,
-                    "" if level is None else f"σ {level:g}",
-                ),
-                Picture(
-                    figures.strip([restored]),
-                    f"What the network makes of them: mean squared error {error} over all",
-                    "restored",
-                    f"mse {error}" if error else "",
-                ),
+                samples.input_row(material, noisy, level, note),
+                samples.output_row(material, restored, level),
             ]
         )
     return groups
 
 
-def sample_grid(material: Material, restore: "Restore") -> UInt8[np.ndarray, "height width 3"]:
-    """The samples of the page as one picture, on white."""
+def sample_grid(material: Material, restore: Restore) -> UInt8[np.ndarray, "height width 3"]:
+    """The samples at all noise levels as one picture, on white."""
     from PIL import Image
 
-    from jaxdae import figures
-
-    chosen = spread(np.arange(len(material.run.dataset.test)), SAMPLES)
-    levels = [float(sigma) for sigma in material.summary["test"]] if material.by_sigma else [None]
+    chosen, levels = samples.chosen(material), levels_of(material)
     rows = [part for level in levels for part in restore(chosen, level)[1:]]
     clean = restore(chosen, levels[0])[0]
     picture = Image.open(io.BytesIO(figures.strip([clean, *rows]))).convert("RGBA")
@@ -276,9 +248,7 @@ def sample_grid(material: Material, restore: "Restore") -> UInt8[np.ndarray, "he
 
 
 def curves(material: Material) -> list[tuple[str, str]]:
-    """The learning curves: what each is of, and its SVG."""
-    from jaxdae import figures
-
+    """The learning curves: title and SVG."""
     history, config = material.history, material.run.config
     epochs = [row["epoch"] for row in history]
     last = history[-1]
@@ -307,25 +277,21 @@ def curves(material: Material) -> list[tuple[str, str]]:
 
 
 def sigma_curve(material: Material) -> str | None:
-    """The error against the noise level, SVG, where there are levels."""
-    from jaxdae import figures
-
+    """The error against the noise level, SVG; None if there are no noise levels."""
     if not material.by_sigma:
         return None
-    points = error_curve(material)
-    ends = next(iter(points.values()))
-    low, high = min(ends), max(ends)
+    config, curve = material.run.config, material.error_curve
+    low, high = min(curve), max(curve)
     label = (
-        f"Mean squared error against sigma: {ends[low]:.4f} at {low:g}, {ends[high]:.4f} at "
+        f"Mean squared error against sigma: {curve[low]:.4f} at {low:g}, {curve[high]:.4f} at "
         f"{high:g}"
     )
-    return figures.inline(label, figures.error_against_sigma, points, material.run.config.sigma)
+    points = {config.recipe: curve}
+    return figures.inline(label, figures.error_against_sigma, points, config.sigma)
 
 
 def error_figure(material: Material) -> str | None:
-    """How the error is distributed over the images, SVG."""
-    from jaxdae import figures
-
+    """The distribution of the error over the images, SVG; None for fewer than 50 images."""
     errors = material.errors
     if len(errors) < 50:
         return None
@@ -339,9 +305,7 @@ def error_figure(material: Material) -> str | None:
 
 
 def ranked(material: Material, restore: Restore) -> list[tuple[str, list[Picture]]]:
-    """The images that are restored worst, and best, each with what was given and restored."""
-    from jaxdae import figures
-
+    """The images with the largest and the smallest errors: each one clean, noisy and restored."""
     count = min(BATCH, len(material.errors) // 2)
     if not count:
         return []
@@ -353,7 +317,7 @@ def ranked(material: Material, restore: Restore) -> list[tuple[str, list[Picture
         for i, parts in zip(chosen, zip(*restore(chosen), strict=True), strict=True):
             error = f"{material.errors[i]:.4f}"
             label = "" if labels is None else f", label {labels[i]}"
-            alt = f"Image {i}{label}: clean, {material.given}, restored with an error of {error}"
+            alt = f"Image {i}{label}: clean, {material.input}, restored with an error of {error}"
             png = figures.strip([part[None] for part in parts])
             pictures.append(Picture(png, alt, error, f"#{i}{label}"))
         groups.append((name, pictures))
@@ -361,18 +325,16 @@ def ranked(material: Material, restore: Restore) -> list[tuple[str, list[Picture
 
 
 def first_layer(material: Material) -> dict[str, Any] | None:
-    """A picture of the filters of the first layer, if they can be seen."""
-    from jaxdae import figures
-
-    params, shape = material.run.params, material.run.model.image_shape
+    """A picture of the filters of the first layer."""
+    params, model = material.run.params, material.run.model
     if "encoder" in params:
         layers = params["encoder"]
         kernel = layers["conv_0" if "conv_0" in layers else "dense_0"]["kernel"]
     else:
         kernel = params["stem"]["kernel"]
     kernel = np.asarray(kernel, np.float32)
-    if kernel.ndim == 2:  # the weights of a whole image
-        kernel = kernel.reshape(*shape, -1)
+    if kernel.ndim == 2:  # a dense layer: each unit has weights for a whole image
+        kernel = kernel.reshape(*(model.image_size or ()), model.channels, -1)
     count = kernel.shape[-1]
     png = figures.filters(kernel[..., :FILTERS])
     size = f"{kernel.shape[0]} × {kernel.shape[1]}"
@@ -387,18 +349,18 @@ def first_layer(material: Material) -> dict[str, Any] | None:
 
 
 def timings(material: Material) -> list[tuple[str, str]]:
-    """Where the time went, and on what."""
+    """Times and devices: name and value."""
     summary, device = material.summary, material.summary["device"]
     rows = [
         ("training", duration(summary["train_seconds"])),
-        ("an epoch", duration(summary["train_seconds"] / summary["epochs"])),
+        ("each epoch", duration(summary["train_seconds"] / summary["epochs"])),
         ("compiling", duration(summary["compile_seconds"])),
     ]
     if summary["start_seconds"]:
-        rows.append(("from the start to the first step", duration(summary["start_seconds"])))
+        rows.append(("start to first step", duration(summary["start_seconds"])))
     return [
         *rows,
-        ("images a second", f"{summary['images_per_second']:,.0f}"),
+        ("images per second", f"{summary['images_per_second']:,.0f}"),
         ("steps", f"{material.history[-1]['step']:,}"),
         ("devices", f"{device['count']} × {device['kind']}"),
     ]

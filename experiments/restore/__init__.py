@@ -1,1 +1,1 @@
-"""The engine of `denoise`."""
+"""The engine of `denoise`: finds files, denoises them in batches, and writes them."""

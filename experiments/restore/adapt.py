@@ -1,8 +1,8 @@
-"""Images into what a network takes, and back: colours, sizes, depths."""
+"""Converts images to the network's inputs and back: channels, sizes and number types."""
 
 import hashlib
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -11,60 +11,52 @@ from jaxtyping import Float, Shaped
 from jaxdae.errors import InputError
 from jaxdae.image_io.pillow import LUMA
 
-BAND = 256  # rows of a large image at a time
-
-
-CACHED_PIXELS = 64 * 28 * 28  # what a CPU's caches hold of a network's work
-
-
-BYTES = np.dtype(np.uint8)
-
-
+BAND = 256  # rows of a large image that are converted at once
+UINT8 = np.dtype(np.uint8)
 Images = Shaped[np.ndarray, "n height width channels"]
-
-
 Values = Float[np.ndarray, "n height width channels"]
 
 
-# Images into what a network takes, and back
 class Rules:
-    """How images of any size and colour become what a network takes.
+    """The rules by which images of any size and number of channels become a network's inputs.
 
     Args:
       model: the network.
-      name: what the user calls it.
-      sizes: what is done with images of another size.
+      name: of the network in messages.
+      sizes: how to treat images of another size than the network's.
     """
 
     def __init__(self, model: Any, name: str, sizes: Literal["refuse", "fit", "tile"]) -> None:
-        height, width, self.inputs = model.image_shape
-        self.size = height, width
-        self.outputs = model.out_channels or self.inputs
+        self.size: Any = None if model.image_size is None else tuple(model.image_size)
+        self.inputs, self.outputs = model.channels, model.outputs
         self.name, self.sizes = name, sizes
+        if self.size is None and sizes != "refuse":
+            raise InputError(f"--{sizes} has no use: {name} takes images of any size: leave it out")
 
     def channels(self, channels: int) -> int:
-        """The channels of the result for an image of so many.
+        """The number of channels of the result, from the number of channels of an image.
 
         Raises:
-          InputError: the network makes nothing of it.
+          InputError: the network takes no such images.
         """
         if channels == self.inputs:
             return self.outputs
         if {channels, self.inputs, self.outputs} <= {1, 3}:
             return max(channels, self.outputs) if self.inputs == 1 else channels
-        rule = f"has {channels} channels, and {self.name} takes {self.inputs}"
-        raise InputError(f"{rule}: give one with that many, or another --model")
+        rule = f"has {channels} channels, but {self.name} takes {self.inputs}"
+        raise InputError(f"{rule}: give an image with that many, or choose another --model")
 
     def check_size(self, height: int, width: int) -> None:
-        """Raises an `InputError` if images of another size are to be refused."""
-        if (height, width) != self.size and self.sizes == "refuse":
+        """Raises an `InputError` if the size is refused."""
+        if self.size and (height, width) != self.size and self.sizes == "refuse":
             raise InputError(
-                f"is {width}x{height}, and {self.name} takes {self.size[1]}x{self.size[0]}: --tile "
-                "restores it in overlapping tiles, --fit scales it to that size and back"
+                f"is {width}x{height}, but {self.name} takes {self.size[1]}x{self.size[0]}: give "
+                "--tile to denoise it in overlapping tiles, or --fit to scale it to that size and "
+                "back"
             )
 
-    def colours_in(self, x: Values) -> Values:
-        """Images as the network's inputs, the channels of an image one after the other if apart."""
+    def to_inputs(self, x: Values) -> Values:
+        """Images as the network's inputs. If each channel is denoised alone, each is an input."""
         channels = x.shape[3]
         if channels == self.inputs:
             return x
@@ -74,8 +66,8 @@ class Rules:
             return x @ np.array(LUMA, np.float32)[:, None]
         return np.repeat(x, self.inputs, 3)
 
-    def colours_out(self, x: Values, channels: int) -> Values:
-        """The network's results for images of so many channels, as images."""
+    def from_outputs(self, x: Values, channels: int) -> Values:
+        """The network's outputs as images, for inputs that had so many channels."""
         if channels == self.inputs or self.inputs != self.outputs:
             return x
         if self.inputs == 1:
@@ -84,14 +76,14 @@ class Rules:
 
 
 class Work:
-    """Images of one size on their way through a network.
+    """Images of one size that are being denoised.
 
     Args:
       images: uint8, uint16, or floating point in [0, 1].
       dtype: the type of the result.
 
     Raises:
-      InputError: the rules say no.
+      InputError: the rules refuse them.
     """
 
     def __init__(self, rules: Rules, images: Images, dtype: np.dtype) -> None:
@@ -101,7 +93,7 @@ class Work:
         self.count, height, width, self.channels = images.shape
         rules.check_size(height, width)
         channels = rules.channels(self.channels)
-        other = (height, width) != rules.size
+        other = rules.size is not None and (height, width) != rules.size
         self.tiled, self.fitted = other and rules.sizes == "tile", other and rules.sizes == "fit"
         shape = (height, width)
         self.shape = (self.count, height, width, channels)  # of the result
@@ -116,7 +108,7 @@ class Work:
         self.left = self.groups
 
     def inputs(self) -> Iterator[Values]:
-        """What the network is to be given, group by group."""
+        """The inputs of the network, in groups."""
         from jaxdae import tiling
 
         for row in range(self.groups):
@@ -125,13 +117,13 @@ class Work:
             else:
                 images = to_float(self.images)
                 images = tiling.fit(images, self.rules.size) if self.fitted else images
-            yield self.rules.colours_in(images)
+            yield self.rules.to_inputs(images)
 
     def take(self, outputs: Values) -> None:
-        """Takes what the network made of the next group."""
+        """Takes the outputs of the next group. `result` is complete when `left` is 0."""
         from jaxdae import tiling
 
-        outputs = self.rules.colours_out(outputs, self.channels)
+        outputs = self.rules.from_outputs(outputs, self.channels)
         size = self.images.shape[1:3]
         if self.tiled:
             complete = self._blend.add(outputs)
@@ -148,42 +140,45 @@ class Work:
 
 
 def to_float(images: Images) -> Values:
-    """Images in [0, 1], float32."""
+    """Images as float32 in [0, 1]."""
     if images.dtype.kind == "f":
         return images.astype(np.float32, copy=False)
     return images.astype(np.float32) / np.float32(np.iinfo(images.dtype).max)
 
 
 def from_float(images: Values, dtype: np.dtype) -> Images:
-    """Images in [0, 1] as another type, rounded if it is one of whole numbers."""
+    """Images in [0, 1] as another type; clipped, and rounded for integers."""
     images = np.clip(images, 0, 1)
     if dtype.kind == "f":
         return images.astype(dtype)
     return np.rint(images * np.float32(np.iinfo(dtype).max)).astype(dtype)
 
 
-def to_bytes(image: Shaped[np.ndarray, "h w c"]) -> Shaped[np.ndarray, "h w c"]:
-    """An image as uint8, rounded if it is of more than 8 bits."""
-    if image.dtype == BYTES:
+def to_uint8(image: Shaped[np.ndarray, "h w c"]) -> Shaped[np.ndarray, "h w c"]:
+    """An image as uint8, rounded if it has more than 8 bits."""
+    if image.dtype == UINT8:
         return image
-    rounded = np.empty(image.shape, BYTES)
+    rounded = np.empty(image.shape, UINT8)
     for rows in bands(len(image)):
-        rounded[rows] = from_float(to_float(image[rows]), BYTES)
+        rounded[rows] = from_float(to_float(image[rows]), UINT8)
     return rounded
 
 
 def bands(height: int) -> Iterator[slice]:
-    """The rows of an image, some at a time: what is float32 then takes little memory."""
+    """The rows of an image in bands, so that the float32 copy of a band needs little memory."""
     return (slice(first, first + BAND) for first in range(0, height, BAND))
 
 
 def add_noise(
     images: Images, name: str, first: int, sigma: float, mean: float, seed: int
 ) -> Values:
-    """Images in [0, 1] with noise N(mean, sigma^2), clipped.
+    """Adds noise N(mean, sigma^2) to images in [0, 1], and clips them.
 
-    The noise of an image depends on its path below --out, its place in its stack and the seed, and
-    on no other image.
+    The noise of an image depends only on its name, its index in its stack and the seed.
+
+    Args:
+      name: path of the file's result, relative to --out.
+      first: index of the first image in its stack.
     """
     text = unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
     digest = hashlib.sha256(text).digest()
@@ -196,3 +191,21 @@ def add_noise(
             part += noise * np.float32(sigma) + np.float32(mean)
             np.clip(part, 0, 1, out=part)
     return noisy
+
+
+def noise_mean(card: Mapping[str, Any], name: str) -> float:
+    """The mean of the noise that a model was trained to remove, from its model card.
+
+    Raises:
+      InputError: the model was not trained to remove Gaussian noise.
+    """
+    recipe = card.get("recipe")
+    recipe = recipe if isinstance(recipe, dict) else {}
+    mean, corruption = recipe.get("mean"), recipe.get("corruption", "gaussian")
+    if corruption != "gaussian" or not isinstance(mean, int | float):
+        removes = corruption if corruption != "gaussian" else "something else"
+        raise InputError(
+            f"--noise-sigma adds gaussian noise, but --model {name} was trained to remove "
+            f"{removes}: leave it out, or choose another --model"
+        )
+    return float(mean)

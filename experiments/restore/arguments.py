@@ -1,4 +1,4 @@
-"""What `denoise` is asked: its flags, and the rules between them."""
+"""The flags of `denoise`, and the rules between them."""
 
 import math
 import os
@@ -14,66 +14,71 @@ METRICS = "metrics.csv"
 
 @dataclass(frozen=True)
 class Arguments:
-    """What the command line takes."""
+    """The flags."""
 
     inputs: tyro.conf.Positional[tuple[str, ...]]
     """Image files, stacks, folders, or patterns in quotes."""
     out: Path
     """Folder to write to."""
     model: str = "digits-blind"
-    """A network that comes with the package (digits-blind, digits-unet, digits-sigma-0.5, digits-sigma-1.0), the folder of a
-    finished run, or a model's .npz file."""
+    """A network that comes with jaxdae (digits-blind, digits-unet, digits-sigma-0.5,
+    digits-sigma-1.0), the folder of a finished run, or a model's .npz or .safetensors file."""
     tile: bool = False
-    """Restore images of other sizes in overlapping tiles."""
+    """Denoise images of other sizes in overlapping tiles."""
     fit: bool = False
-    """Restore images of other sizes scaled to the network's."""
+    """Scale images of other sizes to the network's size and back."""
     noise_sigma: float | None = None
-    """For a demonstration, first add noise of this standard deviation to images in [0, 1], with the
-    mean that the model was trained for; which noise depends on the file's path and --seed alone."""
+    """For a demonstration: first add Gaussian noise of this standard deviation to the images, which
+    are in [0, 1]. Its mean is that of the model's training. The noise of an image depends only on
+    its path and --seed."""
     seed: int = 0
-    """Decides the noise."""
+    """Seed of the noise."""
     reference: Path | None = None
-    """Clean images to compare with: a file for one input, or a folder with files of the same names;
-    with --noise-sigma, the inputs themselves if not given. Errors go to metrics.csv in --out."""
+    """Clean images to compare with: a file for one input, or a folder with files of the same names.
+    With --noise-sigma the default is the inputs. The errors are written to metrics.csv in --out."""
     side_by_side: Path | None = None
-    """Folder for pictures of each input beside its result (and its reference)."""
+    """Folder for pictures that show each input beside its result (and its reference)."""
     overwrite: bool = False
-    """Replace files that exist in --out."""
+    """Replace existing files in --out."""
     skip_existing: bool = False
-    """Leave files that exist in --out, and go on with the others."""
+    """Keep existing files in --out, and denoise only the other inputs."""
     progress: bool = True
-    """Show a progress bar, if the terminal can."""
+    """Show a progress bar, if the output is a terminal."""
     cache: bool = True
-    """Keep compiled programs in the user's cache folder, so that the next run starts sooner."""
+    """Keep compiled programs in the user's cache folder: the next run starts sooner."""
+
+    @property
+    def compares(self) -> bool:
+        """True if there are clean images to compare with."""
+        return self.reference is not None or self.noise_sigma is not None
 
 
 def check(arguments: Arguments) -> None:
+    """Raises an `InputError` if the flags contradict each other or have wrong values."""
     if not arguments.inputs:
-        raise InputError("no inputs: name image files, folders of them, or patterns in quotes")
+        raise InputError("there are no inputs: give image files, folders, or patterns in quotes")
     for one, other in (("tile", "fit"), ("overwrite", "skip_existing")):
         if getattr(arguments, one) and getattr(arguments, other):
-            words = f"--{one} and --{other.replace('_', '-')}"
-            raise InputError(f"{words} exclude each other: give one of them")
+            raise InputError(
+                f"--{one} and --{other.replace('_', '-')} exclude each other: give one of them"
+            )
     sigma = arguments.noise_sigma
     if sigma is not None and not 0 <= sigma < math.inf:
-        raise InputError(f"--noise-sigma {sigma} must be a finite number, at least 0, such as 0.5")
+        raise InputError(
+            f"--noise-sigma {sigma} must be finite and at least 0: give a number such as 0.5"
+        )
     if arguments.seed < 0:
-        raise InputError(f"--seed {arguments.seed} must be at least 0")
+        raise InputError(f"--seed {arguments.seed} must be at least 0: choose another")
     for flag in ("out", "side_by_side"):
         path = getattr(arguments, flag)
         if path is not None and os.path.lexists(path) and not path.is_dir():
             what = f"--{flag.replace('_', '-')} {show(path)}"
-            raise InputError(f"{what} is no folder: name a folder, new or not")
+            raise InputError(f"{what} is not a folder: name a new folder or an existing one")
     side = arguments.side_by_side
     if side is not None and os.path.realpath(side) == os.path.realpath(arguments.out):
-        raise InputError(f"--side-by-side {show(side)} is --out: choose another folder")
-    if arguments.skip_existing and compares(arguments):
+        raise InputError(f"--side-by-side {show(side)} is also --out: choose another folder")
+    if arguments.skip_existing and arguments.compares:
         raise InputError(
-            f"--skip-existing would leave {METRICS} without the images that are skipped: take "
-            "--overwrite, or neither --reference nor --noise-sigma"
+            f"with --skip-existing {METRICS} would miss the skipped images: give --overwrite, or "
+            "leave out --reference and --noise-sigma"
         )
-
-
-def compares(arguments: Arguments) -> bool:
-    """Whether there are clean images to compare with."""
-    return arguments.reference is not None or arguments.noise_sigma is not None

@@ -1,4 +1,4 @@
-"""Which files are restored, and which are written."""
+"""The files to denoise, and the files to write."""
 
 import functools
 import glob
@@ -11,72 +11,74 @@ from jaxdae.errors import InputError, show
 from jaxdae.image_io.pillow import SUFFIXES, find
 from jaxdae.image_io.stacks import SUFFIXES as STACKS
 
-from .arguments import METRICS, Arguments, compares
+from .arguments import METRICS, Arguments
 
 
 class Source(NamedTuple):
-    """A file to restore.
+    """A file to denoise.
 
     Fields:
-      path: where it is.
-      name: its path below --out.
+      path: of the file.
+      name: path of its result, relative to --out.
     """
 
     path: Path
     name: str
 
     @property
-    def stack(self) -> bool:
+    def is_stack(self) -> bool:
         return self.name.lower().endswith(STACKS)
 
 
-# What there is to do
 def sources(arguments: Arguments) -> list[Source]:
-    """The files to restore, in order, each once.
+    """The files to denoise, in order, each once.
 
     Raises:
-      InputError: a place that does not exist or holds nothing, or two files of one name.
+      InputError: an input does not exist or holds no images, or two results would have one name.
     """
     found: dict[str, Path] = {}
-    ours = [path for path in (arguments.out, arguments.side_by_side) if path is not None]
-    roots = tuple(os.path.realpath(path) + os.sep for path in ours)
-    folder = functools.cache(os.path.realpath)
-    for place in arguments.inputs:
+    outputs = [path for path in (arguments.out, arguments.side_by_side) if path is not None]
+    roots = tuple(os.path.realpath(path) + os.sep for path in outputs)
+    realpath = functools.cache(os.path.realpath)
+    for given in arguments.inputs:
         count = seen = 0
-        for name, path in _places(place):
+        for name, path in _files(given):
             seen += 1
-            if not (folder(path.parent) + os.sep).startswith(roots):
+            if not (realpath(path.parent) + os.sep).startswith(roots):
                 count += 1
                 other = found.setdefault(name, path)
                 if other is not path and os.path.realpath(other) != os.path.realpath(path):
                     raise InputError(
-                        f"{show(other)} and {show(path)} would both be {show(name)} in --out: "
-                        "restore them into two folders"
+                        f"{show(other)} and {show(path)} would both be written to {show(name)} in "
+                        "--out: denoise them into two folders"
                     )
         if seen and not count:
             raise InputError(
-                f"{show(place)} lies in --out or --side-by-side, and what lies there is no input: "
+                f"{show(given)} lies in --out or --side-by-side, whose files are not denoised: "
                 "choose another folder for the results"
             )
         if not count:
             raise InputError(
-                f"nothing to restore in {show(place)}: it must hold files that end in "
+                f"{show(given)} holds no images: name files that end in "
                 f"{', '.join((*SUFFIXES, *STACKS))}"
             )
     return [Source(path, name) for name, path in found.items()]
 
 
-def _places(place: str) -> Iterator[tuple[str, Path]]:
-    """What an argument names: paths below --out, and the files."""
-    path, known = Path(os.path.expanduser(place)), (*SUFFIXES, *STACKS)
+def _files(given: str) -> Iterator[tuple[str, Path]]:
+    """The files that an input names, each with the path of its result relative to --out."""
+    path, known = Path(os.path.expanduser(given)), (*SUFFIXES, *STACKS)
     if path.is_dir():
         for _, file in find(path, known):
             yield file.relative_to(path).as_posix(), file
     elif path.is_file():
         if not path.name.lower().endswith(known):
-            raise InputError(f"{show(place)} is no image or stack: name one of {', '.join(known)}")
+            raise InputError(
+                f"{show(given)} is not an image or a stack: name a file that ends in "
+                f"{', '.join(known)}"
+            )
         yield path.name, path
-    elif glob.has_magic(place) and not os.path.lexists(path):
+    elif glob.has_magic(given) and not os.path.lexists(path):
         root = path
         while glob.has_magic(str(root)):
             root = root.parent
@@ -86,70 +88,70 @@ def _places(place: str) -> Iterator[tuple[str, Path]]:
                 if file.name.lower().endswith(known) and file.is_file():
                     yield file.relative_to(root).as_posix(), file
     else:
-        rule = "is no regular file" if os.path.lexists(path) else "does not exist"
-        raise InputError(
-            f"{show(place)} {rule}: name image files, folders of them, or patterns in quotes"
-        )
+        rule = "is not a regular file" if os.path.lexists(path) else "does not exist"
+        raise InputError(f"{show(given)} {rule}: give image files, folders, or patterns in quotes")
 
 
 def left_to_do(arguments: Arguments, files: Sequence[Source]) -> list[Source]:
-    """Those of the files that are to be written.
+    """The files whose results are not written yet, or are to be written again.
 
     Raises:
-      InputError: a result would take the place of an input, or of another file that is to stay.
+      InputError: a result would replace an input, or an existing file without --overwrite.
     """
     out = arguments.out
-    there = [file for file in files if os.path.lexists(out / file.name)]
-    if there:
+    existing = [file for file in files if os.path.lexists(out / file.name)]
+    if existing:
         inputs = {os.path.realpath(file.path) for file in files}
         if arguments.reference is not None:
             references = (reference_of(arguments.reference, file) for file in files)
             inputs |= {os.path.realpath(path) for path in references}
-        for file in there:
+        for file in existing:
             if os.path.realpath(out / file.name) in inputs:
                 raise InputError(
                     f"--out {show(out)} would replace {show(out / file.name)}, which is an input: "
                     "choose another folder"
                 )
     if arguments.skip_existing:
-        skipped = set(there)
+        skipped = set(existing)
         return [file for file in files if file not in skipped]
     side = arguments.side_by_side
     if not arguments.overwrite:
-        if there:
+        if existing:
             raise InputError(
-                f"{len(there):,} of {len(files):,} results exist, such as "
-                f"{show(out / there[0].name)}: --overwrite replaces them, --skip-existing leaves "
-                "them; or choose another --out"
+                f"{len(existing):,} of {len(files):,} results exist, such as "
+                f"{show(out / existing[0].name)}: give --overwrite to replace them, "
+                "--skip-existing to keep them, or another --out"
             )
-        if compares(arguments) and os.path.lexists(out / METRICS):
-            raise InputError(f"{show(out / METRICS)} exists: --overwrite replaces it")
+        if arguments.compares and os.path.lexists(out / METRICS):
+            raise InputError(f"{show(out / METRICS)} exists: give --overwrite to replace it")
         if side is not None and side.is_dir() and any(side.iterdir()):
             raise InputError(
-                f"--side-by-side {show(side)} is not empty: --overwrite writes into it"
+                f"--side-by-side {show(side)} is not empty: give --overwrite to write into it, or "
+                "choose another folder"
             )
     return list(files)
 
 
 def reference_of(reference: Path, file: Source) -> Path:
+    """The clean image, or stack, of a file."""
     return reference / file.name if reference.is_dir() else reference
 
 
 def check_references(arguments: Arguments, files: Sequence[Source]) -> None:
-    """Raises an `InputError` if there is not a reference for each file."""
-    place = arguments.reference
-    if place is None:
+    """Raises an `InputError` if a file has no reference."""
+    reference = arguments.reference
+    if reference is None:
         return
-    if not place.exists():
-        raise InputError(f"--reference {show(place)} does not exist: name a file or a folder")
-    if not place.is_dir() and len(files) > 1:
+    if not reference.exists():
+        raise InputError(f"--reference {show(reference)} does not exist: give a file or a folder")
+    if not reference.is_dir() and len(files) > 1:
         raise InputError(
-            f"--reference {show(place)} is one file for {len(files):,} inputs: name the folder of "
-            "all references"
+            f"--reference {show(reference)} is one file for {len(files):,} inputs: give the folder "
+            "of all references"
         )
-    missing = [file for file in files if not reference_of(place, file).is_file()]
+    missing = [file for file in files if not reference_of(reference, file).is_file()]
     if missing:
         raise InputError(
-            f"--reference {show(place)} lacks {len(missing):,} of {len(files):,} files, such as "
-            f"{show(missing[0].name)}: add them, with the names that the inputs have"
+            f"--reference {show(reference)} lacks {len(missing):,} of {len(files):,} files, such "
+            f"as {show(missing[0].name)}: add them, under the names of the inputs"
         )

@@ -1,48 +1,43 @@
-"""A run from its configuration to its last figure: calls to `jaxdae`, files out."""
+"""A run: trains a configuration, and writes everything to its folder."""
 
-import csv
-import io
 import json
-import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from importlib.metadata import version
-from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import jaxdae
 from jaxdae import data, pretrained
-from jaxdae.kernels import primitives as native
 from jaxdae.checkpoint import Checkpoints
-from jaxdae.files import tree_sha256
 from jaxdae.errors import DivergenceError, InputError
 from jaxdae.evaluation import Evaluator, means
+from jaxdae.files import tree_sha256, write_whole
+from jaxdae.kernels import primitives as native
 from jaxdae.model import parameter_count
-from jaxdae.recipes import Config
-from jaxdae.corruption import NOISE_LEVELS
-from jaxdae.trainer import examples_of, Part, Stage, Trainer
-from jaxdae.training import Progress as TrainingProgress
 from jaxdae.train_step import TrainState
+from jaxdae.trainer import Part, Stage, Trainer, examples_of
+from jaxdae.training import Progress
 
 from .. import program
 from ..common import cli, cluster, trackers
 from ..common.flags import Arguments
-from ..common.guard import Guard, locked
+from ..common.guard import Guard
+from ..common.progress import progress_bar
+from . import folder
 from .models import NAME
 
-# What a checkpoint must agree with to go on from it, as it is called when it does not.
+# What must be equal to resume from a checkpoint: key to the name in messages.
 IDENTITY = {"config": "configuration", "data_sha256": "data set", "teacher_sha256": "teacher"}
-Results = dict[str, dict[str, Any]]  # the metrics at each noise level
+Results = dict[str, dict[str, Any]]  # noise level to metrics
 
 
 def run(
@@ -50,33 +45,33 @@ def run(
     dataset: Future[data.Dataset] | None = None,
     show: "Show | None" = None,
 ) -> None:
-    """Trains, or resumes, and writes everything; see `experiments.run`.
+    """Trains or resumes a run, and writes everything; see `experiments.run`.
 
     Args:
-      dataset: the configuration's images, if they are being read already.
-      show: draws figures and writes a page when the run ends.
+      dataset: the images of the configuration, if they are being read already.
+      show: draws the figures and writes the report at the end of the run.
     """
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = cli.make_console()
     out = arguments.resume
     if out is not None and (out / "summary.json").exists():
         console.print(f"The run in {out} is finished: its result is in {out}/summary.json.")
         return
     experiment = Experiment(arguments, console, dataset.result() if dataset else None, show)
-    out = out or _choose(arguments.out, experiment.config)
-    if not experiment.leads:
-        experiment.go(out)
+    out = out or arguments.out or folder.new_folder(experiment.config)
+    if not experiment.is_main_process:
+        experiment.run(out)
         return
-    with _folder(out):
+    with folder.opened(out):
         if arguments.resume is None:
-            _claim(out, experiment.config)
-        experiment.go(out)
+            folder.write_config(out, experiment.config)
+        experiment.run(out)
 
 
 class Experiment(Trainer):
-    """A run: everything checked and built at construction, before any work starts.
+    """A run. The constructor builds and checks everything before any work starts.
 
     Raises:
-      InputError: a value that cannot be, said in one line.
+      InputError: a value of the configuration is not possible.
     """
 
     def __init__(
@@ -87,16 +82,16 @@ class Experiment(Trainer):
         show: "Show | None" = None,
     ) -> None:
         self.arguments, self.console, self.show = arguments, console, show
-        # Of several processes the first alone tests, writes and speaks.
-        self.leads = jax.process_index() == 0
-        console.quiet = console.quiet or not self.leads
+        # Only the main process tests, writes and prints.
+        self.is_main_process = jax.process_index() == 0
+        console.quiet = console.quiet or not self.is_main_process
         if arguments.keep < 1:
-            raise InputError(f"keep={arguments.keep} checkpoints must be at least 1")
-        if self.leads:
+            raise InputError(f"--keep {arguments.keep} must be at least 1: choose 1 or more")
+        if self.is_main_process:
             trackers.check(arguments.tensorboard, arguments.wandb)
         super().__init__(arguments.config, dataset)
         config, dataset = self.config, self.dataset
-        # The devices may be others than a checkpoint's: the result is the same, to rounding.
+        # A run may resume on another number of devices: the result is the same up to rounding.
         self.identity = {
             "config": json.loads(json.dumps(asdict(replace(config, devices=None)))),
             "data_sha256": dataset.sha256
@@ -105,157 +100,122 @@ class Experiment(Trainer):
         }
         self.tested = "Validation" if config.validation_images else "Test"
         self.history: list[dict[str, float]] = []
-        self.csv = ""  # the same, as metrics.csv: to a checkpoint, text is cheap, however long
+        self.csv = ""  # the history as metrics.csv: a checkpoint saves text faster
         self.part = Part()
         self.compile_seconds = 0.0
-        self.start_seconds: float | None = None  # from the process's start to its first step
+        self.start_seconds: float | None = None  # from the start of the process to the first step
 
-    def go(self, out: Path) -> None:
-        """Trains from where the checkpoints in `out` are to the end."""
+    def run(self, out: Path) -> None:
+        """Trains to the end, from the newest checkpoint in `out` if there is one."""
         self.out = out
         with (
-            Guard(self.last_words) as self.guard,
-            cluster.together(self.last_words),
-            self.opened(out) as self.checkpoints,
-            self.followed(out) as self.trackers,
+            Guard(self.how_to_resume) as self.guard,
+            cluster.exit_if_peer_lost(self.how_to_resume),
+            self.open_checkpoints() as self.checkpoints,
+            self.open_trackers() as self.trackers,
         ):
             state = self.create_state()
             self.count = parameter_count(state.params)
-            self.console.print(self.headline(out))
-            state = self.take_up(state)
+            self.console.print(self.headline())
+            state = self.resume(state)
             self.trackers.begin(self.config, self.history)
             try:
                 for stage in self.stages:
                     state = self.train(state, stage)
             except DivergenceError as error:
-                self.settle()
-                kept = f"; the checkpoint of step {self.saved()} is kept in {out}"
-                raise DivergenceError(f"{error}{kept if self.saved() else ''}") from None
-            if self.settle():  # once more, before the state is given up
+                self.wait_for_save()
+                step = self.saved_step()
+                kept = f"; the checkpoint of step {step} is kept in {out}" if step else ""
+                raise DivergenceError(f"{error}{kept}") from None
+            if self.wait_for_save():  # try once more
                 self.save(state)
-            if failure := self.settle():
+            if failure := self.wait_for_save():
                 raise InputError(
-                    f"the state after the last epoch cannot be saved in {out} ({failure}): make "
-                    f"room there{self.last_words()}"
+                    f"the state after the last epoch cannot be saved in {out} ({failure}): free "
+                    f"some space there{self.how_to_resume()}"
                 )
-            if self.leads:
-                self.finish(out, jax.tree.map(np.asarray, state.eval_params))
+            if self.is_main_process:
+                self.finish(jax.tree.map(np.asarray, state.eval_params))
 
-    def opened(self, out: Path) -> AbstractContextManager[Checkpoints | None]:
-        if not self.leads:
+    def open_checkpoints(self) -> AbstractContextManager[Checkpoints | None]:
+        if not self.is_main_process:
             return nullcontext()
-        return Checkpoints(out / "checkpoints", keep=self.arguments.keep)
+        return Checkpoints(self.out / "checkpoints", keep=self.arguments.keep)
 
-    def followed(self, out: Path) -> trackers.Trackers:
+    def open_trackers(self) -> trackers.Trackers:
+        out = self.out if self.is_main_process else None
         flags = self.arguments
-        return trackers.Trackers(
-            flags.tensorboard, flags.wandb, out if self.leads else None, self.console
+        return trackers.Trackers(flags.tensorboard, flags.wandb, out, self.console)
+
+    def headline(self) -> str:
+        """The line that is printed first: network, noise, data and devices."""
+        config, device = self.config, self.devices[0]
+        kind = device.device_kind if device.platform != "cpu" else platform.machine()
+        if device.platform == "cpu" and not native.available():
+            kind += ", slower because there is no C++ compiler"
+        return (
+            f"{config.recipe}: {config.architecture}, {self.count:,} parameters; "
+            f"{self.task}; {len(self.dataset.train):,} images of {self.dataset.name}; "
+            f"{len(self.devices)} x {device.platform} ({kind}); into {self.out}"
         )
 
-    def settle(self) -> str | None:
-        """Waits for the last save, and returns why it failed, if it did."""
+    # Checkpoints
+
+    def wait_for_save(self) -> str | None:
+        """Waits until the last save has ended. Returns the reason if it failed."""
         if self.checkpoints is None:
             return None
         self.checkpoints.wait()
         return self.checkpoints.failure
 
-    def headline(self, out: Path) -> str:
-        config, device = self.config, self.devices[0]
-        kind = device.device_kind if device.platform != "cpu" else platform.machine()
-        return (
-            f"{config.recipe}: {config.architecture}, {self.count:,} parameters; "
-            f"{self.corruption}; {len(self.dataset.train):,} images of {self.dataset.name}; "
-            f"{len(self.devices)} x {device.platform} ({kind}{self._kernels()}); into {out}"
-        )
-
-    def _kernels(self) -> str:
-        if self.devices[0].platform != "cpu" or native.available():
-            return ""
-        return ", slower for want of a C++ compiler"
-
-    def saved(self) -> int | None:
-        """The step of the last checkpoint on disk, as the folder says at this moment."""
+    def saved_step(self) -> int | None:
+        """The step of the newest checkpoint in the folder."""
         names = [path.name for path in self.out.glob("checkpoints/*")]
         return max((int(name) for name in names if name.isdigit()), default=None)
 
-    def last_words(self) -> str:
-        """Where the last good checkpoint is and how to go on from it."""
-        if not self.leads:
-            return f"; process 0 keeps the checkpoints: {program('run')} --resume {self.out}"
-        step = self.saved()
+    def how_to_resume(self) -> str:
+        """Says which checkpoint is kept, and how to continue from it."""
+        command = f"{program('run')} --resume {self.out}"
+        if not self.is_main_process:
+            return f"; process 0 keeps the checkpoints: {command}"
+        step = self.saved_step()
         if step is None:
-            return f"; nothing was kept, and {self.out} can be deleted"
-        return f"; the checkpoint of step {step} is kept: {program('run')} --resume {self.out}"
+            return f"; nothing was saved, and {self.out} can be deleted"
+        return f"; the checkpoint of step {step} is kept: {command}"
 
-    def same_run(self, meta: dict[str, Any]) -> None:
-        """Raises if a checkpoint is of another configuration or of other images."""
+    def check_same_run(self, meta: dict[str, Any]) -> None:
+        """Raises a `ValueError` if a checkpoint has another configuration or other data."""
         for name, value in self.identity.items():
             if meta[name] != value:
                 raise ValueError(f"it was made with another {IDENTITY[name]}")
 
-    def take_up(self, state: TrainState) -> TrainState:
-        """The state to go on with, and the history up to it: a checkpoint's, or the fresh ones."""
+    def resume(self, state: TrainState) -> TrainState:
+        """Restores the state and the history from the newest good checkpoint.
+
+        Args:
+          state: a fresh state, which is returned if there is no checkpoint.
+        """
         meta = None
-        if self.checkpoints and (restored := self.checkpoints.restore(state, self.same_run)):
+        if self.checkpoints and (restored := self.checkpoints.restore(state, self.check_same_run)):
             for step, reason in restored.skipped:
                 self.console.print(f"skipped the checkpoint of step {step}: {reason}")
             state, meta = restored.state, restored.meta
         if jax.process_count() > 1:
-            state, meta = cluster.share_state(state, meta)
+            state, meta = cluster.broadcast_state(state, meta)
         if meta is None:
             return state
         self.csv = meta["history"]
-        self.history = history_of(self.csv)
+        self.history = folder.parse_history(self.csv)
         self.part = Part(**meta["part"])
         self.compile_seconds = meta["compile_seconds"]
         steps = f" and {len(self.part.losses)} steps" if self.part.losses else ""
         self.console.print(f"resumed after epoch {len(self.history)}{steps}")
         return state
 
-    def train(self, state: TrainState, stage: Stage) -> TrainState:
-        """Trains the epochs of a stage that the history does not hold yet."""
-        done, taken = len(self.history), len(self.part.losses)
-        if done >= stage.epochs.stop:
-            return state
-        with self.guard.holding(), self.bar(range(done, stage.epochs.stop)) as show:
-            if taken == self.steps_per_epoch:  # stopped between its last step and its test
-                self.end_epoch(state, stage)
-                done, taken = done + 1, 0
-            for progress in self.chunks(state, stage, done, taken, self.arguments.debug):
-                if self.start_seconds is None:
-                    self.start_seconds = cli.running_seconds() - progress.seconds
-                state = progress.state
-                self.part.add(progress)
-                self.compile_seconds += progress.compile_seconds
-                show(progress)
-                self.guard.asked = cluster.any_asked(self.guard.asked)
-                if self.guard.asked is not None:
-                    self.save(state)
-                    self.settle()
-                    self.guard.stop()
-                if progress.ended:
-                    self.end_epoch(state, stage)
-        return state
-
-    def end_epoch(self, state: TrainState, stage: Stage) -> None:
-        """Tests, and saves with the epoch's row in the history."""
-        part, history = self.part, self.history
-        if not self.leads:
-            self.history, self.part = [*history, {}], Part()
-            return
-        seconds = history[-1]["train_seconds"] if history else 0.0
-        row = self.row(state, stage, part, len(history) + 1, seconds)
-        self.csv += _csv(row, header=not self.history)
-        self.history, self.part = [*self.history, row], Part()
-        # Losses compare within a stage: the best is sought in the last.
-        self.save(state, row["test_loss"] if stage is self.stages[-1] else float("inf"))
-        self.trackers.epoch(row)
-        self.report(row, stage.epochs.stop)
-
     def save(self, state: TrainState, loss: float = float("inf")) -> None:
-        """Saves the state and the history; says what fails, and leaves it at that.
+        """Saves the state and the history.
 
-        The training goes on in memory, for the disk may have room again at the next epoch.
+        A failure is only printed: training continues, and the next epoch may find more space.
         """
         if self.checkpoints is None:
             return
@@ -267,19 +227,59 @@ class Experiment(Trainer):
         }
         before = self.checkpoints.failure
         try:
-            # The rows are on disk before the checkpoint that answers for them.
+            # The rows must be on disk before the checkpoint that counts on them.
             if self.csv:
-                write_text(self.out / "metrics.csv", self.csv)
+                write_whole(self.out / "metrics.csv", self.csv)
         except OSError as error:
             self.console.print(f"warning: metrics.csv cannot be written ({error.strerror})")
         self.checkpoints.save(int(state.step), state, meta, loss=loss)
         if self.checkpoints.failure and self.checkpoints.failure != before:
             self.console.print(
-                f"warning: a checkpoint cannot be saved ({self.checkpoints.failure}), and the "
-                "training goes on without it: make room"
+                f"warning: a checkpoint cannot be saved ({self.checkpoints.failure}): free some "
+                "space; training continues without it"
             )
 
-    def report(self, row: dict[str, float], epochs: int) -> None:
+    # Training
+
+    def train(self, state: TrainState, stage: Stage) -> TrainState:
+        """Trains the epochs of a stage that are not in the history yet."""
+        done, taken = len(self.history), len(self.part.losses)
+        if done >= stage.epochs.stop:
+            return state
+        with self.guard.deferred(), self.bar(range(done, stage.epochs.stop)) as show:
+            if taken == self.steps_per_epoch:  # it was stopped between the last step and the test
+                self.end_epoch(state, stage)
+                done, taken = done + 1, 0
+            for progress in self.chunks(state, stage, done, taken, self.arguments.debug):
+                if self.start_seconds is None:
+                    self.start_seconds = cli.running_seconds() - progress.seconds
+                state = progress.state
+                self.part.add(progress)
+                self.compile_seconds += progress.compile_seconds
+                show(progress)
+                self.guard.signalled = cluster.any_signal(self.guard.signalled)
+                if self.guard.signalled is not None:
+                    self.save(state)
+                    self.wait_for_save()
+                    self.guard.stop()
+                if progress.ended:
+                    self.end_epoch(state, stage)
+        return state
+
+    def end_epoch(self, state: TrainState, stage: Stage) -> None:
+        """Tests, adds a row to the history, saves and prints."""
+        part, history = self.part, self.history
+        if not self.is_main_process:
+            self.history, self.part = [*history, {}], Part()
+            return
+        seconds = history[-1]["train_seconds"] if history else 0.0
+        row = self.row(state, stage, part, len(history) + 1, seconds)
+        self.csv += folder.format_row(row, header=not self.history)
+        self.history, self.part = [*self.history, row], Part()
+        # Losses of different stages do not compare: only the last stage has a best checkpoint.
+        self.save(state, row["test_loss"] if stage is self.stages[-1] else float("inf"))
+        self.trackers.epoch(row)
+        epochs = stage.epochs.stop
         self.console.print(
             f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  "
             f"train {self.config.loss} {row['train_loss']:.5f}  "
@@ -289,35 +289,32 @@ class Experiment(Trainer):
         )
 
     @contextmanager
-    def bar(self, epochs: range) -> Iterator[Callable[[TrainingProgress], None]]:
+    def bar(self, epochs: range) -> Iterator[Callable[[Progress], None]]:
         """A progress bar, and the function that moves it."""
-        columns = (
-            TextColumn("epoch {task.fields[epoch]}/" + str(epochs.stop)),
-            BarColumn(),
-            TextColumn("{task.percentage:3.0f}%  {task.fields[status]}"),
-            TimeRemainingColumn(),
-        )
-        # On the terminal that the lines go to, or nowhere: lines and bar must not mix.
-        quiet = not (self.arguments.progress and self.console.is_terminal)
-        with Progress(*columns, console=self.console, transient=True, disable=quiet) as bar:
-            images = len(epochs) * self.steps_per_epoch * self.config.batch_size
-            task = bar.add_task("", total=images, epoch=epochs.start + 1, status="compiling")
+        images = len(epochs) * self.steps_per_epoch * self.config.batch_size
+        first = {"description": f"epoch {epochs.start + 1}/{epochs.stop}", "status": "compiling"}
+        with progress_bar(images, self.arguments.progress, self.console, **first) as change:
 
-            def show(progress: TrainingProgress) -> None:
+            def show(progress: Progress) -> None:
                 speed = progress.images / progress.seconds
-                status = f"loss {progress.losses.mean():.5f}  {speed:,.0f} images/s"
-                bar.update(task, epoch=progress.epoch + 1, status=status)
-                bar.advance(task, progress.images)
+                change(
+                    advance=progress.images,
+                    description=f"epoch {progress.epoch + 1}/{epochs.stop}",
+                    status=f"loss {progress.losses.mean():.5f}  {speed:,.0f} images/s",
+                )
 
             yield show
 
-    def finish(self, out: Path, params: Any) -> None:
-        """The closing evaluation, the figures, and last of all the summary."""
-        config = self.config
-        test, errors = self.closing_table(params)
+    # The end
+
+    def finish(self, params: Any) -> None:
+        """Evaluates, and writes the network, the figures, the report and at last the summary."""
+        config, out = self.config, self.out
+        test, errors = self.evaluate(params)
         last = self.history[-1]
         images = len(self.history) * self.steps_per_epoch * config.batch_size
         device = self.devices[0]
+        packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
         summary = {
             "recipe": config.recipe,
             "seed": config.seed,
@@ -338,139 +335,62 @@ class Experiment(Trainer):
             "versions": {
                 "jaxdae": jaxdae.__version__,
                 "python": platform.python_version(),
-                **{
-                    name: version(name)
-                    for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-                },
+                **{name: version(name) for name in packages},
             },
         }
-        for row in test.values():  # an image restored exactly has an infinite PSNR; JSON has none
+        for row in test.values():  # an image that is restored exactly has an infinite PSNR
             row.update({name: None for name, value in row.items() if not np.isfinite(value)})
-        began = f", begun after {self.start_seconds:.1f} s" if self.start_seconds else ""
         about = {
-            "about": f"Removes {self.corruption} from images of {config.dataset}.",
+            "about": f"Removes {self.task} from images of {config.dataset}.",
             "recipe": {name: x for name, x in asdict(config).items() if x is not None},
             "results": {"tested_on": f"the {self.tested.lower()} images", **test},
             "versions": summary["versions"],
         }
         pretrained.save(NAME, self.model, params, about, out)
-        if self.show is not None:
+        if self.show is not None and (self.arguments.figures or self.trackers.all):
             self.show(self, params, summary, errors, out)
-        write_text(out / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+        text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
+        write_whole(out / "summary.json", text)
+        started = f", first step after {self.start_seconds:.1f} s" if self.start_seconds else ""
         self.console.print(
             f"{last['train_seconds']:.1f} s training ({summary['images_per_second']:,.0f} "
-            f"images/s), {self.compile_seconds:.1f} s compiling{began}; all in {out}/"
+            f"images/s), {self.compile_seconds:.1f} s compiling{started}; results in {out}/"
         )
 
-    def closing_table(self, params: Any) -> tuple[Results, np.ndarray | None]:
-        """Evaluates at each noise level (or under the run's corruption), and prints the table.
+    def evaluate(self, params: Any) -> tuple[Results, np.ndarray | None]:
+        """Evaluates at each noise level, or under the run's corruption, and prints the table.
 
         Returns:
-          Its rows, and the mean squared error of each image under the run's own corruption, if one
-          of the rows is of that.
+          The metrics, and the mean squared error of each image under the run's own corruption, if
+          that is among them.
         """
+        own = str(self.task)
         if self.by_sigma is None:
-            each = {str(self.corruption): self.stages[-1].test(params)}
+            each = {own: self.stages[-1].test(params)}
         else:
             sigmas = self.config.eval_sigmas
             if len(self.config.sigma) == 1:
+                own = str(float(self.config.sigma[0]))
                 sigmas = tuple(sorted({*sigmas, self.config.sigma[0]}))
-            evaluate: Evaluator = self.by_sigma
-            # The classifier that reads them has seen the images that are held out.
+            evaluator: Evaluator = self.by_sigma
+            # The digit classifier was trained on the images that are held out for validation.
             if self.config.dataset == "mnist" and not self.config.validation_images:
-                evaluate = self.evaluator(self.at_sigma, labels=self.dataset.test.labels)
-            each = {str(float(sigma)): evaluate.per_image(params, sigma) for sigma in sigmas}
-        rows = {label: means(values) for label, values in each.items()}
-        own = str(self.corruption)
-        if self.by_sigma and len(self.config.sigma) == 1:
-            own = str(float(self.config.sigma[0]))
-        errors = each[own]["mse"] if own in each else None
+                evaluator = self.evaluator(self.at_sigma, labels=self.dataset.test.labels)
+            each = {str(float(sigma)): evaluator.per_image(params, sigma) for sigma in sigmas}
+        rows = {label: folder.rename_accuracy(means(values)) for label, values in each.items()}
         table = Table(
             "sigma" if self.by_sigma else "corruption", title=f"{self.tested} images, restored"
         )
         styles = {"mse": "{:.5f}", "psnr": "{:.2f} dB", "ssim": "{:.4f}", "bce": "{:.4f}"}
-        if "recovery" in next(iter(rows.values())):
-            styles["recovery"] = "{:.2%}"
+        if "accuracy" in next(iter(rows.values())):
+            styles["accuracy"] = "{:.2%}"
         for name in styles:
-            table.add_column({"recovery": "digits read"}.get(name, name), justify="right")
+            table.add_column(name, justify="right")
         for label, row in rows.items():
             table.add_row(label, *(style.format(row[name]) for name, style in styles.items()))
         self.console.print(table)
-        return rows, errors
+        return rows, each[own]["mse"] if own in each else None
 
 
 # (experiment, params, summary, error of each test image or None, folder)
 Show = Callable[[Experiment, Any, Mapping[str, Any], np.ndarray | None, Path], None]
-
-
-def _choose(out: Path | None, config: Config) -> Path:
-    """The folder of a new run."""
-    if out is not None:
-        return out
-    level = "-".join(f"{s:g}" for s in config.sigma)
-    noise = f"sigma{level}" if config.corruption in NOISE_LEVELS else config.corruption
-    base = f"runs/{config.recipe}-{noise}"
-    names = (base if i == 1 else f"{base}-{i}" for i in count(1))
-    return next(Path(name) for name in names if not Path(name).exists())
-
-
-@contextmanager
-def _folder(out: Path) -> Iterator[Path]:
-    """Makes a folder, if it is not there, and holds it for this process."""
-    with ExitStack() as stack:
-        try:
-            if out.exists() and not out.is_dir():
-                raise InputError(
-                    f"--out {out} is a file, and must be a folder: choose another name"
-                )
-            out.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(out))
-        except OSError as error:
-            raise InputError(
-                f"{out} cannot be written ({error.strerror}): choose another folder"
-            ) from None
-        yield out
-
-
-def _claim(out: Path, config: Config) -> None:
-    """Writes the configuration of a new run to its folder, which must be empty."""
-    try:
-        if any(path.name != ".config.json.tmp" for path in out.iterdir()):
-            mend = f"continue it with --resume {out}, or " if (out / "config.json").exists() else ""
-            holds = "another run" if mend else "other files"
-            raise InputError(
-                f"--out {out} holds {holds}, and must be new or empty: {mend}choose another name"
-            )
-        write_text(out / "config.json", json.dumps(asdict(config), indent=2) + "\n")
-    except OSError as error:
-        raise InputError(
-            f"--out {out} cannot be written ({error.strerror}): choose another folder"
-        ) from None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all; a process that is killed leaves the old one, if any."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def history_of(text: str) -> list[dict[str, float]]:
-    """The rows of metrics.csv, from its text."""
-    return [
-        {name: int(x) if name in ("epoch", "step") else float(x) for name, x in row.items()}
-        for row in csv.DictReader(text.splitlines())
-    ]
-
-
-def _csv(row: dict[str, float], header: bool) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(row), lineterminator="\n")
-    if header:
-        writer.writeheader()
-    writer.writerow(row)
-    return text.getvalue()

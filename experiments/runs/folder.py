@@ -1,110 +1,149 @@
-"""A finished run, read back: what it was made of, and the network it came to.
+"""The folder of a run: made and locked for a new run, and its text files read and written.
 
-run = load_run(Path("runs/default-sigma0.5"))
-images = run.model.apply({"params": run.params}, noisy)      # in [0, 1]
+Nothing heavy is imported here: `--help` and the reading of results stay quick.
 """
 
+import csv
+import io
 import json
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-from rich.console import Console
-
-from jaxdae import training
-from jaxdae import train_step
-from jaxdae.checkpoint import Checkpoints
-from jaxdae.corruption import Corruption
-from jaxdae.data import Dataset
-from jaxdae.files import tree_sha256
 from jaxdae.errors import InputError
-from jaxdae.model import Denoiser
-from jaxdae.recipes import Config, read_config
+from jaxdae.files import write_whole
+from jaxdae.recipes import Config
 
 from .. import program
-from ..common.flags import Arguments
-from .experiment import Experiment, history_of
+from ..common.guard import locked
+
+SUMMARY_KEYS = {
+    *("recipe", "seed", "parameters", "epochs"),
+    *("train_seconds", "params_sha256", "test"),
+}
+METRICS = {"mse", "psnr", "ssim", "bce"}  # of each noise level in "test"
 
 
-class Run(NamedTuple):
-    """A finished run.
+def new_folder(config: Config) -> Path:
+    """A folder under runs/ that does not exist, named after the recipe and the noise."""
+    from jaxdae.trainer import has_sigma
 
-    Fields:
-      config: as it was saved.
-      dataset: the images that it was trained and tested on.
-      corruption: what it undoes.
-      model: the network.
-      params: its parameters at the end, of which `summary.json` gives the results; numpy arrays.
-    """
-
-    config: Config
-    dataset: Dataset
-    corruption: Any
-    model: Denoiser
-    params: Any
+    kind = config.corruption if config.objective == "supervised" else config.objective
+    level = "-".join(f"{sigma:g}" for sigma in config.sigma)
+    noise = f"sigma{level}" if has_sigma(config) else kind
+    base = f"runs/{config.recipe}-{noise}"
+    names = (base if i == 1 else f"{base}-{i}" for i in count(1))
+    return next(Path(name) for name in names if not Path(name).exists())
 
 
-def load_run(folder: Path) -> Run:
-    """Reads the run in a folder; on one device, on however many it was trained.
+@contextmanager
+def opened(folder: Path) -> Iterator[None]:
+    """Makes the folder if it does not exist, and locks it for this process.
 
     Raises:
-      InputError: the folder holds no finished run, the data set is not there or is another one
-        now, or the checkpoint of the end is lost.
+      InputError: it is a file, cannot be made, or is in use by another run.
     """
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} holds no run (no config.json): give the folder of one")
-    config = read_config(folder)
-    summary = folder / "summary.json"
-    if not summary.is_file():
+    with ExitStack() as stack:
+        try:
+            if folder.exists() and not folder.is_dir():
+                raise InputError(
+                    f"--out {folder} is a file, and must be a folder: choose another name"
+                )
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder))
+        except OSError as error:
+            raise InputError(
+                f"{folder} cannot be written ({error.strerror}): choose another folder"
+            ) from None
+        yield
+
+
+def is_empty(folder: Path) -> bool:
+    """True if a folder holds no files. Hidden ones do not count: a killed process may leave one."""
+    return all(path.name.startswith(".") for path in folder.iterdir())
+
+
+def write_config(folder: Path, config: Config) -> None:
+    """Writes the configuration of a new run to its folder.
+
+    Raises:
+      InputError: the folder is not empty, or cannot be written.
+    """
+    try:
+        if not is_empty(folder):
+            is_run = (folder / "config.json").exists()
+            advice = f"continue it with --resume {folder}, or " if is_run else ""
+            raise InputError(
+                f"--out {folder} holds {'another run' if is_run else 'other files'}, and must be "
+                f"new or empty: {advice}choose another name"
+            )
+        write_whole(folder / "config.json", json.dumps(asdict(config), indent=2) + "\n")
+    except OSError as error:
         raise InputError(
-            f"the run in {folder} is unfinished: go on with {program('run')} --resume {folder}"
-        )
-    if not (folder / "checkpoints").is_dir():
-        raise InputError(f"{folder} holds no checkpoints/: restore it from a copy")
-    experiment = Experiment(Arguments(replace(config, devices=1)), Console(quiet=True))
-    optimizer, ema = experiment.optimizer(experiment.stages[-1])[0], config.ema_decay is not None
-    create = partial(train_step.create_state, experiment.model, optimizer, config.seed, ema=ema)
-    state = jax.eval_shape(create)  # to read into, shapes suffice
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        restored = checkpoints.restore(state, experiment.same_run)
-    params = restored and restored.state.eval_params
-    if tree_sha256(params) != read_summary(folder)["params_sha256"]:
-        raise InputError(
-            f"the checkpoint of the end of the run in {folder} is lost or damaged: restore the "
-            "folder from a copy"
-        )
-    return Run(config, experiment.dataset, experiment.corruption, experiment.model, params)
+            f"--out {folder} cannot be written ({error.strerror}): choose another folder"
+        ) from None
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """What summary.json of a finished run holds.
+    """Reads summary.json of a finished run.
 
     Raises:
-      InputError: it is damaged.
+      InputError: it is missing or damaged.
     """
     path = folder / "summary.json"
     try:
         summary = json.loads(path.read_text())
-        if not isinstance(summary["params_sha256"], str) or not isinstance(summary["test"], dict):
-            raise ValueError
-    except (ValueError, KeyError, TypeError, OSError, RecursionError):
-        raise InputError(f"{path} is damaged: restore it from a copy") from None
+        if missing := SUMMARY_KEYS - summary.keys():
+            raise ValueError(f"it has no {', '.join(sorted(missing))}")
+        summary["test"] = {level: rename_accuracy(row) for level, row in summary["test"].items()}
+        if not all(row.keys() >= METRICS for row in summary["test"].values()):
+            raise ValueError("a metric is missing")
+    except (AttributeError, OSError, RecursionError, TypeError, ValueError) as error:
+        what = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({error})"
+        raise InputError(
+            f"{path} {what}: restore it from a copy, or delete it and write it again with "
+            f"{program('run')} --resume {folder}"
+        ) from None
     return summary
 
 
+def rename_accuracy(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics of a noise level, with "accuracy" for what older runs call "recovery"."""
+    return {{"recovery": "accuracy"}.get(name, name): value for name, value in row.items()}
+
+
 def read_history(folder: Path) -> list[dict[str, float]]:
-    """The rows of metrics.csv of a run, one for each epoch.
+    """Reads metrics.csv of a run: one row for each epoch.
 
     Raises:
-      InputError: it is lost or damaged, or has none.
+      InputError: it is missing, damaged or empty.
     """
     path = folder / "metrics.csv"
     try:
-        history = history_of(path.read_text())
+        history = parse_history(path.read_text())
         if not history or not {"epoch", "train_loss", "test_loss"} <= set(history[0]):
             raise ValueError
     except (ValueError, TypeError, OSError):
-        raise InputError(f"{path} is lost or damaged: restore it from a copy") from None
+        raise InputError(f"{path} is missing or damaged: restore it from a copy") from None
     return history
+
+
+def parse_history(text: str) -> list[dict[str, float]]:
+    """The rows of metrics.csv, from its text."""
+    return [
+        {name: int(x) if name in ("epoch", "step") else float(x) for name, x in row.items()}
+        for row in csv.DictReader(text.splitlines())
+    ]
+
+
+def format_row(row: Mapping[str, float], header: bool) -> str:
+    """A row of metrics.csv as text, after the header if that is wanted."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(row), lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerow(row)
+    return text.getvalue()

@@ -9,12 +9,10 @@ import difflib
 import hashlib
 import importlib.util
 import logging
-import os
 import queue
 import re
 import socket
 import sys
-import tempfile
 import threading
 import time
 import urllib.parse
@@ -28,7 +26,7 @@ import numpy as np
 
 from jaxdae.data.dataset import Dataset, Split
 from jaxdae.errors import InputError, explained, show
-from jaxdae.files import cache_folder
+from jaxdae.files import cache_folder, replacing, write_whole
 from jaxdae.image_io.stacks import MAX_BYTES
 
 PARTS = ("train", "test")
@@ -207,14 +205,12 @@ def _read_cache(folder: Path) -> dict[str, np.ndarray] | None:
 
 
 def _write_cache(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Every file appears whole or not at all, and `SHA256SUMS` (as sha256sum's) last."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
-        sums = Path(temporary, "SHA256SUMS")
-        for key, x in arrays.items():
-            path = Path(temporary, f"{key}.npy")
+    """Writes each file whole or not at all, and `SHA256SUMS` (as sha256sum's) last."""
+    lines = []
+    for key, x in arrays.items():
+        with replacing(folder / f"{key}.npy") as path:
             np.save(path, x)
-            with path.open("rb") as stream, sums.open("a", encoding="ascii") as lines:
-                lines.write(f"{hashlib.file_digest(stream, 'sha256').hexdigest()}  {path.name}\n")
-        for file in [*(f"{key}.npy" for key in arrays), sums.name]:
-            os.replace(Path(temporary, file), folder / file)
+            with path.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        lines.append(f"{digest}  {key}.npy\n")
+    write_whole(folder / "SHA256SUMS", "".join(lines))

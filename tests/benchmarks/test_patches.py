@@ -16,7 +16,7 @@ from skimage.metrics import structural_similarity
 
 from benchmarks import colorize, patches
 from experiments.run import main as train
-from experiments.runs.folder import load_run
+from experiments.runs.finished import load_run
 from jaxdae.data import load
 from jaxdae.errors import InputError
 from jaxdae.files import tree_sha256

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from experiments import demo
-from experiments.playground import playground, uploads
+from experiments.playground import backend, page, uploads
 from jaxdae import corruption, data, model, pretrained
 from jaxdae.errors import InputError
 from jaxdae.recognition import read_digits
@@ -112,10 +112,10 @@ def test_a_thin_stroke_is_thickened_and_a_thick_one_is_not():
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("text.png", b"no image", "no image that can be read"),
-        ("empty.png", b"", "no image that can be read"),
-        ("cut.png", None, "no image that can be read"),
-        ("vector.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no image that can be read"),
+        ("text.png", b"no image", "is not a readable image"),
+        ("empty.png", b"", "is not a readable image"),
+        ("cut.png", None, "is not a readable image"),
+        ("vector.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not a readable image"),
     ],
 )
 def test_says_what_is_no_image(tmp_path, name, content, message):
@@ -131,7 +131,7 @@ def test_says_what_is_no_image(tmp_path, name, content, message):
 
 def test_says_that_an_image_is_blank_or_too_large(tmp_path):
     for pixels in (np.full((90, 70), 128), np.zeros((28, 28)), np.full((1, 1), 255)):
-        with pytest.raises(InputError, match="no digit to be seen"):
+        with pytest.raises(InputError, match="shows no digit"):
             uploads.digit(opened(tmp_path / "blank.png", pixels.astype(np.uint8)))
     Image.new("1", (1 << 13, (1 << 12) + 1)).save(tmp_path / "huge.png")
     with pytest.raises(InputError, match="8192x4097 pixels"):
@@ -189,7 +189,7 @@ def test_refuses_what_is_no_drawing(strokes):
 
 @pytest.fixture(scope="module")
 def blind():
-    return playground.Playground("digits-blind")
+    return backend.Playground("digits-blind")
 
 
 def test_restores_and_redraws_as_the_library_does(blind):
@@ -204,13 +204,13 @@ def test_restores_and_redraws_as_the_library_does(blind):
 
     for value, name in zip(expected(clean / np.float32(255)), found._fields, strict=False):
         np.testing.assert_allclose(getattr(found, name), value, atol=1e-3)
-    image, read = blind.redraw(found.latent)
+    image, prediction = blind.decode(found.latent)
     np.testing.assert_allclose(image, found.denoised, atol=1e-4)
-    assert read[0] == found.reads[2][0] == TEST.labels[3]
-    assert found.reads[0][1] > 0.9 and 0 <= found.reads[1][1] <= 1
+    assert prediction[0] == found.predictions[2][0] == TEST.labels[3]
+    assert found.predictions[0][1] > 0.9 and 0 <= found.predictions[1][1] <= 1
     changed = found.latent.copy()
     changed[2] += 3
-    assert np.abs(blind.redraw(changed)[0] - image).max() > 0.1
+    assert np.abs(blind.decode(changed)[0] - image).max() > 0.1
 
 
 def test_noise_grows_with_its_strength_and_changes_with_its_seed(blind):
@@ -234,10 +234,10 @@ def test_sliders_span_what_test_digits_have(blind):
     assert inside.mean() > 0.95
     widths = np.ptp(blind.ranges, 1)
     assert (widths < 3 * np.ptp(latents, 0)).all()
-    low, high = playground.spread(np.ones((5, 3))).T
+    low, high = backend.latent_ranges(np.ones((5, 3))).T
     np.testing.assert_allclose([low, high], [[0.5] * 3, [1.5] * 3])
     ranges = np.array([[-1.0, 1.0], [-1.0, 1.0], [-1.0, 1.0]])
-    wider = playground.around(ranges, np.array([0.0, 2.0, -3.0]))
+    wider = backend.widened(ranges, np.array([0.0, 2.0, -3.0]))
     np.testing.assert_array_equal(wider, [[-1, 1], [-1, 2], [-3, 1]])
 
 
@@ -252,14 +252,14 @@ def test_sliders_span_what_test_digits_have(blind):
     ],
 )
 def test_knows_the_noise_from_the_card(recipe, expected):
-    assert playground.noise_of(recipe) == expected
+    assert backend.noise_of(recipe) == expected
 
 
 def test_knows_mnist_by_its_name():
     for name in ("mnist", "tfds:mnist", "idx:/data/MNIST", "npz:mnist.npz"):
-        assert playground.is_mnist(name), name
+        assert backend.is_mnist(name), name
     for name in ("tfds:fashion_mnist", "idx:fashion-mnist", "tfds:kmnist", "folder:faces"):
-        assert not playground.is_mnist(name), name
+        assert not backend.is_mnist(name), name
 
 
 def card(folder, recipe, **fields):
@@ -284,12 +284,12 @@ def colour(tmp_path_factory):
 
 @needs_gradio
 def test_shows_other_images_without_a_sheet_to_draw_on(colour):
-    play = playground.Playground(colour)
+    play = backend.Playground(colour)
     assert (play.shape, play.digits, play.sliders, len(play.test)) == ((32, 32, 3), False, 6, 5)
     restored = play.restore(play.test.images[0], 0, 0.5)
-    assert restored.denoised.shape == (32, 32, 3) and restored.reads is None
+    assert restored.denoised.shape == (32, 32, 3) and restored.predictions is None
     assert np.mean((restored.noisy == 0).all(-1)) == pytest.approx(0.5, abs=0.1)
-    assert "32x32 pixels" in page.rule(play)
+    assert "32x32 pixels" in page.upload_text(play)
     assert ids(page.build(play)) >= {"upload", "strength", "surprise", "latent"}
     assert "sheet" not in ids(page.build(play))
 
@@ -297,20 +297,20 @@ def test_shows_other_images_without_a_sheet_to_draw_on(colour):
 @needs_gradio
 def test_shows_no_sliders_without_a_latent_of_that_size(tmp_path, blind):
     assert {"latent", "back", "sheet"} <= ids(page.build(blind))
-    play = playground.Playground("digits-unet")
+    play = backend.Playground("digits-unet")
     assert play.sliders == 0 and play.digits
     assert ids(page.build(play)) & {"latent", "back", "sheet"} == {"sheet"}
     restored = play.restore(TEST.images[0], 0, 0.5)
     clean = TEST.images[0] / 255
     assert np.mean((restored.denoised - clean) ** 2) < np.mean((restored.noisy - clean) ** 2) / 5
     path = card(tmp_path, {}, architecture="dense", features=(4,), latent_dim=65)
-    assert playground.Playground(path).sliders == 0
+    assert backend.Playground(path).sliders == 0
 
 
 @needs_gradio
 def test_shows_what_it_can_without_the_data_set(tmp_path):
     path = card(tmp_path, {"dataset": f"npz:{tmp_path / 'mnist'}"}, features=(4,), latent_dim=3)
-    play = playground.Playground(path)
+    play = backend.Playground(path)
     assert play.test is None and "is no file" in play.missing
     assert play.sliders == 3 and play.digits
     assert "surprise" not in ids(page.build(play))
@@ -323,12 +323,12 @@ def ids(page):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--model", "none"], "--model none is none"),
-        (["--model", "digit-classifier"], "restores no images"),
-        (["--model", "{colorize}"], "cannot be shown, it undoes grayscale"),
+        (["--model", "none"], "--model none is no model"),
+        (["--model", "digit-classifier"], "is not a denoiser"),
+        (["--model", "{colorize}"], "cannot be shown, because it removes grayscale"),
         (["--model", "{damaged}"], '"recipe" in its model card is damaged'),
         (["--model", "{channels}"], "its images have 2 channels"),
-        (["--port", "{taken}"], "--port {taken} cannot be had (Address already in use)"),
+        (["--port", "{taken}"], "--port {taken} cannot be used (Address already in use)"),
         (["--port", "0"], "--port 0 must be from 1 to 65535"),
         (["--port", "many"], "--port"),
         (["--what"], "--what"),
@@ -357,7 +357,10 @@ def test_says_what_to_install(monkeypatch, capsys):
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
-    for found, here in ((missing, ""), (lambda name: "5.49.1", ", and 5.49.1 is here")):
+    for found, here in (
+        (missing, ", which is not installed"),
+        (lambda name: "5.49.1", ", but 5.49.1 is installed"),
+    ):
         monkeypatch.setattr(importlib.metadata, "version", found)
         assert demo.main([]) == 2
         said = capsys.readouterr().err
@@ -375,7 +378,7 @@ def test_takes_the_next_free_port():
             patch.setattr(demo, "PORT", taken)
             assert taken < demo.free_port(None) < taken + demo.PORTS
             patch.setattr(demo, "PORTS", 1)
-            with pytest.raises(InputError, match="are taken"):
+            with pytest.raises(InputError, match="are in use"):
                 demo.free_port(None)
 
 
@@ -476,7 +479,7 @@ def session(tmp_path_factory):
 
 
 def test_page_denoises_an_uploaded_digit_at_any_noise(session, tmp_path):
-    assert session.line == f"digits-blind is at http://127.0.0.1:{session.port} until Ctrl-C\n"
+    assert session.line == f"digits-blind is at http://127.0.0.1:{session.port} (Ctrl-C ends it)\n"
     Image.fromarray(picture(TEST.images[1])).save(tmp_path / "two.jpg")
     session.after("clean", lambda: session.upload(tmp_path / "two.jpg"))
     expected = uploads.digit(uploads.open_image(tmp_path / "two.jpg"))
@@ -508,7 +511,7 @@ def test_page_says_that_an_upload_is_no_image(session, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no image")
     session.upload(tmp_path / "broken.png")
     alert = session.page.get_by_role("alert")
-    assert "This file is no image that can be read" in alert.inner_text()
+    assert "This file is not a readable image" in alert.inner_text()
     assert str(tmp_path) not in alert.inner_text()
     assert [session.source(name) for name in ("clean", "noisy", "denoised")] == shown
     session.after("noisy", session.page.locator("#again").click)
@@ -516,30 +519,30 @@ def test_page_says_that_an_upload_is_no_image(session, tmp_path):
 
 
 def test_page_redraws_from_the_sliders(session):
-    assert session.source("redrawn") == session.source("denoised")
-    first, shown = session.source("redrawn"), session.source("denoised")
+    assert session.source("decoded") == session.source("denoised")
+    first, shown = session.source("decoded"), session.source("denoised")
     sliders = session.page.locator("#latent input")
     assert sliders.count() == 16
-    session.after("redrawn", lambda: sliders.nth(4).press("End"))
-    third = session.source("redrawn")
-    session.after("redrawn", lambda: sliders.nth(9).press("Home"))
-    assert len({first, third, session.source("redrawn")}) == 3
+    session.after("decoded", lambda: sliders.nth(4).press("End"))
+    third = session.source("decoded")
+    session.after("decoded", lambda: sliders.nth(9).press("Home"))
+    assert len({first, third, session.source("decoded")}) == 3
     assert session.source("denoised") == shown
     outputs = session.page.locator("#latent output")
     high = float(sliders.nth(4).get_attribute("max"))
     assert float(outputs.nth(4).inner_text()) == pytest.approx(high, abs=0.01)
-    session.after("redrawn", session.page.locator("#back").click)
-    assert session.source("redrawn") == first
+    session.after("decoded", session.page.locator("#back").click)
+    assert session.source("decoded") == first
     assert float(sliders.nth(4).input_value()) < high
-    session.after("redrawn", lambda: sliders.nth(4).press("End"))
+    session.after("decoded", lambda: sliders.nth(4).press("End"))
     session.tab("Test images")
     thumb = session.page.locator(".thumbs button").first
     for _ in range(2):  # another image sets them to its own, and so does the same once more
-        session.after("redrawn", thumb.click)
-        assert session.source("redrawn") == session.source("denoised")
+        session.after("decoded", thumb.click)
+        assert session.source("decoded") == session.source("denoised")
         shown = float(sliders.nth(4).input_value())
         assert shown < high and float(outputs.nth(4).inner_text()) == round(shown, 2)
-        session.after("redrawn", lambda: sliders.nth(4).press("End"))
+        session.after("decoded", lambda: sliders.nth(4).press("End"))
 
 
 def test_page_takes_a_drawing(session):
@@ -566,7 +569,7 @@ def test_page_takes_a_drawing(session):
     drawn = session.image("clean")
     assert np.abs(drawn - uploads.drawing(SEVEN)[..., 0] / 255).mean() < 0.02
     assert (
-        "read as 7"
+        "classified as 7"
         in session.page.locator("figure", has=session.page.locator("#clean")).inner_text()
     )
     noisy, denoised = session.errors()
@@ -581,7 +584,7 @@ def test_page_takes_test_images(session):
     session.after("clean", session.page.locator(".thumbs button").nth(4).click)
     first = np.flatnonzero(TEST.labels == 4)[0]
     np.testing.assert_array_equal(session.image("clean"), TEST.images[first, ..., 0] / 255)
-    session.after("clean", session.page.get_by_role("button", name="Surprise me").click)
+    session.after("clean", session.page.get_by_role("button", name="Random image").click)
     surprise = np.rint(255 * session.image("clean")).astype(np.uint8)
     assert (TEST.images[..., 0] == surprise).all((1, 2)).any()
 

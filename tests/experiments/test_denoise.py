@@ -103,7 +103,7 @@ def test_folders_are_restored_file_by_file(here, blind, capsys):
         assert np.abs(found - expected[i, ..., 0]).max() <= 1
     printed = capsys.readouterr()
     assert printed.out.splitlines()[0].startswith("digits-blind: Removes noise")
-    assert "40 files restored in" in printed.out.splitlines()[1] and printed.err == ""
+    assert "40 files denoised in" in printed.out.splitlines()[1] and printed.err == ""
     before = {name: Path("out/new", name).read_bytes() for name in tree("out/new")}
     assert command("in", "--out", "again") == 0
     assert {name: Path("again", name).read_bytes() for name in tree("again")} == before
@@ -191,7 +191,7 @@ def test_what_cannot_be_kept_is_refused_and_the_rest_goes_on(here, networks, cap
     assert command("in", "--model", networks / "colour.npz", "--out", "out") == 2
     printed = capsys.readouterr()
     assert tree("out") == ["b.png"]
-    assert "1 file restored" in printed.out
+    assert "1 file denoised" in printed.out
     lines = printed.err.splitlines()
     for file, words in (
         ("a.gif", "256 colours"),
@@ -204,17 +204,19 @@ def test_what_cannot_be_kept_is_refused_and_the_rest_goes_on(here, networks, cap
     ):
         (line,) = (line for line in lines if file in line)
         assert line.startswith("error: ") and words in line
-    assert lines[-1].startswith("error: 7 of 8 files could not be restored: ")
+    assert lines[-1].startswith("error: 7 of 8 files could not be denoised: ")
     assert len(lines) == 8
 
 
 def test_many_errors_are_counted(here, capsys):
-    for i in range(job.SAID + 5):
+    for i in range(job.MAX_ERRORS + 5):
         save(f"in/{i}.png", PHOTO)
     assert command("in", "--out", "out") == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == job.SAID + 1
-    assert f"15 of 15 files could not be restored, the first {job.SAID} named" in lines[-1]
+    assert len(lines) == job.MAX_ERRORS + 1
+    assert (
+        f"15 of 15 files could not be denoised, the first {job.MAX_ERRORS} are named" in lines[-1]
+    )
 
 
 def test_a_stack_that_ends_early_leaves_nothing(here, monkeypatch, capsys):
@@ -336,7 +338,7 @@ def test_a_name_in_a_stack_leads_nowhere(here):
 def test_noise_is_for_networks_that_know_it(here, networks, capsys):
     save("a.png", PHOTO[:8, :8, 0])
     words = ["a.png", "--model", networks / "colour.npz", "--noise-sigma", 0.5, "--out", "out"]
-    assert "was trained to undo grayscale" in said(capsys, *words)
+    assert "was trained to remove grayscale" in said(capsys, *words)
     assert not Path("out").exists()
 
 
@@ -372,30 +374,30 @@ def test_mistakes_are_one_line(here, capsys, tmp_path):
     out = ["--out", "out"]
     for words, part in (
         (["in"], "--out"),
-        (out, "no inputs"),
+        (out, "there are no inputs"),
         (["absent", *out], "'absent' does not exist"),
         (["absent\nline", *out], "does not exist"),
-        (["*.gif", *out], "nothing to restore in '*.gif'"),
-        (["empty", *out], "nothing to restore in 'empty'"),
-        (["in/notes.txt", *out], "is no image or stack"),
-        (["in/a.png", "twin/a.png", *out], "would both be 'a.png'"),
+        (["*.gif", *out], "'*.gif' holds no images"),
+        (["empty", *out], "'empty' holds no images"),
+        (["in/notes.txt", *out], "is not an image or a stack"),
+        (["in/a.png", "twin/a.png", *out], "would both be written to 'a.png'"),
         (["in", "--out", "in"], "lies in --out"),
         (["in/a.png", "--out", "."], "lies in --out"),
-        (["in", "--out", "in/a.png"], "is no folder"),
+        (["in", "--out", "in/a.png"], "is not a folder"),
         (["in", *out, "--tile", "--fit"], "exclude each other"),
         (["in", *out, "--overwrite", "--skip-existing"], "exclude each other"),
         (["in", *out, "--noise-sigma", -1], "--noise-sigma -1.0 must be"),
         (["in", *out, "--noise-sigma", "nan"], "--noise-sigma nan must be"),
         (["in", *out, "--noise-sigma", "inf"], "--noise-sigma inf must be"),
         (["in", *out, "--seed", -1], "--seed -1"),
-        (["in", *out, "--side-by-side", "./out"], "is --out"),
-        (["in", *out, "--side-by-side", "in/a.png"], "is no folder"),
+        (["in", *out, "--side-by-side", "./out"], "is also --out"),
+        (["in", *out, "--side-by-side", "in/a.png"], "is not a folder"),
         (["in", *out, "--noise-sigma", 1, "--skip-existing"], "metrics.csv"),
-        (["in", *out, "--model", "absent"], "--model absent is none"),
+        (["in", *out, "--model", "absent"], "--model absent is no model"),
         (["~nobody/a.png", *out], "'~nobody/a.png' does not exist"),
-        (["in", *out, "--model", "~nobody/x"], "--model ~nobody/x is none"),
-        (["in", *out, "--model", "digit-classifier"], "restores no images"),
-        (["in", "--out", "/proc/absent/out"], "cannot be written to"),
+        (["in", *out, "--model", "~nobody/x"], "--model ~nobody/x is no model"),
+        (["in", *out, "--model", "digit-classifier"], "is not a denoiser"),
+        (["in", "--out", "/proc/absent/out"], "cannot be written"),
     ):
         assert part in said(capsys, *words), words
     assert not Path("out").exists()
@@ -466,7 +468,7 @@ def test_stopped_it_leaves_only_whole_files_and_goes_on(here, heeded):
     assert process.returncode == 130
     assert (
         errors
-        == "interrupted: every file in out is whole; --skip-existing goes on with the others\n"
+        == "interrupted: every file in out is complete; --skip-existing continues with the others\n"
     )
     there = sorted(os.listdir("out"))
     assert there and "z.npy" not in there and all(name.endswith(".png") for name in there)
@@ -513,7 +515,7 @@ def test_work_is_given_and_taken_in_groups():
         assert not work.left and work.result.shape == images.shape
         if sizes == "tile":
             np.testing.assert_array_equal(work.result, images)
-    with pytest.raises(InputError, match="is 70x45, and it takes 6x8: --tile"):
+    with pytest.raises(InputError, match="is 70x45, but it takes 6x8: give --tile"):
         adapt.Work(adapt.Rules(model, "it", "refuse"), images, images.dtype)
 
 

@@ -17,13 +17,14 @@ from PIL import Image
 from skimage import data as photographs
 
 from experiments import compare, report
-from experiments.common.flags import parse, typed
+from experiments.common.flags import parse, to_command
+from experiments.reports import comparison
 from experiments.reports import latent as latents
 from experiments.reports import material as materials
 from experiments.reports import page as pages
 from experiments.reports import report as pages_report
 from experiments.run import main as train
-from experiments.runs.folder import load_run
+from experiments.runs.finished import load_run
 from jaxdae import figures
 from jaxdae.data import Dataset, Split
 from jaxdae.errors import InputError
@@ -63,7 +64,7 @@ def digits(place):
 
 @pytest.fixture(scope="module")
 def material(digits):
-    return materials.measured(materials.read(digits))
+    return materials.with_errors(materials.read(digits))
 
 
 @pytest.fixture(scope="module")
@@ -170,16 +171,16 @@ def test_a_run_writes_a_page_with_its_results(digits):
     summary = json.loads((digits / "summary.json").read_text())
     for row in summary["test"].values():
         assert f"{row['mse']:.5f}" in page.text
-        assert f"{row['recovery']:.2%}" in page.text
+        assert f"{row['accuracy']:.2%}" in page.text
     for name, version in summary["versions"].items():
         assert name in page.text and version in page.text
-    flags = typed(load_run(digits).config).split("experiments.run ")[1]
+    flags = to_command(load_run(digits).config).split("experiments.run ")[1]
     assert flags in re.sub(r"\s+", " ", page.text)
     assert f"{pages.duration(summary['train_seconds'])}" in page.text
     alts = [image["alt"] for image in page.all("img")]
     assert sum(alt.startswith("Dimension") for alt in alts) == 16
     assert sum(alt.startswith("From image") for alt in alts) == 5
-    assert sum(alt.startswith("What the network makes") for alt in alts) == 4
+    assert sum(alt.startswith("Output of the network: mean") for alt in alts) == 4
     assert any(alt.startswith("4 filters of 3 × 3") for alt in alts)
 
 
@@ -211,7 +212,7 @@ def test_worst_and_best_are_of_the_errors_that_the_network_makes(digits, materia
 
 @pytest.mark.parametrize(
     ("name", "absent"),
-    [("color", {"sigma", "latent", "sweeps", "ways"}), ("blind", set())],
+    [("color", {"sigma", "latent", "traversals", "interpolations"}), ("blind", set())],
 )
 def test_any_run_has_a_page_without_what_there_is_not(request, name, absent):
     page = check(request.getfixturevalue(name) / "report.html")
@@ -236,7 +237,7 @@ def test_a_single_image_has_neither_worst_nor_best(material):
     page = Page(
         pages_report.page(one, materials.latent_vectors(one), materials.restorer(one), Path("one"))
     )
-    absent = {"ranked", "latent", "sweeps", "ways"}
+    absent = {"ranked", "latent", "traversals", "interpolations"}
     assert sections(page) == [part for part in pages_report.CONTENTS if part not in absent]
 
 
@@ -276,14 +277,14 @@ def test_says_what_keeps_a_page_from_being_written(digits, tmp_path, capsys, mon
         assert said.startswith("error: ") and said.count("\n") == 1
         assert message in said
 
-    refused([], "takes the folder of a finished run")
+    refused([], "needs the folder of a finished run")
     refused([str(tmp_path)], "holds no run")
     refused([str(folder), "--embedding", "pcb"], "--embedding")
     for text in ("", "epoch,step\n1,2\n", "epoch,train_loss,test_loss\n1,a,b\n"):
         (folder / "metrics.csv").write_text(text)
-        refused([str(folder)], "metrics.csv is lost or damaged")
+        refused([str(folder)], "metrics.csv is missing or damaged")
     (folder / "summary.json").unlink()
-    refused([str(folder)], "is unfinished: go on with python -m experiments.run --resume")
+    refused([str(folder)], "is not finished: continue it with python -m experiments.run --resume")
     assert (folder / "report.html").read_bytes() == before
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     refused([str(folder), "--embedding", "umap"], 'pip install "jaxdae[umap]"')
@@ -291,7 +292,7 @@ def test_says_what_keeps_a_page_from_being_written(digits, tmp_path, capsys, mon
 
 def test_typed_is_what_starts_the_run():
     config, _ = RECIPES["blind"]
-    words = typed(config).split("experiments.run ")[1].split()
+    words = to_command(config).split("experiments.run ")[1].split()
     assert words == ["--recipe", "blind"]
     words = [
         "--recipe",
@@ -304,7 +305,7 @@ def test_typed_is_what_starts_the_run():
         "--no-centering",
     ]
     wanted = parse(words).config
-    assert parse(typed(wanted).split("experiments.run ")[1].split()).config == wanted
+    assert parse(to_command(wanted).split("experiments.run ")[1].split()).config == wanted
 
 
 def test_times_are_written_as_they_are_read():
@@ -322,7 +323,7 @@ def test_times_are_written_as_they_are_read():
 
 
 def test_images_are_restored_as_the_evaluator_sees_them(material):
-    run, at = material.run, material.at
+    run, at = material.run, material.corruption_at
     images, sigma = run.dataset.test.images, 0.7
     chosen = np.array([5, 60, 2])
     restore = make_reconstruct(run.model, at)
@@ -353,9 +354,9 @@ def test_sweeps_keep_all_dimensions_but_one(material, monkeypatch):
         return np.zeros((*vectors.shape[:2], 28, 28, 1), np.float32)
 
     monkeypatch.setattr(latents, "decoded", decoded)
-    sweeps, ways = latents.along(material, latent, materials.restorer(material))
+    traversals, interpolations = latents.lines(material, latent, materials.restorer(material))
     (vectors,) = asked
-    assert sweeps["all"] and vectors.shape == (16 + len(ways), latents.STEPS, 16)
+    assert traversals["all"] and vectors.shape == (16 + len(interpolations), latents.STEPS, 16)
     for i, row in enumerate(vectors[:16]):
         others = np.delete(row, i, 1)
         np.testing.assert_array_equal(others, np.tile(np.delete(latent[0], i), (len(row), 1)))
@@ -451,7 +452,7 @@ def test_compares_runs_in_the_terminal_and_on_a_page(digits, second, tmp_path, c
     assert compare.main(words) == 0
     printed = capsys.readouterr().out
     page = check(out)
-    assert sections(page) == list(compare.CONTENTS)
+    assert sections(page) == list(comparison.CONTENTS)
     for folder in (digits, second):
         row = json.loads((folder / "summary.json").read_text())["test"]["0.5"]
         assert f"{row['mse']:.5f}" in printed
@@ -462,9 +463,9 @@ def test_compares_runs_in_the_terminal_and_on_a_page(digits, second, tmp_path, c
     assert "nadam" in page.text and "adam" in page.text
     assert "latent dim" not in page.text  # they agree in it
     alts = [image["alt"] for image in page.all("img")]
-    assert [alt.split(" makes")[0] for alt in alts if " makes " in alt] == [
-        "What digits",
-        "What second",
+    assert [alt.split(":")[0] for alt in alts if alt.startswith("Output of ")] == [
+        "Output of digits",
+        "Output of second",
     ]
     assert compare.main(words) == 0  # a page of its own is replaced
 
@@ -485,15 +486,15 @@ def test_says_what_cannot_be_compared(digits, color, blind, tmp_path, capsys):
     shutil.copy(digits / "config.json", unfinished)
     out = ["--out", str(tmp_path / "new.html")]
     for words, message in (
-        ([], "takes the folders of two runs at least"),
-        ([digits, digits], "two runs at least"),
+        ([], "needs the folders of at least two runs"),
+        ([digits, digits], "at least two runs"),
         ([digits, digits, blind], "given twice"),
-        ([digits, blind, *out], "were tested on different images"),
+        ([digits, blind, *out], "have different test images"),
         ([digits, color, *out], "3 test images of folder:"),
-        ([digits, unfinished, *out], "is unfinished: go on with"),
+        ([digits, unfinished, *out], "is not finished: continue it with"),
         ([digits, tmp_path, *out], "holds no run"),
         ([digits, blind, "--out", tmp_path], "is a folder, and must be a file"),
-        ([digits, blind, "--out", tmp_path / "mine.html"], "is there already"),
+        ([digits, blind, "--out", tmp_path / "mine.html"], "exists, and is not a page"),
     ):
         assert compare.main([*map(str, words), "--no-cache"]) == 2
         said = capsys.readouterr().err
@@ -505,7 +506,7 @@ def test_says_what_cannot_be_compared(digits, color, blind, tmp_path, capsys):
 
 def test_runs_of_one_name_are_told_apart(digits, second, tmp_path):
     shutil.copytree(second, tmp_path / "digits")
-    runs = compare.gather([digits, tmp_path / "digits"])
+    runs = comparison.read_runs([digits, tmp_path / "digits"])
     assert list(runs) == [str(digits), str(tmp_path / "digits")]
 
 

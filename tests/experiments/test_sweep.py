@@ -11,18 +11,18 @@ import pytest
 from PIL import Image
 
 from experiments.common.flags import check_meant, parse
-from experiments.runs import experiment
-from experiments.sweep import (
+from experiments.reports.sweep import (
+    AVERAGED,
     COLUMNS,
-    MEASURED,
-    fit,
+    fit_width,
     level_name,
-    main,
-    parse_options,
     read_runs,
     summarize,
     table,
 )
+from experiments.runs import experiment
+from experiments.sweep import main
+from experiments.sweep import parse as parse_sweep
 from jaxdae.errors import DivergenceError, InputError
 from jaxdae.recipes import RECIPES, Config
 
@@ -60,11 +60,11 @@ def stopped(words, place):
     """A sweep that was interrupted before its third run, and what was in its folder then."""
     run, calls = experiment.run, []
 
-    def interrupted(arguments):
+    def interrupted(arguments, *others):
         calls.append(arguments)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        run(arguments)
+        run(arguments, *others)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment, "run", interrupted)
@@ -106,7 +106,7 @@ def test_again_when_all_is_finished(whole, words, capsys):
     before = {name: modified(out / name) for name in NAMES}
     text = (out / "results.csv").read_text()
     assert main(words) == 0
-    assert "4 of 4 runs were finished before" in capsys.readouterr().out
+    assert "4 of 4 runs are finished already" in capsys.readouterr().out
     assert {name: modified(out / name) for name in NAMES} == before
     assert (out / "results.csv").read_text() == text
 
@@ -125,7 +125,7 @@ def test_writes_a_row_for_each_run_and_noise_level(whole):
     ] == expected
     for row, (name, level) in zip(rows, expected, strict=True):
         summary = json.loads((out / name / "summary.json").read_text())
-        assert (row["epochs"], row["digit_recovery"]) == ("1", "")
+        assert (row["epochs"], row["accuracy"]) == ("1", "")
         for column in ("mse", "psnr", "ssim", "bce"):
             assert float(row[column]) == summary["test"][level][column]
         for column in ("parameters", "train_seconds", "params_sha256"):
@@ -139,7 +139,7 @@ def test_writes_a_table_and_a_figure(whole, words):
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     assert len(lines) == 2 + 3 + 2
     assert len({line.count("|") for line in lines}) == 1
-    assert "digits" not in text  # there are none in this data set
+    assert "accuracy" not in text  # there are none in this data set
     values = [row["mse"] for row in read_runs(out / name for name in NAMES[2:])][::2]
     mean, sd = np.mean(values), np.std(values, ddof=1)
     assert f"| blind | 0.15-1.05 | 0.25 | 1 | 2 | {mean:.5f} ±\xa0{sd:.5f} |" in text
@@ -175,8 +175,8 @@ def test_a_flag_that_no_recipe_has_a_use_for_is_refused(tmp_path, capsys):
         str(tmp_path / "x"),
     ]
     assert main(words) == 2
-    assert "--latent-dim means nothing to --architecture unet" in capsys.readouterr().err
-    options = parse_options(["--recipes", "default", "unet", "--latent-dim", "8"])
+    assert "--latent-dim has no effect with --architecture unet" in capsys.readouterr().err
+    options = parse_sweep(["--recipes", "default", "unet", "--latent-dim", "8"])
     configs = [parse(["--recipe", r, *options.rest], strict=False).config for r in options.recipes]
     check_meant(configs, options.rest)
     assert [config.latent_dim for config in configs] == [8, 8]
@@ -186,7 +186,7 @@ def test_a_range_is_kept_and_said(words, tmp_path, monkeypatch, capsys):
     """And a corruption without a sigma; one that diverges leaves the others to be run."""
     started = []
 
-    def diverges(arguments):
+    def diverges(arguments, *_):
         started.append((arguments.out.name, arguments.config.sigma))
         raise DivergenceError("the loss is nan")
 
@@ -198,8 +198,8 @@ def test_a_range_is_kept_and_said(words, tmp_path, monkeypatch, capsys):
         ("blind-sigma0.15-1.05-seed4", (0.15, 1.05)),
         ("maxpool-clean-identity-seed4", RECIPES["maxpool-clean"][0].sigma),
     ]
-    assert "blind draws sigma from 0.15 to 1.05: trained once for each seed" in captured.out
-    assert "maxpool-clean has no sigma (identity): trained once for each seed" in captured.out
+    assert "blind draws sigma from 0.15 to 1.05: it is trained once for each seed" in captured.out
+    assert "maxpool-clean has no sigma (identity): it is trained once for each seed" in captured.out
     assert captured.err.splitlines() == [f"stopped: {name}: the loss is nan" for name, _ in started]
     assert not (tmp_path / "out" / "results.csv").exists()
 
@@ -237,17 +237,17 @@ def test_mean_and_deviation_over_seeds(tmp_path):
     ]
     for i, row in enumerate(rows):
         assert row["seeds"] == 3
-        for name, column in zip(MEASURED, values[:, i].T, strict=False):
+        for name, column in zip(AVERAGED, values[:, i].T, strict=False):
             assert row[f"{name}_mean"] == pytest.approx(column.mean(), rel=1e-12)
             assert row[f"{name}_sd"] == pytest.approx(column.std(ddof=1), rel=1e-12)
         assert (row["train_seconds_mean"], row["train_seconds_sd"]) == (1.0, 1.0)
     for width in (80, 110):
-        lines = fit(table(rows), width)
+        lines = fit_width(table(rows), width)
         assert ("BCE" in lines[0]) == (width > 80)
         cells = [[max(map(len, cell.split("\n"))) for cell in line] for line in lines]
         assert sum(max(column) + 3 for column in zip(*cells, strict=True)) + 1 <= width
     recovered = 100 * values[:, 0, -1]
-    assert table(rows)[0][-1] == "digits read (%)"
+    assert table(rows)[0][-1] == "accuracy (%)"
     assert table(rows)[1][-1] == f"{recovered.mean():.2f} ±\xa0{recovered.std(ddof=1):.2f}"
 
 
@@ -261,7 +261,7 @@ def test_one_seed_has_no_deviation_and_a_missing_value_no_mean(tmp_path):
     ]
     first, second = summarize(read_runs([one, *two]))
     assert (first["seeds"], first["mse_mean"], first["mse_sd"]) == (1, 0.0, None)
-    assert (first["psnr_mean"], first["digit_recovery_mean"]) == (None, None)
+    assert (first["psnr_mean"], first["accuracy_mean"]) == (None, None)
     assert (second["seeds"], second["mse_sd"], second["psnr_mean"]) == (2, 0.0, None)
     assert (second["train_sigma"], second["test_sigma"]) == ("", "masking(p=0.3)")
     assert table([first])[1] == ["default", "0.5", "0.5", "5", "1", "0.00000", "1.0000", "0.1000"]
@@ -301,7 +301,7 @@ BAD = [
     ("--sigma 0.5", ["--sigma ", "--sigmas"]),
     ("--seed=3", ["--seed ", "--seeds"]),
     ("--recipe classic", ["--recipe ", "--recipes"]),
-    ("--resume runs/x", ["--resume", "command is given again"]),
+    ("--resume runs/x", ["--resume", "command again"]),
     ("--recipes default clasic", ["'clasic'", "classic"]),
     ("--recipes default colorize", ["grayscale", "colour", "mnist"]),
     ("--sigmas", ["--sigmas", "at least one"]),
@@ -340,8 +340,8 @@ def test_bad_input_is_one_line_before_anything_is_written(
     ("file", "said"),
     [
         ("out/config.json", "is the folder of a single run"),
-        ("out/default-sigma0.5-seed0/notes.txt", "is in the way"),
-        ("out/default-sigma0.5-seed0", "is in the way"),
+        ("out/default-sigma0.5-seed0/notes.txt", "holds no run"),
+        ("out/default-sigma0.5-seed0", "holds no run"),
     ],
 )
 def test_other_files_are_left_alone(file, said, tmp_path, capsys):

@@ -5,8 +5,8 @@
 
 Each file is emptied, cut short, deleted, and has single bits flipped. What `--resume` would go on
 from must then be a state that was saved, bit for bit with its history, or be refused by a clear
-error; a finished run read back (`experiments.runs.load_run`) must be the run's own parameters, or
-refused. Anything else is silently wrong.
+error; a finished run read back (`experiments.runs.finished.load_run`) must have the run's own
+parameters, or be refused. Anything else is silently wrong.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from rich.console import Console
 from experiments.common.flags import Arguments
 from experiments.run import main
 from experiments.runs.experiment import Experiment
-from experiments.runs.folder import load_run
+from experiments.runs.finished import load_run
 from jaxdae import train_step, training
 from jaxdae.checkpoint import Checkpoints
 from jaxdae.data import load
@@ -97,7 +97,7 @@ def resume(folder: Path) -> tuple[int, str, int] | None:
     """The step that --resume would go on from, the state's SHA-256 and the epochs behind it."""
     experiment, state = _begun(read_config(folder))
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        restored = checkpoints.restore(state, experiment.same_run)
+        restored = checkpoints.restore(state, experiment.check_same_run)
     if restored is None:
         return None
     return (

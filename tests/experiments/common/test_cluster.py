@@ -118,10 +118,10 @@ def test_stopped_or_lost_it_goes_on_with_another_number(number, victim, place):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--coordinator 127.0.0.1:1", "--num-processes, --process-id too: give all three"),
+        ("--coordinator 127.0.0.1:1", "--num-processes, --process-id: give all three"),
         ("--coordinator here --num-processes 2 --process-id 0", "must be HOST:PORT"),
         ("--coordinator h:1 --num-processes 2 --process-id 2", "less than 2"),
-        ("--distributed --process-id 1", "leave out the other flags"),
+        ("--distributed --process-id 1", "leave out --coordinator"),
         ("--coordinator h:1 --num-processes 2 --process-id 1 --devices 3", "choose 4"),
     ],
 )

@@ -24,7 +24,7 @@ def test_a_signal_is_raised_at_once():
     guard = Guard(lambda: "; all is kept")
     with pytest.raises(Stopped, match=r"^terminated; all is kept$"), guard:
         signalled(signal.SIGTERM)
-    assert guard.asked == signal.SIGTERM
+    assert guard.signalled == signal.SIGTERM
 
 
 def test_a_signal_is_held_back_until_the_work_is_done():
@@ -32,9 +32,9 @@ def test_a_signal_is_held_back_until_the_work_is_done():
 
     def work():
         with Guard(lambda: "") as guard:
-            with guard.holding():
+            with guard.deferred():
                 signalled(signal.SIGINT, 0.05)
-                done.append(guard.asked)
+                done.append(guard.signalled)
             done.append("never")
 
     with pytest.raises(Stopped) as stopped:
@@ -54,7 +54,7 @@ def test_handlers_are_as_before_afterwards():
 BUSY = """
 import sys, time
 from experiments.common.guard import Guard
-with Guard(lambda: "; go on", grace=float(sys.argv[1])) as guard, guard.holding():
+with Guard(lambda: "; go on", grace=float(sys.argv[1])) as guard, guard.deferred():
     print("ready", flush=True)
     while True:
         time.sleep(1)  # asks for nothing

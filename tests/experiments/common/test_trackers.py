@@ -149,7 +149,7 @@ def test_a_tracker_that_fails_costs_the_run_nothing(tmp_path, monkeypatch, capsy
     out = tmp_path / "run"
     assert train([*SMALL, "--wandb", "digits", "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert said.count("warning: --wandb fails (no room), and the training goes on") == 1
+    assert said.count("warning: --wandb failed (no room): training continues") == 1
     assert json.loads((out / "summary.json").read_text())["epochs"] == 2
     assert told.finished == 0
 
@@ -164,7 +164,7 @@ def test_says_what_is_missing_before_any_work(tmp_path, monkeypatch, capsys):
         assert message in said
 
     wandb_stub(monkeypatch)
-    refused(["--wandb", " "], "takes the name of a project")
+    refused(["--wandb", " "], "needs the name of a project")
     with monkeypatch.context() as patch:
         patch.setattr("importlib.util.find_spec", lambda name, package=None: None)
         for flag, extra in ((["--tensorboard"], "tensorboard"), (["--wandb", "x"], "wandb")):
@@ -172,7 +172,7 @@ def test_says_what_is_missing_before_any_work(tmp_path, monkeypatch, capsys):
                 trackers.check(flag == ["--tensorboard"], "x" if extra == "wandb" else None)
     assert not out.exists()
     wandb_stub(monkeypatch, refuse="api_key not configured\nmore")
-    refused(["--wandb", "digits"], "cannot begin (api_key not configured): wandb login, or set")
+    refused(["--wandb", "digits"], "cannot start (api_key not configured): run `wandb login`, or")
 
 
 def test_a_process_that_does_not_write_follows_nothing(tmp_path):

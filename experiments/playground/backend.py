@@ -1,8 +1,8 @@
-"""What the page of `demo` shows, without the page: noise, restored images, latent vectors.
+"""What the page of `demo` computes: noisy and denoised images, latent vectors, decoded images.
 
 play = Playground("digits-blind")
 restored = play.restore(play.test.images[0], seed=0, strength=0.5)
-image, read = play.redraw(restored.latent)
+image, prediction = play.decode(restored.latent)
 """
 
 import re
@@ -23,20 +23,20 @@ from jaxdae.recognition import shipped
 
 from ..runs.models import load_model
 
-KINDS = {  # what can be shown: the name of the strength of each corruption, and its range
+KINDS = {  # corruptions of the page: the name of the strength, and its range
     "gaussian": ("sigma", 0.0, 1.5),
     "speckle": ("sigma", 0.0, 3.0),
     "masking": ("share of pixels", 0.0, 1.0),
     "salt_and_pepper": ("share of pixels", 0.0, 1.0),
     "poisson": ("photons in a white pixel", 1.0, 100.0),
 }
-MAX_SLIDERS = 64  # a latent of more values has none
-SPREAD = 1000  # test images that the sliders' ranges are taken from
+MAX_SLIDERS = 64  # a longer latent vector has no sliders
+RANGE_IMAGES = 1000  # test images that give the ranges of the sliders
 Picture = UInt8[np.ndarray, "height width channels"]
 Image = Float[np.ndarray, "height width channels"]
 Latent = Float[np.ndarray, " latent"]
 Ranges = Float[np.ndarray, "latent 2"]
-Read = tuple[int, float]  # a digit, and how sure the classifier is, in [0, 1]
+Prediction = tuple[int, float]  # a digit, and its probability
 
 
 class Noise(NamedTuple):
@@ -45,9 +45,8 @@ class Noise(NamedTuple):
     Fields:
       kind: one of `KINDS`.
       mean: of gaussian noise.
-      trained: the strength that the network was trained at, or the two ends of its range; empty if
-        it is not known.
-      start: the strength to begin with, the middle of that.
+      trained: the strength of the training, or the two ends of its range; empty if unknown.
+      start: the strength at the start, the middle of that range.
     """
 
     kind: str
@@ -57,16 +56,16 @@ class Noise(NamedTuple):
 
     @property
     def strength(self) -> str:
-        """What its strength is called."""
+        """The name of the strength."""
         return KINDS[self.kind][0]
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The least and the greatest strength of the page."""
+        """The smallest and the largest strength."""
         return KINDS[self.kind][1:]
 
     def __call__(self, strength: float | Array) -> Corruption:
-        """The corruption at a strength, which may be traced."""
+        """The corruption at a strength, which JAX may trace."""
         if self.kind == "gaussian":
             return corruption.gaussian(strength, self.mean)
         return getattr(corruption, self.kind)(strength)
@@ -79,13 +78,13 @@ def noise_of(recipe: Mapping[str, Any]) -> Noise:
       recipe: "recipe" of its model card.
 
     Raises:
-      InputError: it was trained to undo what is no noise, or the recipe is damaged.
+      InputError: it was trained to remove something else, or the recipe is damaged.
     """
     kind = recipe.get("corruption", "gaussian")
-    if kind == "identity":  # an autoencoder that has seen no noise
+    if kind == "identity":  # trained without noise
         return Noise("gaussian", 0.0, (0.0,), 0.0)
     if kind not in KINDS:
-        raise InputError(f"it undoes {kind}, and the page shows noise")
+        raise InputError(f"it removes {kind}, but the page shows noise")
     name, low, high = KINDS[kind]
     try:
         mean = float(recipe.get("mean", 0.5))
@@ -100,59 +99,61 @@ def noise_of(recipe: Mapping[str, Any]) -> Noise:
 
 
 class Restored(NamedTuple):
-    """What came of one image.
+    """The results for one image.
 
     Fields:
-      noisy: what the network was given, in [0, 1].
-      denoised: what it made of that.
-      latent: what its encoder made of that, flattened; empty if it has none.
-      reads: what the classifier reads in the clean, the noisy and the denoised image; None if they
-        are no digits.
+      noisy: the network's input, in [0, 1].
+      denoised: its output.
+      latent: the latent vector, flattened; empty if the network has none.
+      predictions: of the digit classifier for the clean, the noisy and the denoised image; None if
+        the images are not digits.
     """
 
     noisy: Image
     denoised: Image
     latent: Latent
-    reads: tuple[Read, ...] | None
+    predictions: tuple[Prediction, ...] | None
 
 
 class Playground:
-    """A network with images to try it on, compiled.
+    """A network, compiled, with images to try it on.
 
     Attributes:
-      name: what the user calls it.
-      about: what its card says of it.
+      name: of the network, as the user gave it.
+      about: from its model card.
       shape: (height, width, channels) of its images.
-      digits: whether they are MNIST's.
-      noise: what it removes.
-      test: test images; None if the data set cannot be read, and `missing` says why.
-      sliders: how many values its latent has; 0 if there is none, or too long a one.
-      ranges: of these values, as `spread` has them; of test images at the strength to begin with.
+      digits: True if its images are MNIST's.
+      noise: the noise that it removes.
+      test: test images; None if the data set cannot be read.
+      missing: why there are no test images.
+      sliders: length of the latent vector; 0 if there is none, or if it is too long.
+      ranges: of the latent values of test images at the first strength, see `latent_ranges`.
     """
 
     def __init__(self, name: str) -> None:
-        """Reads and compiles.
+        """Loads and compiles the network.
 
         Args:
-          name: as `models.load_model` takes it.
+          name: see `models.load_model`.
 
         Raises:
-          InputError: there is no such network, or none that can be shown.
+          InputError: there is no such network, or the page cannot show it.
         """
         loaded = load_model(name)
         recipe = loaded.card.get("recipe")
         recipe = recipe if isinstance(recipe, dict) else {}
         self.name, self.about = name, str(loaded.card.get("about", ""))
         self.model, self.params = loaded.model, loaded.params
-        self.shape = self.model.image_shape
-        channels = self.shape[2]
+        channels = self.model.channels
+        self.shape = (*(self.model.image_size or (28, 28)), channels)
         try:
             self.noise = noise_of(recipe)
             if channels not in (1, 3):
-                raise InputError(f"its images have {channels} channels, and the page shows 1 or 3")
+                raise InputError(f"its images have {channels} channels, but the page shows 1 or 3")
         except InputError as error:
             raise InputError(
-                f"--model {name} cannot be shown, {error}: choose another, such as digits-blind"
+                f"--model {name} cannot be shown, because {error}: choose another, such as "
+                "digits-blind"
             ) from None
         dataset = str(recipe.get("dataset", "mnist"))
         self.digits = self.shape == (28, 28, 1) and is_mnist(dataset)
@@ -163,7 +164,7 @@ class Playground:
             if test.images.shape[1:] == self.shape:
                 self.test = test
             else:
-                self.missing = f"the images of {dataset} have another size now"
+                self.missing = f"the images of {dataset} have another size than the network's"
         except InputError as error:
             self.missing = str(error)
         self._compile()
@@ -171,11 +172,11 @@ class Playground:
 
     def _compile(self) -> None:
         model, encodes = self.model, isinstance(self.model, Autoencoder)
-        judge, weights = shipped() if self.digits else (None, None)
+        classifier, weights = shipped() if self.digits else (None, None)
         params, weights = jax.device_put((self.params, weights))
 
-        def read(weights, images):
-            return judge and jax.nn.softmax(judge.apply({"params": weights}, images))
+        def classify(weights, images):
+            return classifier and jax.nn.softmax(classifier.apply({"params": weights}, images))
 
         @jax.jit
         def restore(params, weights, clean, seed, strength):
@@ -188,19 +189,19 @@ class Playground:
             else:
                 denoised = model.apply(variables, noisy)
             images: Any = (clean, noisy, denoised)
-            reads = self.digits and read(weights, jnp.concatenate(images))
-            return noisy[0], denoised[0], latent, reads
+            probabilities = self.digits and classify(weights, jnp.concatenate(images))
+            return noisy[0], denoised[0], latent, probabilities
 
         @jax.jit
         def decode(params, weights, latent):
             image: Any = model.apply({"params": params}, latent, method="decode")
-            return image[0], read(weights, image)
+            return image[0], classify(weights, image)
 
         self._restore = lambda *inputs: restore(params, weights, *inputs)
         self._decode = lambda *inputs: decode(params, weights, *inputs)
 
     def _measure(self) -> None:
-        """The latent's shape, and the ranges of its values; compiles what is not yet."""
+        """Finds the shape of the latent vector and the ranges of its values, and compiles."""
         self.sliders, self.ranges = 0, np.zeros((0, 2))
         clean = np.zeros(self.shape, np.uint8) if self.test is None else self.test.images[0]
         latent = self._restore(clean, np.uint32(0), np.float32(self.noise.start))[2]
@@ -208,59 +209,59 @@ class Playground:
             return
         self.sliders, self.latent_shape = latent.size, latent.shape
         if self.test is None:
-            reach = 2 * float(np.abs(latent).max()) + 1
-            self.ranges = np.tile([-reach, reach], (latent.size, 1))
+            limit = 2 * float(np.abs(latent).max()) + 1
+            self.ranges = np.tile([-limit, limit], (latent.size, 1))
         else:
-            images = self.test.images[:: max(1, len(self.test) // SPREAD)]
+            images = self.test.images[:: max(1, len(self.test) // RANGE_IMAGES)]
             noise = self.noise(self.noise.start)
-            self.ranges = spread(encode(self.model, self.params, noise, images))
-        self.redraw(latent)
+            self.ranges = latent_ranges(encode(self.model, self.params, noise, images))
+        self.decode(latent)
 
     def restore(self, clean: Picture, seed: int, strength: float) -> Restored:
-        """Adds noise to an image, and removes it.
+        """Adds noise to an image, and denoises it.
 
         Args:
           clean: an image of `shape`.
-          seed: decides the noise, which grows and shrinks with its strength.
-          strength: brought into the range of `noise`.
+          seed: of the noise. The strength only scales it.
+          strength: clipped to the range of `noise`.
         """
         inside = np.clip(np.float32(strength), *self.noise.ends)
-        noisy, denoised, latent, chances = self._restore(clean, np.uint32(seed), inside)
+        noisy, denoised, latent, found = self._restore(clean, np.uint32(seed), inside)
         flat = np.zeros(0, np.float32) if latent is None else np.asarray(latent).ravel()
-        reads = tuple(map(likeliest, np.asarray(chances))) if self.digits else None
-        return Restored(np.asarray(noisy), np.asarray(denoised), flat, reads)
+        predictions = tuple(map(likeliest, np.asarray(found))) if self.digits else None
+        return Restored(np.asarray(noisy), np.asarray(denoised), flat, predictions)
 
-    def redraw(self, latent: ArrayLike) -> tuple[Image, Read | None]:
-        """The image that the decoder draws, in [0, 1], and what is read in it.
+    def decode(self, latent: ArrayLike) -> tuple[Image, Prediction | None]:
+        """Decodes a latent vector: the image, in [0, 1], and the classifier's prediction.
 
         Args:
           latent: `sliders` values.
         """
         values = np.asarray(latent, np.float32).reshape(self.latent_shape)
-        image, chances = self._decode(values)
-        return np.asarray(image), likeliest(np.asarray(chances)[0]) if self.digits else None
+        image, found = self._decode(values)
+        return np.asarray(image), likeliest(np.asarray(found)[0]) if self.digits else None
 
 
 def is_mnist(dataset: str) -> bool:
-    """Whether a data set's name is MNIST's, and not that of one made after it."""
+    """True if a name is MNIST's, and not that of a similar data set such as Fashion-MNIST."""
     return re.search(r"(?<![\w-])mnist(?![\w-])", dataset.lower()) is not None
 
 
-def likeliest(chances: Float[np.ndarray, " classes"]) -> Read:
-    """The class of the highest probability, and that."""
-    return int(chances.argmax()), float(chances.max())
+def likeliest(probabilities: Float[np.ndarray, " classes"]) -> Prediction:
+    """The class of the highest probability, and its probability."""
+    return int(probabilities.argmax()), float(probabilities.max())
 
 
-def spread(latents: Float[np.ndarray, "n latent"]) -> Ranges:
-    """The ends between which nearly all latent vectors lie: 98 of 100, and a tenth of that more.
+def latent_ranges(latents: Float[np.ndarray, "n latent"]) -> Ranges:
+    """The range of each latent value: 98% of the values, and a tenth more at each end.
 
-    A value that never changes has a range of 1 about it.
+    A value that never changes gets a range of 1 around it.
     """
     low, high = np.percentile(latents, (1, 99), axis=0)
-    room = np.where(high - low > 1e-6, 0.1 * (high - low), 0.5)
-    return np.stack([low - room, high + room], 1)
+    margin = np.where(high - low > 1e-6, 0.1 * (high - low), 0.5)
+    return np.stack([low - margin, high + margin], 1)
 
 
-def around(ranges: Ranges, latent: Latent) -> Ranges:
-    """The ranges, widened to a value that lies outside."""
+def widened(ranges: Ranges, latent: Latent) -> Ranges:
+    """The ranges, widened so that they hold the values of a latent vector."""
     return np.stack([np.minimum(ranges[:, 0], latent), np.maximum(ranges[:, 1], latent)], 1)

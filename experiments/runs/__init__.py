@@ -1,0 +1,1 @@
+"""Runs and trained networks: trained, resumed, written and loaded."""
