@@ -75,7 +75,7 @@ def run(arguments: Arguments) -> None:
 
     folder = arguments.folder
     loaded = load_run(folder)
-    if loaded.config.task != "grayscale":
+    if loaded.config.corruption != "grayscale":
         raise InputError(
             f"the run in {folder} undoes {loaded.task}, and colours nothing: give a run of "
             "--recipe colorize"
