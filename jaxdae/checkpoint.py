@@ -1,9 +1,9 @@
-"""Checkpoints that verify: the only place that knows Orbax.
+"""Checkpoints with a SHA-256, written by Orbax.
 
-A checkpoint is the training state and, in a JSON part beside it, whatever the caller needs to go
-on (the configuration, the position, the history) with the SHA-256 of both. Orbax's arrays carry no
-checksum, so a flipped bit restores silently wrong: `restore` goes through the steps from the newest
-down and takes the first whose bytes hash to what was saved.
+A checkpoint holds the training state, JSON values that the caller needs to continue (configuration,
+position, history), and the SHA-256 of both. Orbax does not notice a flipped bit in an array.
+`restore` tries the checkpoints from the newest to the oldest, and takes the first one that matches
+its SHA-256.
 """
 
 import hashlib
@@ -30,13 +30,13 @@ FORMAT = 2
 
 
 class Restored(NamedTuple):
-    """A checkpoint that verified.
+    """A checkpoint that matches its SHA-256.
 
     Fields:
       step: its step.
-      state: the state, as host arrays.
-      meta: what was saved beside it.
-      skipped: newer steps that did not verify, with the reason.
+      state: the training state, as NumPy arrays.
+      meta: the JSON values that were saved with it.
+      skipped: (step, reason) of newer checkpoints that could not be used.
     """
 
     step: int
@@ -46,16 +46,20 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of a run, in one folder; a context manager, for saves are asynchronous.
+    """The checkpoints of a run, in one folder.
 
-    Of several processes the first alone may open it; what it restores, it tells the others.
+    Saves run in the background, so this is a context manager: leaving it waits for them. Of several
+    processes, only the first may open the folder; it sends the others what it restores.
 
     Args:
-      directory: the folder; made if it is not there.
-      keep: how many of the newest to keep, beside the one with the lowest loss.
+      directory: the folder, created if missing.
+      keep: the number of newest checkpoints to keep. The one with the lowest loss is kept, too.
 
     Fields:
-      failure: why the last save that has come to an end is not on disk; None if it is.
+      failure: the reason why the last finished save is not on disk; None if it is.
+
+    Raises:
+      InputError: `keep` is less than 1.
     """
 
     failure: str | None = None
@@ -64,21 +68,21 @@ class Checkpoints:
         if keep < 1:
             raise InputError(f"keep={keep} checkpoints must be at least 1")
         self.directory, self.keep = Path(directory).absolute(), keep
-        self._step: int | None = None  # of the save under way
+        self._saving: int | None = None  # the step that is being saved
         self._failed: set[int] = set()
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._losses: dict[int, float] = {}  # of the steps whose JSON part is whole
+        self._losses: dict[int, float] = {}  # by step, without damaged checkpoints
 
     @cached_property
     def _manager(self) -> Any:
-        """Orbax's, once there is something to restore or to save: a fresh run need not wait."""
+        """Orbax's manager. It is made when it is first needed, because that takes time."""
         ocp = _orbax()
         alone = {"primary_host": 0, "active_processes": {0}, "barrier_sync_key_prefix": "jaxdae"}
         manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
                 create=False,
-                # Orbax would wait for all processes otherwise.
+                # Otherwise Orbax waits for all processes.
                 multiprocessing_options=ocp.options.MultiprocessingOptions(
                     **(alone if jax.process_count() > 1 else {})
                 ),
@@ -86,7 +90,7 @@ class Checkpoints:
             ),
         )
         for step in manager.all_steps():
-            # What is damaged has no loss, and is never the best.
+            # A damaged checkpoint has no loss, so it is never the best.
             with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
                 part = json.loads((self.directory / str(step) / "meta" / "metadata").read_text())
                 if part["meta_sha256"] == _json_sha256([part["loss"], part["meta"]]):
@@ -100,24 +104,24 @@ class Checkpoints:
         self.close()
 
     def save(self, step: int, state: Any, meta: dict[str, Any], *, loss: float) -> None:
-        """Saves in the background; the state is copied first and may be donated at once.
+        """Starts to save a checkpoint in the background.
 
-        A disk that is full, say, is no reason to lose the state that is in memory: what keeps a
-        save from the disk is not raised, but told in `failure`, after the next `save` or `wait`.
-        What was saved before is kept.
+        The state is copied first, so its buffers may be donated at once. A failure, such as a full
+        disk, does not end the run: the next `save` or `wait` sets `failure`, and older checkpoints
+        stay.
 
         Args:
-          step: the step reached; a checkpoint of that step is replaced.
+          step: the training step. A checkpoint of the same step is replaced.
           state: a tree of arrays.
           meta: JSON values.
-          loss: decides which checkpoint is the best, the lowest.
+          loss: the checkpoint with the lowest loss is the best one.
         """
         self.wait()
         state = jax.tree.map(lambda leaf: np.array(leaf, copy=True), state)
         sums = {"sha256": tree_sha256(state), "meta_sha256": _json_sha256([loss, meta])}
         meta = {"format": FORMAT, **sums, "loss": loss, "meta": meta}
-        self._step = step
-        with self._failing():
+        self._saving = step
+        with self._catch_failure():
             replaced = step in self._manager.all_steps()
             self._losses[step] = loss
             if replaced:
@@ -127,7 +131,7 @@ class Checkpoints:
             self._manager.save(step, args=both, force=True)
 
     def steps(self) -> list[int]:
-        """The steps at which there is a checkpoint, newest first."""
+        """The steps of all checkpoints, newest first."""
         if not any(path.name.isdigit() for path in self.directory.iterdir()):
             return []
         self._manager.reload()
@@ -136,33 +140,33 @@ class Checkpoints:
     def restore(
         self, target: Any, check: Callable[[dict[str, Any]], None] = lambda meta: None
     ) -> Restored | None:
-        """Restores the newest checkpoint that verifies; None if there is none at all.
+        """Restores the newest checkpoint that matches its SHA-256; None if there are none.
 
         Args:
-          target: a tree of the shapes and types to restore, such as a fresh state.
-          check: raises if the JSON part is not what the caller needs.
+          target: a tree with the shapes and types to restore, such as a fresh state.
+          check: called with the JSON values; raises if the caller cannot use them.
 
         Raises:
-          InputError: there are checkpoints, and none verifies.
+          InputError: there are checkpoints, but none can be used.
         """
         target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), target)
         skipped: list[tuple[int, str]] = []
         for step in self.steps():
-            # A damaged checkpoint raises exceptions of every kind, bare `Exception` among them.
+            # A damaged checkpoint raises exceptions of many types, even plain `Exception`.
             try:
                 args = _orbax().args
                 both = args.Composite(state=args.StandardRestore(target), meta=args.JsonRestore())
                 saved = self._manager.restore(step, args=both)
                 meta, state = saved["meta"], saved["state"]
                 if meta["format"] != FORMAT:
-                    raise ValueError(f"its format is {meta['format']}, and this reads {FORMAT}")
+                    raise ValueError(f"its format is {meta['format']}, but must be {FORMAT}")
                 state = jax.tree.map(np.asarray, state)
-                # Orbax gives what was saved, of whatever shape.
+                # Orbax restores other shapes, too.
                 if jax.tree.map(_shape, state) != jax.tree.map(_shape, target):
-                    raise ValueError("its arrays have other shapes than this run's")
+                    raise ValueError("its arrays differ in shape from this run's")
                 sums = tree_sha256(state), _json_sha256([meta["loss"], meta["meta"]])
                 if sums != (meta["sha256"], meta["meta_sha256"]):
-                    raise ValueError("its contents do not match their SHA-256")
+                    raise ValueError("it does not match its SHA-256")
                 check(meta["meta"])
                 return Restored(step, state, meta["meta"], skipped)
             except Exception as error:
@@ -170,70 +174,70 @@ class Checkpoints:
         if skipped:
             reasons = "; ".join(f"step {step}: {reason}" for step, reason in skipped)
             raise InputError(
-                f"no checkpoint in {self.directory} can be trusted ({reasons}): restore the "
+                f"no checkpoint in {self.directory} can be used ({reasons}): restore the "
                 "folder from a copy, or start again with another --out"
             )
         return None
 
     def wait(self) -> None:
-        """Waits until what was saved is on disk, or `failure` says why it is not."""
-        if self._step is None:
+        """Waits for the save in the background, and sets `failure`."""
+        if self._saving is None:
             return
-        with self._failing():
+        with self._catch_failure():
             self._manager.wait_until_finished()
-        if self._step is not None:
-            self._step, self.failure = None, None
+        if self._saving is not None:
+            self._saving, self.failure = None, None
 
     def close(self) -> None:
-        """Waits, and lets go of the folder."""
+        """Waits for the save in the background, and closes the folder."""
         self.wait()
         if "_manager" in self.__dict__:
             self._manager.close()
-        # Where one of a save's writes fails, nothing waits for the others, and those that come late
-        # make its folder anew.
+        # If one write of a save fails, nothing waits for its other writes. A late one creates the
+        # temporary folder again.
         for _ in range(20 if self._failed else 0):
-            self._sweep()
+            self._remove_partial()
             sleep(0.1)
-            if not any(self._debris(step) for step in self._failed):
+            if not any(self._partial(step) for step in self._failed):
                 break
 
     @contextmanager
-    def _failing(self) -> Iterator[None]:
-        """Takes a failure of the save under way down, and its debris from a disk that is full."""
+    def _catch_failure(self) -> Iterator[None]:
+        """Turns an exception of the current save into `failure`, and removes its partial files."""
         try:
             yield
-        except Exception as error:  # Orbax's background raises exceptions of every kind
+        except Exception as error:  # Orbax's threads raise exceptions of many types
             code = re.search(r"os_error_code='(\d+)'", str(error))
             known = isinstance(error, OSError) and error.strerror
             self.failure = os.strerror(int(code[1])) if code else str(known or one_line(error))
-            assert self._step is not None
-            self._failed.add(self._step)
-            self._step = None
-            self._sweep()
+            assert self._saving is not None
+            self._failed.add(self._saving)
+            self._saving = None
+            self._remove_partial()
 
-    def _debris(self, step: int) -> list[Path]:
-        """The folders of a save that did not come to its end."""
+    def _partial(self, step: int) -> list[Path]:
+        """The temporary folders of a save."""
         return list(self.directory.glob(f"{step}.orbax-checkpoint-tmp*"))
 
-    def _sweep(self) -> None:
-        """Removes what saves that failed have left."""
+    def _remove_partial(self) -> None:
+        """Removes the temporary folders of failed saves."""
         for step in self._failed:
-            for folder in self._debris(step):
+            for folder in self._partial(step):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 def _orbax() -> Any:
-    """Orbax, which takes a sixth of a second to import: whoever saves nothing does without."""
+    """Orbax, imported when it is first used, because that takes a sixth of a second."""
     import orbax.checkpoint
 
     return orbax.checkpoint
 
 
 class _NewestAndBest:
-    """Which checkpoints to keep: so many of the newest, and the one with the lowest loss.
+    """A policy for Orbax: keeps the `keep` newest checkpoints and the one with the lowest loss.
 
-    Orbax has policies for both, but takes the loss from a file that, damaged, keeps it from opening
-    the folder at all.
+    Orbax has policies for both. But they read the loss from a file, and if that file is damaged,
+    Orbax cannot open the folder at all.
     """
 
     def __init__(self, keep: int, losses: dict[int, float]) -> None:
@@ -247,7 +251,7 @@ class _NewestAndBest:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in a short line."""
+    """The message of an exception in one line of at most 100 characters."""
     return shorten(" ".join(str(error).split()) or type(error).__name__, 100, placeholder=" ...")
 
 

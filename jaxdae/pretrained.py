@@ -1,11 +1,11 @@
-"""Trained networks that come with the package, and how such files are written.
+"""Trained networks: those that come with the package, and files in the same format.
 
     model, params = jaxdae.pretrained.load("digits-blind")
     images = model.apply({"params": params}, noisy)      # in [0, 1]
 
-A network is two files: `NAME.npz`, its parameters, an array for each path in the tree, and
-`NAME.json`, its model card: what was built (`architecture`, `fields`), the SHA-256 of the
-parameters, and what a user wants to know: data, recipe, seed, command, results, limits.
+A network is two files. `NAME.npz` holds the parameters, an array for each path in the tree.
+`NAME.json`, the model card, holds the architecture and its fields, the SHA-256 of the parameters,
+and what a user wants to know: data, recipe, seed, command, results, limits.
 """
 
 import json
@@ -28,15 +28,19 @@ MODELS: dict[str, type[nn.Module]] = {**ARCHITECTURES, "classifier": DigitClassi
 
 
 def names() -> list[str]:
-    """The networks that come with the package."""
+    """The names of the networks that come with the package, sorted."""
     return sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
 def card(name: str, folder: Path = FOLDER) -> dict[str, Any]:
-    """The model card of a network.
+    """Reads the model card of a network.
+
+    Args:
+      name: one of `names()`, or of the networks in `folder`.
+      folder: where the two files are.
 
     Raises:
-      InputError: there is no such network, or its card is damaged.
+      InputError: an unknown name, or a damaged card.
     """
     path = folder / f"{name}.json"
     if Path(name).name != name or not path.is_file():
@@ -45,36 +49,44 @@ def card(name: str, folder: Path = FOLDER) -> dict[str, Any]:
     try:
         described = json.loads(path.read_text())
         if not isinstance(described, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it must be a JSON object")
         return described
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}): {_mend(folder)}") from None
 
 
 def load(name: str, folder: Path = FOLDER) -> tuple[nn.Module, Any]:
-    """The network and its parameters, numpy arrays of float32.
+    """Loads a network: the module, and its parameters as NumPy arrays of float32.
+
+    Args:
+      name: one of `names()`, or of the networks in `folder`.
+      folder: where the two files are.
 
     Raises:
-      InputError: there is no such network, or its files are damaged.
+      InputError: an unknown name, or damaged files.
     """
     described = card(name, folder)
     try:
         with np.load(folder / f"{name}.npz", allow_pickle=False) as file:
             params = unflatten_dict({path: file[path] for path in file.files}, sep="/")
         return build(described, params), params
-    except Exception as error:  # a damaged zip raises all sorts
+    except Exception as error:  # a damaged zip file raises exceptions of many types
         raise InputError(f"{folder / name}.npz is damaged ({error}): {_mend(folder)}") from None
 
 
 def build(described: Mapping[str, Any], params: Any) -> nn.Module:
-    """The network that a card describes.
+    """Builds the network that a card describes.
+
+    Args:
+      described: a model card.
+      params: checked against the SHA-256 in the card.
 
     Raises:
-      ValueError: the parameters are others than the card's.
-      KeyError, TypeError: the card does not say what was built.
+      ValueError: the parameters do not have that SHA-256.
+      KeyError, TypeError: the card lacks the architecture, or its fields are wrong.
     """
     if tree_sha256(params) != described["params_sha256"]:
-        raise ValueError("the SHA-256 of its parameters is not the one in its card")
+        raise ValueError("its parameters do not have the SHA-256 of its card")
     fields = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in described["fields"].items()
@@ -99,14 +111,14 @@ def _mend(folder: Path) -> str:
 
 
 def flat(params: Any) -> dict[str, Any]:
-    """A numpy array for each path in the tree, such as encoder/conv_0/kernel."""
+    """Path in the tree, such as encoder/conv_0/kernel, to a NumPy array."""
     return {path: np.asarray(leaf) for path, leaf in flatten_dict(params, sep="/").items()}
 
 
 def describe(name: str, model: nn.Module, params: Any, about: Mapping[str, Any]) -> dict[str, Any]:
-    """The model card of a network: `about`, and what `build` needs.
+    """Makes the model card of a network: `about`, and what `build` needs.
 
-    A network is described without the type that it computes in: built, it computes in float32.
+    The card leaves out the type that the network computes in: `build` gives one in float32.
     """
     kinds = {kind: key for key, kind in MODELS.items()}
     fields = {
@@ -129,7 +141,12 @@ def describe(name: str, model: nn.Module, params: Any, about: Mapping[str, Any])
 def save(
     name: str, model: nn.Module, params: Any, about: Mapping[str, Any], folder: Path = FOLDER
 ) -> None:
-    """Writes the two files of a network; `about` is what its card says beside the model itself."""
+    """Writes the two files of a network.
+
+    Args:
+      about: what the card says beside the network itself: JSON values.
+      folder: created if missing.
+    """
     text = json.dumps(describe(name, model, params, about), indent=2, allow_nan=False) + "\n"
     # The card comes last: it holds the SHA-256 of the arrays.
     with (

@@ -1,9 +1,9 @@
-"""JAX's random numbers, bit for bit, in a form that a CPU computes faster.
+"""Random keys, and JAX's random numbers, bit for bit, in a form that a CPU computes faster.
 
-JAX compiles threefry on a CPU to loops over its rounds, with a pass through the memory for each
-group of them. Written out, the twenty rounds become one loop over the numbers, and what is made of
-the bits joins it. Normal numbers in float32 have a kernel where there is a compiler:
-`jaxdae.kernels.primitives.normal`. `python -m benchmarks.step_profile` shows what is left.
+JAX compiles threefry for a CPU as loops over its rounds, with a pass through memory for each group
+of rounds. Here the twenty rounds are written out, so that XLA fuses them, and what uses the bits,
+into one loop over the numbers. Normal numbers in float32 also have a kernel:
+`jaxdae.kernels.primitives.normal`. `python -m benchmarks.step_profile` measures the rest.
 """
 
 from math import prod
@@ -24,17 +24,24 @@ STREAMS = {"init": 0, "order": 1, "corruption": 2, "crop": 3}
 
 
 def stream(seed: int, name: str) -> Key[Array, ""]:
-    """The key of one of the run's `STREAMS` of random numbers."""
+    """The key of one stream of a run's random numbers.
+
+    Args:
+      seed: the run's.
+      name: a key of `STREAMS`.
+    """
     return jax.random.fold_in(jax.random.key(seed), STREAMS[name])
 
 
 def unrolled(key: Key[Array, "*batch"]) -> Key[Array, "*batch"]:
-    """The same key, of which `jax.random` draws the same numbers faster.
+    """A key from which `jax.random` draws the same numbers as from `key`, faster on a CPU.
 
-    A key that is not JAX's default, a typed threefry key, comes back as it is; and so do all where
-    `jax_threefry_partitionable` is off, under which there are other numbers. Some distributions,
-    such as `jax.random.poisson`, refuse any key but JAX's own: give them that. Arrays of 2**32
-    numbers or more raise a ValueError where they are compiled.
+    A key that is not a typed threefry key, JAX's default, is returned unchanged. So is every key if
+    `jax_threefry_partitionable` is off, because the numbers would differ. Some distributions, such
+    as `jax.random.poisson`, take only JAX's own keys.
+
+    Raises:
+      ValueError: when a draw of 2**32 numbers or more is traced.
     """
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     partitionable = jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
@@ -44,7 +51,7 @@ def unrolled(key: Key[Array, "*batch"]) -> Key[Array, "*batch"]:
 
 
 def fold_in(key: Key[Array, ""], data: Array) -> Key[Array, ""]:
-    """`jax.random.fold_in`, by `unrolled`."""
+    """`jax.random.fold_in`, faster on a CPU: the same key."""
     folded = jax.random.fold_in(unrolled(key), data)
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return folded
@@ -65,11 +72,14 @@ def _hash(key: UInt32[Array, "2"], counts: Words) -> Words:
 
 
 def _counts(shape: tuple[int, ...]) -> Words:
-    """The places in an array, as the high and the low words of 64 bits."""
+    """The index of each element of an array, as the high and the low words of 64 bits."""
     if prod(shape) >= 2**32:
-        raise ValueError(f"an array of shape {shape} has 2**32 elements or more")
-    places = lax.iota(jnp.uint32, prod(shape)).reshape(shape)
-    return jnp.zeros_like(places), places
+        raise ValueError(
+            f"an array of shape {shape} has {prod(shape)} elements, but must have less than 2**32: "
+            "draw it in parts"
+        )
+    low = lax.iota(jnp.uint32, prod(shape)).reshape(shape)
+    return jnp.zeros_like(low), low
 
 
 def _random_bits(key: UInt32[Array, "2"], width: int, shape: tuple[int, ...]) -> Array:

@@ -1,4 +1,6 @@
-"""What a run is made of, and the recipes: configurations with a name.
+"""The configuration of a run, and the recipes: configurations with names.
+
+    config = recipe("unet", sigma=0.5, epochs=2)
 
 This module imports nothing heavy, so that `--help` answers at once.
 """
@@ -13,33 +15,36 @@ from typing import Any, Literal
 
 from jaxdae.errors import InputError
 
-Range = tuple[float, ...]
+Range = tuple[float, ...]  # one value, or the two ends of a range
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides a run's result; `config.json` holds it."""
+    """All values that determine the result of a run. `config.json` in a run's folder holds them.
+
+    The text below a field is its help on the command line.
+    """
 
     recipe: str = "default"
-    """Where the values below come from: see the list of recipes."""
+    """The recipe that gives the values below their defaults: see the list of recipes."""
     dataset: str = "mnist"
     """mnist, idx:DIR, npz:FILE, folder:DIR, pairs:NOISY_DIR,CLEAN_DIR or tfds:NAME."""
     crop: int | None = None
-    """Train on random square patches, so many pixels a side, of the image files of folder: or
-    pairs:, which may be of any size."""
+    """For folder: and pairs:, train on random square patches, this many pixels a side. The images
+    may have any sizes then."""
     sigma: Range = (0.5,)
-    """Standard deviation of the noise, on images in [0, 1]; two numbers: drawn between them for
-    each image."""
+    """Standard deviation of the noise, for images in [0, 1]. Two numbers are a range: each image
+    gets a random value from it."""
     epochs: int = 5
-    """How often to go through the training images."""
+    """Passes over the training images."""
     batch_size: int = 32
-    """Images a step, over all devices."""
+    """Images in a training step, over all devices."""
     seed: int = 0
-    """Decides the initial weights, the order of the images and the noise."""
+    """Seed of the initial weights, the order of the images and the noise."""
 
     objective: Literal["supervised", "paired"] = "supervised"
-    """What is learnt: to undo a corruption, or to make the clean images of pairs: from the noisy
-    ones."""
+    """What is learnt. supervised: to undo a corruption. paired: to make the clean images of pairs:
+    from the noisy ones."""
     corruption: Literal[
         "gaussian",
         "identity",
@@ -49,67 +54,68 @@ class Config:
         "speckle",
         "poisson",
     ] = "gaussian"
-    """What is done to the clean images."""
+    """How the clean images are corrupted."""
     mean: float = 0.5
-    """Mean of the gaussian noise."""
+    """Mean of Gaussian noise."""
     strength: Range = (0.3,)
-    """Of the others: the share of pixels (masking, salt_and_pepper) or the photons in a white
-    pixel (poisson)."""
+    """Strength of the other corruptions: the share of corrupted pixels (masking, salt_and_pepper)
+    or the photons in a white pixel (poisson)."""
     noise: Literal["fresh", "fixed"] = "fresh"
-    """New noise at every step, or drawn once for each image."""
+    """fresh: new noise at every step. fixed: each image always gets the same noise."""
     clean_epochs: int = 0
-    """Epochs on images without noise before the others."""
+    """First epochs, which train on images without noise."""
 
     architecture: Literal["strided", "maxpool", "dense", "unet"] = "strided"
     """The network."""
     features: tuple[int, ...] = (32, 64)
-    """Its channels at each level (its hidden widths, if dense)."""
+    """Channels at each level of the network; widths of the hidden layers (dense)."""
     latent_dim: int = 16
     """Length of the latent vector (strided, dense)."""
     bridge: int = 384
-    """Width of the U-Net's dense bridge; 0: none, and a network for images of any size."""
+    """Width of the U-Net's dense bridge. 0: no bridge, and a network for images of any size."""
     upsampling: Literal["nearest", "transposed"] = "nearest"
-    """How the max-pool network's decoder grows."""
+    """How the decoder doubles height and width (maxpool)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the network computes in: bfloat16 is faster where the processor multiplies in it
-    (AVX512-BF16, AMX, GPUs, TPUs). Weights, and sums over images, stay float32."""
+    """Type that the network computes in. bfloat16 is faster on processors with bfloat16
+    instructions (AVX512-BF16, AMX, GPUs, TPUs). Weights and sums over images stay float32."""
 
     loss: Literal["mse", "bce"] = "mse"
-    """Mean squared error, or binary cross-entropy."""
+    """mse: mean squared error. bce: binary cross-entropy."""
     teacher: str | None = None
-    """Learn what this pretrained network makes of the noisy images, such as unet, instead of the
-    clean images; slower."""
+    """Train towards the output of this pretrained network, such as digits-unet, instead of the
+    clean images. Slower."""
     optimizer: Literal["adam", "nadam", "adamw", "adadelta"] = "nadam"
     """The optimiser."""
     learning_rate: float = 5e-3
-    """Its highest learning rate."""
+    """Highest learning rate."""
     schedule: Literal["constant", "one-cycle", "plateau"] = "one-cycle"
-    """How the learning rate changes."""
+    """How the learning rate changes: not at all, up and down over the run, or down when the loss
+    stops falling."""
     b1: float = 0.9
-    """Decay of the first moment (the Adams)."""
+    """Decay of the first moment (adam, nadam, adamw)."""
     b2: float = 0.999
-    """Decay of the second moment (the Adams)."""
+    """Decay of the second moment (adam, nadam, adamw)."""
     weight_decay: float = 0.0
     """Weight decay (adamw)."""
     centering: bool = True
-    """Step along coordinates in which each layer's inputs have mean zero."""
+    """Train in coordinates in which the inputs of each layer have mean zero."""
     ema_decay: float | None = None
-    """Evaluate and keep an exponential moving average of the weights, of this decay."""
+    """Evaluate and save an exponential moving average of the weights, with this decay."""
     microbatches: int | None = None
-    """Differentiate each batch in so many parts, slower: then any number of --devices that divides
-    it gives the same result to the bit."""
+    """Parts of a batch whose gradients are computed one after the other. Slower; but then every
+    number of --devices that divides it gives the same result, bit for bit."""
 
     devices: int | None = None
-    """Share each batch among so many devices (on a CPU: virtual ones); all if not given."""
+    """Devices that share each batch; on a CPU, virtual ones. All if not given."""
     train_images: int | None = None
-    """Use only the first of the training images, so many."""
+    """Use only this many training images, the first ones."""
     validation_images: int = 0
-    """Leave so many training images, the last, out of training, and test on them: to choose among
-    recipes without a look at the test images."""
+    """Hold out this many training images, the last ones, and test on them. So recipes can be
+    compared without the test images."""
     test_images: int | None = None
-    """Use only the first of the test images, so many."""
+    """Use only this many test images, the first ones."""
     eval_sigmas: Range = (0.25, 0.5, 0.75, 1.0)
-    """Noise levels of the closing table (gaussian and speckle noise)."""
+    """Noise levels of the final test (gaussian, speckle)."""
 
 
 DEFAULT = Config()
@@ -141,11 +147,11 @@ MAXPOOL_CLEAN = replace(
 RECIPES: dict[str, tuple[Config, str]] = {
     config.recipe: (config, text)
     for config, text in [
-        (DEFAULT, "the best quality soonest, at --sigma"),
-        (CLASSIC, "the tutorial: Adam at 0.001, noise drawn once for each image"),
+        (DEFAULT, "the best quality in the shortest time, at one --sigma"),
+        (CLASSIC, "the tutorial: Adam at 0.001, each image with fixed noise"),
         (
             replace(DEFAULT, recipe="blind", sigma=(0.15, 1.05), epochs=120, learning_rate=1.2e-3),
-            "one network for every sigma: the noise level drawn for each image",
+            "one network for every sigma: each image gets a random noise level",
         ),
         (
             replace(
@@ -157,7 +163,7 @@ RECIPES: dict[str, tuple[Config, str]] = {
                 learning_rate=1e-3,
                 epochs=24,
             ),
-            "no bottleneck: the cleanest images, at every sigma, and no latent vector",
+            "no bottleneck: the cleanest images at every sigma, but no latent vector",
         ),
         (
             MAXPOOL_CLEAN,
@@ -171,7 +177,7 @@ RECIPES: dict[str, tuple[Config, str]] = {
                 clean_epochs=50,
                 epochs=100,
             ),
-            "the same 50 epochs, then 100 from those weights with noise N(0, 0.4^2)",
+            "maxpool-clean for 50 epochs, then 100 epochs with noise N(0, 0.4^2)",
         ),
         (
             replace(
@@ -196,7 +202,7 @@ RECIPES: dict[str, tuple[Config, str]] = {
                 noise="fresh",
                 batch_size=128,
             ),
-            "fully connected, same latent size: what flattening loses",
+            "fully connected, with the same latent size: what an image loses as a flat vector",
         ),
         (
             replace(
@@ -208,17 +214,21 @@ RECIPES: dict[str, tuple[Config, str]] = {
                 learning_rate=2e-3,
                 epochs=4,
             ),
-            "colour from gray; needs a data set in colour, such as --dataset tfds:cifar10",
+            "colour from gray; needs colour images, such as --dataset tfds:cifar10",
         ),
     ]
 }
 
 
 def recipe(name: str = "default", **values: Any) -> Config:
-    """A recipe's configuration, with other values where given: `recipe("unet", epochs=2)`.
+    """The configuration of a recipe, with some values replaced: `recipe("unet", epochs=2)`.
+
+    Args:
+      name: a key of `RECIPES`.
+      values: fields of `Config`. Where a field is a tuple, one number stands for a tuple of one.
 
     Raises:
-      InputError: there is no such recipe, or a name or a value that is not a configuration's.
+      InputError: an unknown recipe or field, or a value of the wrong type.
     """
     if name not in RECIPES:
         raise InputError(f"unknown recipe {name!r}: it is one of {', '.join(RECIPES)}")
@@ -227,10 +237,10 @@ def recipe(name: str = "default", **values: Any) -> Config:
         if field not in hints or field == "recipe":
             close = difflib.get_close_matches(field, hints, n=1)
             meant = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(hints)}"
-            raise InputError(f"a configuration has no value {field!r}: {meant}")
-        if typing.get_origin(hints[field]) is tuple:  # one number, or several
-            several = value if isinstance(value, (list, tuple)) else (value,)
-            values[field] = value = tuple(several)
+            raise InputError(f"a configuration has no field {field!r}: {meant}")
+        if typing.get_origin(hints[field]) is tuple:
+            value = value if isinstance(value, (list, tuple)) else (value,)
+            values[field] = value = tuple(value)
         if not _fits(value, hints[field]):
             kind = str(hints[field]).replace("typing.", "")
             raise InputError(f"{field}={value!r} is of the wrong type: it must be {kind}")
@@ -238,7 +248,7 @@ def recipe(name: str = "default", **values: Any) -> Config:
 
 
 def read_config(folder: Path) -> Config:
-    """The configuration of the run in a folder.
+    """Reads the configuration of a run from its folder.
 
     Raises:
       InputError: there is none, or it is damaged.
@@ -246,10 +256,10 @@ def read_config(folder: Path) -> Config:
     path = folder / "config.json"
     try:
         if not path.is_file():
-            raise InputError(f"{folder} holds no run (no config.json): give a run's folder")
+            raise InputError(f"{folder} holds no run (no config.json): give the folder of a run")
         values = json.loads(path.read_text())
         if not isinstance(values, dict) or set(values) != {field.name for field in fields(Config)}:
-            raise ValueError("its keys are not a configuration's")
+            raise ValueError("its keys are not the fields of a configuration")
         hints = typing.get_type_hints(Config)
         for name, value in values.items():
             values[name] = tuple(value) if isinstance(value, list) else value
@@ -266,7 +276,7 @@ def read_config(folder: Path) -> Config:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value from JSON is of a type that `Config` uses."""
+    """True if a value has the type of a field of `Config`."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return value in arguments
@@ -276,5 +286,5 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
-    # A bool is an int to Python, and not to a configuration.
+    # In Python a bool is an int. In a configuration it is not.
     return isinstance(value, hint) and isinstance(value, bool) == (hint is bool)

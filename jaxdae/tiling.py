@@ -1,11 +1,10 @@
-"""Images of other sizes than a network takes: in overlapping tiles, or scaled to fit.
+"""Images of any size for a network of a fixed size: in overlapping tiles, or scaled to fit.
 
-    restored = tiled(network, images, (28, 28))           # [n h w c] of any height and width
+    restored = tiled(network, images, (28, 28))           # images [n h w c]
     restored = unfit(network(fit(images, (28, 28))), images.shape[1:3])
 
-All of it is arithmetic on NumPy arrays in the host's memory, channels last: an image of another
-size is no other program to compile. Large images go through `Grid`, `cut` and `Blend` one row of
-tiles at a time, in memory for a few of them.
+It runs in NumPy, because JAX compiles a program for each size of image. For large images, use
+`Grid`, `cut` and `Blend` on one row of tiles at a time: only a few rows are in memory.
 """
 
 from collections.abc import Callable
@@ -17,21 +16,25 @@ from jaxtyping import Float, Int, Shaped
 
 from jaxdae.errors import InputError
 
-Size = tuple[int, int]
+Size = tuple[int, int]  # (height, width)
 Images = Float[np.ndarray, "n height width channels"]
 Tiles = Float[np.ndarray, "tiles height width channels"]
-EVERY = slice(None)
+ALL = slice(None)
 Weights = Float[np.ndarray, "positions tile"]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the tiles of an image lie: evenly, from edge to edge, each over its neighbours.
+    """The positions of tiles: evenly spaced from edge to edge of an image, with an overlap.
 
     Fields:
-      shape: (height, width) of the image, none less than the tile's.
+      shape: (height, width) of the image, at least the tile's.
       tile: (height, width) of a tile.
-      overlap: how many pixels neighbours share along each axis, at least; half a tile if None.
+      overlap: the pixels that neighbours share along each axis, at least; None for half a tile.
+
+    Raises:
+      InputError: an overlap that is negative or not smaller than the tile, or an image that is
+        smaller than the tile.
     """
 
     shape: Size
@@ -42,8 +45,8 @@ class Grid:
         for side, tile, overlap in zip(self.shape, self.tile, self._overlap, strict=True):
             if not 0 <= overlap < tile <= side:
                 raise InputError(
-                    f"tiles of {tile} pixels with an overlap of {overlap} do not cover {side}: "
-                    "choose an overlap of at least 0 and less than the tile, in a padded image"
+                    f"tiles of {tile} pixels with an overlap of {overlap} do not cover {side} "
+                    "pixels: choose an overlap from 0 to the tile's side - 1, and pad the image"
                 )
 
     @property
@@ -62,10 +65,11 @@ class Grid:
 
     @cached_property
     def weights(self) -> tuple[Weights, Weights]:
-        """What a tile's pixels count for, by their row and by their column in it.
+        """The weights of a tile's pixels: by row of tiles and pixel row, by column likewise.
 
-        The product of the two, over all tiles that cover a pixel, sums to one. They fall smoothly
-        to the edge that lies on a neighbour (a squared sine), and not to the image's own.
+        A pixel's weight is the product of the two. Over all tiles that cover an image pixel, the
+        weights sum to 1. They fall as a squared sine towards an edge inside the image, but not
+        towards the image's own edge.
         """
         sides = zip((self.rows, self.columns), self.tile, self.shape, strict=True)
         rows, columns = (_weights(*side) for side in sides)
@@ -85,21 +89,21 @@ def _weights(starts: Int[np.ndarray, " positions"], tile: int, side: int) -> Wei
 
 
 def pad(images: Shaped[np.ndarray, "n h w c"], tile: Size) -> Shaped[np.ndarray, "n h2 w2 c"]:
-    """Images with no side shorter than the tile's: continued by reflection on all sides."""
+    """Pads images by reflection to at least the tile's size, equally before and after."""
     edges = [_split(max(0, t - side)) for t, side in zip(tile, images.shape[1:3], strict=True)]
-    return (
-        np.pad(images, ((0, 0), *edges, (0, 0)), mode="reflect") if any(map(any, edges)) else images
-    )
+    if not any(map(any, edges)):
+        return images
+    return np.pad(images, ((0, 0), *edges, (0, 0)), mode="reflect")
 
 
 def crop(images: Shaped[np.ndarray, "n h2 w2 c"], size: Size) -> Shaped[np.ndarray, "n h w c"]:
-    """The middle of images, of (height, width): what `pad` was given of what it returned."""
+    """The centre of images, of (height, width). It undoes `pad`."""
     top, left = (_split(side - s)[0] for side, s in zip(images.shape[1:3], size, strict=True))
     return images[:, top : top + size[0], left : left + size[1]]
 
 
 def cut(images: Shaped[np.ndarray, "n h w c"], grid: Grid, row: int) -> Shaped[np.ndarray, "..."]:
-    """One row of tiles of images: [n * columns, *tile, c], the columns of an image together."""
+    """One row of tiles: [n * columns, *tile, c], image by image."""
     height, width = grid.tile
     strip = images[:, grid.rows[row] : grid.rows[row] + height]
     windows = np.lib.stride_tricks.sliding_window_view(strip, width, axis=2)[:, :, grid.columns]
@@ -108,15 +112,20 @@ def cut(images: Shaped[np.ndarray, "n h w c"], grid: Grid, row: int) -> Shaped[n
 
 
 class Blend:
-    """Puts the tiles of `count` images together again, given row by row of them, from the top."""
+    """Blends tiles into images, one row of tiles after the other, from the top.
+
+    Args:
+      grid: the positions of the tiles.
+      count: the number of images.
+    """
 
     def __init__(self, grid: Grid, count: int = 1) -> None:
         self.grid, self.count = grid, count
         self.row = 0
-        self._band: Images | None = None  # pixel rows that more tiles may cover, from this one's
+        self._band: Images | None = None  # pixel rows that the next row of tiles also covers
 
     def add(self, tiles: Tiles) -> Images:
-        """Takes the next row of tiles, and returns the pixel rows that are complete by it."""
+        """Adds the next row of tiles, as `cut` gives it; returns the pixel rows now complete."""
         grid, (height, width) = self.grid, self.grid.tile
         down, along = (weights.astype(np.float32) for weights in grid.weights)
         tiles = tiles.reshape(self.count, len(grid.columns), height, width, -1)
@@ -137,18 +146,19 @@ class Blend:
 def tiled(
     apply: Callable[[Tiles], Tiles], images: Images, tile: Size, overlap: Size | None = None
 ) -> Images:
-    """Restores images of any size with a function of tiles, whose results are blended.
+    """Applies a function to overlapping tiles of images, and blends the results.
 
     Args:
-      apply: maps (m, *tile, channels) to (m, *tile, other channels).
-      images: those shorter than a tile are continued by reflection for it.
-      overlap: how many pixels neighbours share along each axis, at least; half a tile if None.
+      apply: maps tiles (m, *tile, channels) to (m, *tile, out channels).
+      images: of any height and width. Smaller images than a tile are padded by reflection.
+      tile: (height, width) of a tile.
+      overlap: the pixels that neighbours share along each axis, at least; None for half a tile.
 
     Returns:
       Float32, of the images' height and width.
 
     Raises:
-      InputError: an overlap that is negative or as large as a tile.
+      InputError: an overlap that is negative or not smaller than the tile.
     """
     padded = pad(images, tile)
     grid = Grid(padded.shape[1:3], tile, overlap)
@@ -158,10 +168,13 @@ def tiled(
 
 
 def fit(images: Images, size: Size) -> Images:
-    """Images scaled to the largest that fit into (height, width), in its middle, float32.
+    """Scales images to the largest size that fits into (height, width), and centres them there.
 
-    The ratio of their sides is kept, to a pixel. Scaling is linear, without aliasing. What is left
-    at the sides has one colour for each image: the median of its outermost pixels.
+    The aspect ratio is kept, up to rounding to pixels. Scaling is linear, without aliasing. The
+    rest is filled with one colour for each image, the median of its outermost pixels.
+
+    Returns:
+      Float32, [n height width c].
     """
     inner = _inner(images.shape[1:3], size)
     scaled = resize(images, inner)
@@ -174,19 +187,29 @@ def fit(images: Images, size: Size) -> Images:
     return fitted
 
 
-def unfit(images: Images, size: Size, rows: slice = EVERY) -> Images:
-    """What `fit` put in the middle, scaled back to (height, width), float32.
+def unfit(images: Images, size: Size, rows: slice = ALL) -> Images:
+    """Undoes `fit`: cuts out the centre, and scales it to (height, width).
 
     Args:
-      rows: only these of the result, which can be far larger than the images.
+      size: the size of the images before `fit`.
+      rows: the pixel rows to compute, because the result can be far larger than the images.
+
+    Returns:
+      Float32, [n height width c], or only `rows` of it.
     """
     return resize(crop(images, _inner(size, images.shape[1:3])), size, rows)
 
 
-def resize(images: Images, size: Size, rows: slice = EVERY) -> Images:
-    """Images at (height, width), float32: linear interpolation, averages where they shrink.
+def resize(images: Images, size: Size, rows: slice = ALL) -> Images:
+    """Scales images to (height, width): linear interpolation, averages where they shrink.
 
-    As `jax.image.resize(..., "linear")`, which has the same kernel. `rows`: only these of it.
+    It equals `jax.image.resize(..., "linear")`.
+
+    Args:
+      rows: the pixel rows of the result to compute.
+
+    Returns:
+      Float32, [n height width c], or only `rows` of it.
     """
     down, along = (_resampling(old, new) for old, new in zip(images.shape[1:3], size, strict=True))
     n, _, width, channels = images.shape
@@ -202,7 +225,10 @@ def resize(images: Images, size: Size, rows: slice = EVERY) -> Images:
 
 
 def _resampling(old: int, new: int) -> Float[np.ndarray, "new old"] | None:
-    """The matrix that resamples a line with a triangle, as wide as the pixels of the coarser."""
+    """The matrix that resamples a line with a triangle kernel; None if the length stays.
+
+    The triangle is two pixels wide, of the old line or the new one, whichever pixels are larger.
+    """
     if old == new:
         return None
     centres = (np.arange(new) + 0.5) * old / new - 0.5
@@ -212,7 +238,7 @@ def _resampling(old: int, new: int) -> Float[np.ndarray, "new old"] | None:
 
 
 def _inner(size: Size, outer: Size) -> Size:
-    """The largest (height, width) inside `outer` with the ratio of `size`, to a pixel."""
+    """The largest (height, width) inside `outer` with the aspect ratio of `size`."""
     scale = min(outer[0] / size[0], outer[1] / size[1])
     height, width = (
         min(o, max(1, round(side * scale))) for o, side in zip(outer, size, strict=True)
@@ -221,5 +247,5 @@ def _inner(size: Size, outer: Size) -> Size:
 
 
 def _split(total: int) -> tuple[int, int]:
-    """Half before, the rest after."""
+    """Pixels before and after, as equal as possible."""
     return total // 2, total - total // 2

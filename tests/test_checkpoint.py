@@ -118,7 +118,7 @@ def test_a_state_of_another_shape_is_not_restored(tmp_path):
     other = train_step.create_state(MODEL.clone(latent_dim=4), optax.nadam(1e-3), 0, ema=True)
     with (
         Checkpoints(tmp_path) as checkpoints,
-        pytest.raises(InputError, match=r"step 10: .*other shapes"),
+        pytest.raises(InputError, match=r"step 10: .*differ in shape"),
     ):
         checkpoints.restore(other)
 

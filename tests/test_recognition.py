@@ -69,7 +69,7 @@ def test_images_that_cannot_be_read_are_named(images, said):
 
 @pytest.mark.parametrize("labels", [np.zeros(3, np.int32), np.zeros((2, 10)), np.int32(1)])
 def test_labels_must_be_one_for_each(labels):
-    with pytest.raises(InputError, match="one for each"):
+    with pytest.raises(InputError, match="each image needs one"):
         digit_recovery(np.zeros((2, 28, 28, 1), np.float32), labels)
     with pytest.raises(InputError, match="at least one"):
         digit_recovery(np.zeros((0, 28, 28, 1), np.float32), np.zeros(0, np.int32))
