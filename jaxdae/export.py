@@ -6,20 +6,22 @@
     Path("digits-blind.onnx").write_bytes(to_onnx(model, params, card))
     Path("digits-blind.safetensors").write_bytes(to_safetensors(params, card))
 
-StableHLO and ONNX hold the function, parameters included: float32 images in [0, 1], (batch,
-*image_shape), to float32 images in [0, 1], (batch, height, width, out_channels), for a batch of any
-size; or one half of an autoencoder, from or to its latent. Both compute in float32, whatever type
-the model computes in. safetensors holds the parameters and the model card.
+StableHLO and ONNX files hold the function with its parameters: float32 images, (batch, height,
+width, channels), to float32 images, (batch, height, width, out_channels); or one half of an
+autoencoder, to or from its latent. The batch may have any size, and so may the images, if the
+network takes any size. Both compute in float32. safetensors files hold the parameters and the
+model card.
 
-`to_onnx` builds the networks of `jaxdae.model` once more, with ONNX's operators; the tests hold the
-two together. ONNX's convolutions want channels first: what is between them lies so, and is
-transposed only where images come in, go out, or become a vector.
+`to_onnx` builds the networks of `jaxdae.model` with ONNX's operators; tests compare the two. ONNX's
+convolutions take channels first. Tensors are transposed only where images come in, go out, or
+become vectors.
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -51,25 +53,25 @@ CARD = "card"  # the key of the model card, as JSON, in the metadata of a file
 
 
 def need(what: str, *packages: str) -> None:
-    """Sees that optional packages are there.
+    """Checks that optional packages are installed.
 
     Raises:
-      InputError: some are not.
+      InputError: some are missing.
     """
     if missing := [package for package in packages if find_spec(package) is None]:
         raise InputError(f"{what} needs {', '.join(missing)}: pip install {' '.join(missing)}")
 
 
 def function(model: Denoiser, params: Any, part: Part = "whole") -> Callable[[Any], Any]:
-    """What is exported, as a function in JAX.
+    """The function that is exported, in JAX.
 
     Raises:
       InputError: the model has no such part.
     """
     if part not in METHODS:
-        raise InputError(f"part {part!r} is none: it is one of {', '.join(METHODS)}")
+        raise InputError(f"there is no part {part!r}: choose one of {', '.join(METHODS)}")
     if part != "whole" and not isinstance(model, Autoencoder):
-        raise InputError(f"a {type(model).__name__} has no latent, and so no {part}: take it whole")
+        raise InputError(f"a {type(model).__name__} has no latent and so no {part}: take it whole")
     model = model.clone(dtype=None)
     return partial(model.apply, {"params": _float32(params)}, method=METHODS[part])
 
@@ -78,17 +80,34 @@ def _float32(params: Any) -> Any:
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)
 
 
-def input_shape(model: Denoiser, params: Any, part: Part = "whole") -> tuple[int, ...]:
-    """The shape of one image that goes in; of one latent, if `part` is the decoder.
+def input_shape(
+    model: Denoiser,
+    params: Any,
+    part: Part = "whole",
+    image_size: tuple[int, int] | None = None,
+) -> tuple[int, ...]:
+    """The shape of one input image, or of one input latent if `part` is the decoder.
+
+    Args:
+      image_size: the (height, width), for a network of any size; that of its example if not given.
 
     Raises:
       InputError: the model has no such part.
     """
-    function(model, params, part)  # there is such a part
+    function(model, params, part)  # raises if there is none
+    size = model.image_size or image_size or model.example.shape[1:3]
+    shape = (*size, model.channels)
     if part != "decoder":
-        return tuple(model.image_shape)
-    image = jax.ShapeDtypeStruct((1, *model.image_shape), jnp.float32)
+        return shape
+    image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     return jax.eval_shape(function(model, params, "encoder"), image).shape[1:]
+
+
+def symbolic_shape(model: Denoiser, params: Any, part: Part = "whole") -> tuple[str, ...]:
+    """The shape of a batch of inputs, in which the sizes that may differ have names."""
+    shape = input_shape(model, params, part)
+    names = ("height", "width") if model.image_size is None else ()
+    return ("batch", *names, *map(str, shape[len(names) :]))
 
 
 def to_stablehlo(
@@ -99,11 +118,11 @@ def to_stablehlo(
 ) -> bytes:
     """The function as `jax.export` serialises it: `jax.export.deserialize(bytearray).call(x)`.
 
-    It runs where jax and flatbuffers are installed, and needs neither flax nor jaxdae; jax promises
-    to read it for half a year's versions to come.
+    It needs jax and flatbuffers to run, but neither flax nor jaxdae. jax guarantees to read it for
+    six months of newer versions.
 
     Args:
-      platforms: where it is to run.
+      platforms: where it should run.
 
     Raises:
       InputError: the model has no such part, or flatbuffers is not installed.
@@ -112,23 +131,23 @@ def to_stablehlo(
     from jax import export
 
     call = jax.jit(function(model, params, part))
-    (batch,) = export.symbolic_shape("batch")
-    argument = jax.ShapeDtypeStruct((batch, *input_shape(model, params, part)), jnp.float32)
+    shape = export.symbolic_shape(", ".join(symbolic_shape(model, params, part)))
+    argument = jax.ShapeDtypeStruct(shape, jnp.float32)
     option = "jax_traceback_in_locations_limit"
     before = getattr(jax.config, option)
     try:
-        jax.config.update(option, 0)  # a file says nothing of where it was made
-        with native.without():  # it runs where they are not
+        jax.config.update(option, 0)  # no paths of this machine in the file
+        with native.without():  # the C++ kernels are not there where it runs
             return bytes(export.export(call, platforms=platforms)(argument).serialize())
     finally:
         jax.config.update(option, before)
 
 
 def to_safetensors(params: Any, card: Mapping[str, Any]) -> bytes:
-    """The parameters, an array for each path in the tree, and the model card as JSON.
+    """The parameters, one array for each path in the tree, and the model card as JSON.
 
     Args:
-      card: of `jaxdae.pretrained.card` or `describe`.
+      card: from `jaxdae.pretrained.card` or `describe`.
 
     Raises:
       InputError: safetensors is not installed.
@@ -141,10 +160,10 @@ def to_safetensors(params: Any, card: Mapping[str, Any]) -> bytes:
 
 
 def from_safetensors(path: Path) -> tuple[Any, Any, dict[str, Any]]:
-    """The network, its parameters, numpy arrays of float32, and its card.
+    """Reads a network, its parameters (float32 NumPy arrays) and its card.
 
     Raises:
-      InputError: safetensors is not installed, or the file is damaged or another program's.
+      InputError: safetensors is not installed, or the file is damaged or of another program.
     """
     need("a safetensors file", "safetensors")
     from safetensors import safe_open
@@ -155,19 +174,20 @@ def from_safetensors(path: Path) -> tuple[Any, Any, dict[str, Any]]:
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         params = unflatten_dict(arrays, sep="/")
         return pretrained.build(card, params), params, card
-    except Exception as error:  # as the bytes are
+    except Exception as error:  # damaged bytes raise errors of many types
         raise InputError(
-            f"{path} is damaged, or no network of jaxdae ({error}): export it again"
+            f"{path} is damaged, or is no network of jaxdae ({error}): export it again"
         ) from None
 
 
 class Tensor(NamedTuple):
-    """What an ONNX graph takes, or one of its nodes gives.
+    """An input or a result in an ONNX graph.
 
     Fields:
-      name: in the graph.
-      shape: (height, width, channels), or (features,); the batch is not part of it.
-      first: images that lie channels first.
+      name: its name in the graph.
+      shape: (height, width, channels), or (features,), without the batch. In a network of any size,
+        height and width stand for all sizes with the same remainders.
+      first: True for images with channels first.
     """
 
     name: str
@@ -176,7 +196,7 @@ class Tensor(NamedTuple):
 
 
 class Graph:
-    """An ONNX graph in the making; a layer finds its parameters by their path."""
+    """An ONNX graph under construction; a layer finds its parameters by their path."""
 
     def __init__(self, params: Any) -> None:
         self.params = pretrained.flat(_float32(params))
@@ -186,7 +206,7 @@ class Graph:
     def node(
         self, op: str, x: Tensor, *others: str, to: tuple[int, ...], **attributes: Any
     ) -> Tensor:
-        """Adds a node; what it gives has the shape `to`, and lies as `x` does."""
+        """Adds a node. Its result has the shape `to` and the layout of `x`."""
         from onnx import helper
 
         name = f"{op}_{len(self.nodes)}"
@@ -212,30 +232,57 @@ class Graph:
 
     def reshape(self, x: Tensor, *shape: int) -> Tensor:
         """Equals `x.reshape(batch, *shape)`, channels last."""
-        # A 0 leaves the axis of the batch as it is.
+        # 0 keeps the batch axis.
         return self.node("Reshape", self.lay(x, first=False), self.numbers(0, *shape), to=shape)
 
-    def pad(self, x: Tensor, edges: Sequence[tuple[int, int]]) -> Tensor:
-        """Zeros before and after the height and the width of images that lie channels last."""
-        if not np.any(edges):
-            return x
-        (top, bottom), (left, right) = edges
-        height, width, channels = x.shape
-        shape = (top + height + bottom, left + width + right, channels)
-        return self.node("Pad", x, self.numbers(0, top, left, 0, 0, bottom, right, 0), to=shape)
+    def pad(self, x: Tensor, model: Denoiser) -> Tensor:
+        """Images, channels last, padded by reflection as `Denoiser` pads them."""
+        for axis, side in ((1, x.shape[0]), (2, x.shape[1])):
+            padded = model.padded_side(side)
+            if model.image_size is None:
+                places = self._reflected(x.name, axis, model)
+            elif padded == side:
+                continue
+            else:
+                mode: Literal["reflect", "edge"] = "reflect" if side > 1 else "edge"
+                rows = np.pad(np.arange(side), (0, padded - side), mode=mode)
+                places = self.constant(f"rows_{axis}", rows)
+            to = (*x.shape[: axis - 1], padded, *x.shape[axis:])
+            x = self.node("Gather", x, places, to=to, axis=axis)
+        return x
 
-    def crop(self, x: Tensor, edges: Sequence[tuple[int, int]]) -> Tensor:
-        """Undoes `pad`; however images lie."""
-        if not np.any(edges):
-            return x
-        (top, bottom), (left, right) = edges
-        height, width, channels = x.shape
-        ends, axes = (height - bottom, width - right), (2, 3) if x.first else (1, 2)
-        box = (self.numbers(*numbers) for numbers in ((top, left), ends, axes))
-        return self.node("Slice", x, *box, to=(ends[0] - top, ends[1] - left, channels))
+    def _reflected(self, images: str, axis: int, model: Denoiser) -> str:
+        """The rows (or columns) of padded images, for a side that is known at run time only."""
+        sides = [model.padded_side(side) for side in range(1, 65)]
+        multiple = max(b - a for a, b in pairwise(sides))
+        lost = -sides[-1] % multiple  # padded sides are a multiple, less this
+        zero, one, two = (self.scalar(number) for number in (0, 1, 2))
+        side = self.compute("Gather", self.compute("Shape", images), self.scalar(axis))
+        missing = self.compute("Neg", self.compute("Add", side, self.scalar(lost)))
+        missing = self.compute("Mod", missing, self.scalar(multiple))
+        places = self.compute("Range", zero, self.compute("Add", side, missing), one)
+        period = self.compute("Mul", two, self.compute("Sub", side, one))
+        period = self.compute("Max", period, one)
+        places = self.compute("Mod", places, period)
+        return self.compute("Min", places, self.compute("Sub", period, places))
+
+    def crop(self, x: Tensor, images: Tensor) -> Tensor:
+        """Images, in either layout, cropped to the size of others, channels last."""
+        size = self.compute("Slice", self.compute("Shape", images.name), *map(self.numbers, (1, 3)))
+        axes = self.numbers(*((2, 3) if x.first else (1, 2)))
+        to = (*images.shape[:2], x.shape[2])
+        return self.node("Slice", x, self.numbers(0, 0), size, axes, to=to)
+
+    def scalar(self, number: int) -> str:
+        """Adds an integer."""
+        return self.constant(f"number_{number}", np.array(number, np.int64))
+
+    def compute(self, op: str, *inputs: str) -> str:
+        """Adds a node that computes with sizes, and returns its name."""
+        return self.node(op, Tensor(inputs[0], ()), *inputs[1:], to=()).name
 
     def layer(self, path: str, kernel: np.ndarray) -> tuple[str, str]:
-        """Adds a layer's kernel, as ONNX lays it out, and its bias."""
+        """Adds a layer's kernel, in ONNX's layout, and its bias."""
         bias = self.constant(f"{path}/bias", self.params[f"{path}/bias"])
         return self.constant(f"{path}/kernel", kernel), bias
 
@@ -263,8 +310,8 @@ class Graph:
         """`jaxdae.model.ConvTranspose`."""
         kernel = self.params[f"{path}/kernel"]  # HWIO; ONNX has it rotated by 180 degrees, IOHW
         window = kernel.shape[:2]
-        # lax pads the dilated input by `low` in front, ONNX takes k - 1 - low off its output, and
-        # as for the end; a kernel smaller than the stride leaves pixels there that want adding.
+        # lax pads the dilated input by `low` in front; ONNX crops its output by k - 1 - low there,
+        # and likewise at the end. A kernel smaller than the stride leaves pixels to add there.
         cuts = [
             (k - 1 - low, k - 1 - high)
             for k, (low, high) in zip(window, transpose_padding(kernel, stride), strict=True)
@@ -323,7 +370,8 @@ def _strided_encoder(graph: Graph, model: DenoisingAutoencoder, x: Tensor) -> Te
 
 
 def _strided_decoder(graph: Graph, model: DenoisingAutoencoder, x: Tensor) -> Tensor:
-    height, width = (side // 2 ** len(model.features) for side in model.padded)
+    stride = 2 ** len(model.features)
+    height, width = (model.padded_side(side) // stride for side in model.image_size)
     x = graph.reshape(graph.dense(x, "decoder/dense"), height, width, model.features[-1])
     for i in range(len(model.features)):
         x = graph.relu(graph.conv_transpose(x, f"decoder/conv_transpose_{i}", stride=2))
@@ -359,7 +407,7 @@ def _dense_encoder(graph: Graph, model: DenseAutoencoder, x: Tensor) -> Tensor:
 
 def _dense_decoder(graph: Graph, model: DenseAutoencoder, x: Tensor) -> Tensor:
     x = _dense_stack(graph, model, x, "decoder")
-    height, width = model.padded
+    height, width = model.image_size
     return graph.reshape(x, height, width, x.shape[0] // (height * width))
 
 
@@ -382,7 +430,7 @@ def _unet(graph: Graph, model: UNet, x: Tensor) -> Tensor:
     return graph.conv(graph.relu(graph.conv(graph.relu(x), "last")), "output")
 
 
-# Of each architecture what stands between padding and cropping, in halves where it has them.
+# The layers of each architecture between padding and cropping, in halves for autoencoders.
 LAYERS: dict[type[Denoiser], dict[str, Callable[..., Tensor]]] = {
     DenoisingAutoencoder: {"encoder": _strided_encoder, "decoder": _strided_decoder},
     MaxPoolAutoencoder: {"encoder": _maxpool_encoder, "decoder": _maxpool_decoder},
@@ -395,7 +443,7 @@ def to_onnx(model: Denoiser, params: Any, card: Mapping[str, Any], part: Part = 
     """An ONNX file: `images` to `restored`, or `images` to `latent`, or `latent` to `restored`.
 
     Args:
-      card: of `jaxdae.pretrained.card` or `describe`; it becomes the metadata "card", as JSON.
+      card: from `jaxdae.pretrained.card` or `describe`; it becomes the metadata "card", as JSON.
 
     Raises:
       InputError: the model has no such part, or is none of `jaxdae.model`; onnx is not
@@ -411,18 +459,30 @@ def to_onnx(model: Denoiser, params: Any, card: Mapping[str, Any], part: Part = 
     graph = Graph(params)
     given = x = Tensor("latent" if part == "decoder" else "images", shape)
     if part != "decoder":
-        x = graph.pad(x, model.edges)
+        x = graph.pad(x, model)
     for name, layers in LAYERS[type(model)].items():
         if part in ("whole", name):
             x = layers(graph, model, x)
-    if part != "encoder":
-        x = graph.sigmoid(graph.crop(x, model.edges))
+    if part == "whole" and (model.image_size is None or x.shape[:2] != given.shape[:2]):
+        x = graph.crop(x, given)
+    elif part == "decoder" and model.image_size is not None:
+        height, width = model.image_size
+        axes = graph.numbers(*((2, 3) if x.first else (1, 2)))
+        box = (graph.numbers(0, 0), graph.numbers(height, width), axes)
+        x = graph.node("Slice", x, *box, to=(height, width, x.shape[2]))
+    if part != "encoder" and model.output == "sigmoid":
+        x = graph.sigmoid(x)
     x = graph.lay(x, first=False)._replace(name="latent" if part == "encoder" else "restored")
     graph.nodes[-1].output[0] = x.name
-    inputs, outputs = (
-        [helper.make_tensor_value_info(side.name, onnx.TensorProto.FLOAT, ("batch", *side.shape))]
-        for side in (given, x)
-    )
+
+    def described(side: Tensor) -> Any:
+        shape: list[str | int | None] = ["batch", *side.shape]
+        if model.image_size is None:
+            whole = part == "whole" or side.name == "images"
+            shape[1:3] = ("height", "width") if whole else (f"{side.name}_{n}" for n in "hw")
+        return helper.make_tensor_value_info(side.name, onnx.TensorProto.FLOAT, shape)
+
+    inputs, outputs = [described(given)], [described(x)]
     constants = [numpy_helper.from_array(value, name) for name, value in graph.constants.items()]
     made = helper.make_model(
         helper.make_graph(graph.nodes, "jaxdae", inputs, outputs, constants),
@@ -433,5 +493,5 @@ def to_onnx(model: Denoiser, params: Any, card: Mapping[str, Any], part: Part = 
         ir_version=IR,
     )
     helper.set_model_props(made, {CARD: json.dumps(card, allow_nan=False)})
-    onnx.checker.check_model(made, full_check=True)  # shapes and all
+    onnx.checker.check_model(made, full_check=True)  # infers and checks the shapes, too
     return made.SerializeToString()

@@ -118,6 +118,8 @@ class Config:
     """Noise levels of the final test (gaussian, speckle)."""
 
 
+# Fields that older runs do not have, with the values that those runs stand for.
+ADDED: dict[str, Any] = {"objective": "supervised", "bridge": 384}
 DEFAULT = Config()
 CLASSIC = replace(
     DEFAULT,
@@ -258,7 +260,8 @@ def read_config(folder: Path) -> Config:
         if not path.is_file():
             raise InputError(f"{folder} holds no run (no config.json): give the folder of a run")
         values = json.loads(path.read_text())
-        if not isinstance(values, dict) or set(values) != {field.name for field in fields(Config)}:
+        values = {**ADDED, **values} if isinstance(values, dict) else {}
+        if set(values) != {field.name for field in fields(Config)}:
             raise ValueError("its keys are not the fields of a configuration")
         hints = typing.get_type_hints(Config)
         for name, value in values.items():

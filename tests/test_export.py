@@ -33,11 +33,17 @@ from jaxdae.model import (
 jax.devices()  # all of them, before a command asks for one
 
 ODD = {
-    "strided": DenoisingAutoencoder((7, 10, 3), 2, features=(4, 5), latent_dim=3),
-    "maxpool": MaxPoolAutoencoder((9, 14, 2), 1, features=(4, 3, 5)),
-    "transposed": MaxPoolAutoencoder((5, 6, 1), 3, features=(3, 4), upsampling="transposed"),
-    "dense": DenseAutoencoder((3, 5, 2), 1, features=(6,), latent_dim=4),
-    "unet": UNet((9, 7, 1), 2, features=(3, 4), bridge=6, bridge_channels=2),
+    "strided": DenoisingAutoencoder(3, 2, (7, 10), features=(4, 5), latent_dim=3),
+    "maxpool": MaxPoolAutoencoder(2, 1, (9, 14), features=(4, 3, 5)),
+    "transposed": MaxPoolAutoencoder(1, 3, (5, 6), features=(3, 4), upsampling="transposed"),
+    "dense": DenseAutoencoder(2, 1, (3, 5), features=(6,), latent_dim=4),
+    "unet": UNet(1, 2, (9, 7), features=(3, 4), bridge=6, bridge_channels=2),
+    "linear": UNet(1, 2, (9, 7), "linear", features=(3, 4)),
+}
+ANY_SIZE = {
+    "maxpool": MaxPoolAutoencoder(2, 1, features=(4, 3, 5)),
+    "transposed": MaxPoolAutoencoder(1, 3, features=(3, 4), upsampling="transposed"),
+    "unet": UNet(1, 2, features=(3, 4, 5)),
 }
 SMALL = build("dense", image_size=(2, 3), channels=1, features=(2,), latent_dim=2)
 
@@ -61,9 +67,13 @@ def run_for_cuda(model, params, part, x):
 def run_onnx(content, x):
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     (given,), (gives,) = session.get_inputs(), session.get_outputs()
-    assert given.shape == ["batch", *x.shape[1:]] and gives.shape[0] == "batch"
     (out,) = session.run(None, {given.name: x})
-    assert list(out.shape) == [len(x), *gives.shape[1:]]
+    for side, values in ((given, x), (gives, out)):
+        assert side.shape[0] == "batch"
+        assert all(
+            isinstance(n, str) or n == size
+            for n, size in zip(side.shape, values.shape, strict=True)
+        )
     return out
 
 
@@ -71,7 +81,7 @@ def run_onnx(content, x):
 def test_every_architecture_at_an_odd_size(name):
     model = ODD[name]
     params = random_params(model)
-    x = random_images(model.image_shape, 3)
+    x = random_images(model.example.shape[1:], 3)
     expected = jax.jit(partial(model.apply, {"params": params}))(x)
     assert expected.std() > 0.01
     program = export.to_stablehlo(model, params)
@@ -83,11 +93,36 @@ def test_every_architecture_at_an_odd_size(name):
     np.testing.assert_allclose(run_for_cuda(model, params, "whole", x), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ANY_SIZE)
+def test_one_file_takes_images_of_all_sizes(name):
+    model = ANY_SIZE[name]
+    params = random_params(model)
+    program, graph = export.to_stablehlo(model, params), export.to_onnx(model, params, {})
+    for size in [(28, 28), (33, 21), (5, 64), (2, 3), (1, 1)]:
+        x = random_images((*size, model.channels), 2)
+        expected = jax.jit(partial(model.apply, {"params": params}))(x)
+        np.testing.assert_allclose(run_stablehlo(program, x), expected, atol=1e-5)
+        np.testing.assert_allclose(run_onnx(graph, x), expected, atol=1e-5)
+    if name == "unet":
+        return
+    x = random_images((12, 20, model.channels), 2)
+    latent = jax.jit(partial(model.apply, {"params": params}, method="encode"))(x)
+    images = jax.jit(partial(model.apply, {"params": params}, method="decode"))(latent)
+    for part, goes_in, expected in (
+        ("encoder", x, latent),
+        ("decoder", np.array(latent), images),
+    ):
+        graph = export.to_onnx(model, params, {}, part)
+        np.testing.assert_allclose(run_onnx(graph, goes_in), expected, atol=1e-5)
+        program = export.to_stablehlo(model, params, part)
+        np.testing.assert_allclose(run_stablehlo(program, goes_in), expected, atol=1e-5)
+
+
 def test_halves_are_the_halves():
     model = ODD["strided"]
     params = random_params(model)
     apply = partial(model.apply, {"params": params})
-    x = random_images(model.image_shape, 5)
+    x = random_images(model.example.shape[1:], 5)
     latent = jax.jit(partial(apply, method="encode"))(x)
     images = jax.jit(partial(apply, method="decode"))(latent)
     for part, goes_in, expected in (("encoder", x, latent), ("decoder", np.array(latent), images)):
@@ -101,7 +136,8 @@ def fields_of(kind):
     """What an architecture can be built with."""
     sizes, window = st.integers(1, 13), st.integers(1, 5)
     fields = {
-        "image_shape": st.tuples(sizes, sizes, st.integers(1, 3)),
+        "image_size": st.tuples(sizes, sizes),
+        "channels": st.integers(1, 3),
         "features": st.lists(st.integers(1, 5), min_size=1, max_size=3).map(tuple),
         "out_channels": st.integers(1, 3),
     }
@@ -167,7 +203,7 @@ def test_stablehlo_says_nothing_of_the_machine_and_is_repeatable():
 def test_stablehlo_runs_with_jax_alone(tmp_path):
     params = random_params(SMALL)
     (tmp_path / "program").write_bytes(export.to_stablehlo(SMALL, params))
-    x = random_images(SMALL.image_shape, 2)
+    x = random_images(SMALL.example.shape[1:], 2)
     code = (
         "import sys; sys.modules.update(dict.fromkeys(['flax', 'jaxdae', 'orbax', 'optax']))\n"
         "import json, jax.export, numpy\n"
@@ -226,7 +262,9 @@ def test_a_damaged_safetensors_file_is_one_line(damage, tmp_path):
     else:
         content = safetensors.numpy.save({"weight": np.zeros(3, np.float32)})
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"mine.safetensors is damaged, or no network of jaxdae"):
+    with pytest.raises(
+        InputError, match=r"mine.safetensors is damaged, or is no network of jaxdae"
+    ):
         load_model(str(path))
 
 
@@ -244,7 +282,7 @@ class Wider(DenseAutoencoder):
 
 def test_what_has_no_such_form_is_refused():
     params = random_params(SMALL)
-    with pytest.raises(InputError, match="UNet has no latent, and so no encoder"):
+    with pytest.raises(InputError, match="UNet has no latent and so no encoder"):
         export.to_stablehlo(ODD["unet"], {}, "encoder")
     with pytest.raises(InputError, match="UNet has no latent, and so no decoder"):
         export.to_onnx(ODD["unet"], {}, {}, "decoder")
@@ -305,7 +343,7 @@ def test_writes_every_format_and_part_compared(here, capsys):
         ("runs/sigma0.5 --format pickle", "format"),
         ("runs/sigma0.5 --part head", "part"),
         ("runs/sigma0.5 --format", "--format is empty"),
-        ("unet --format stablehlo --part whole encoder", "UNet has no latent, and so no encoder"),
+        ("unet --format stablehlo --part whole encoder", "UNet has no latent and so no encoder"),
         ("", "MODEL"),
     ],
 )

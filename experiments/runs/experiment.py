@@ -23,6 +23,7 @@ from jaxdae.evaluation import Evaluator, means
 from jaxdae.files import tree_sha256, write_whole
 from jaxdae.kernels import primitives as native
 from jaxdae.model import parameter_count
+from jaxdae.recipes import ADDED
 from jaxdae.train_step import TrainState
 from jaxdae.trainer import Part, Stage, Trainer, examples_of
 from jaxdae.training import Progress
@@ -185,6 +186,7 @@ class Experiment(Trainer):
 
     def check_same_run(self, meta: dict[str, Any]) -> None:
         """Raises a `ValueError` if a checkpoint has another configuration or other data."""
+        meta = {**meta, "config": {**ADDED, **meta["config"]}}
         for name, value in self.identity.items():
             if meta[name] != value:
                 raise ValueError(f"it was made with another {IDENTITY[name]}")

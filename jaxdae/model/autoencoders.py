@@ -159,7 +159,7 @@ class DenseStack(nn.Module):
     def __call__(self, x: Float[Array, "batch *inputs"]) -> Float[Array, "batch *shape"]:
         for i, (inputs, outputs) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
             x = Dense(inputs, outputs, self.dtype, name=f"dense_{i}")(x, rectify=i > 0)
-        return x.reshape(len(x), *self.shape)
+        return x.reshape(x.shape[0], *self.shape)
 
 
 class DenseAutoencoder(Autoencoder):

@@ -52,6 +52,6 @@ class DigitClassifier(nn.Module):
         for i, (inputs, outputs) in enumerate(pairwise(self.features), 1):
             x = relu(Conv(inputs, outputs, self.dtype, stride=2, name=f"down_{i}")(x))
             x = relu(Conv(outputs, outputs, self.dtype, name=f"conv_{i}")(x))
-        x = x.reshape(len(x), prod(x.shape[1:]))
+        x = x.reshape(x.shape[0], prod(x.shape[1:]))
         logits = Dense(x.shape[1], self.classes, self.dtype, name="logits")(x)
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
