@@ -160,7 +160,7 @@ def grow(axis: str, images: int, repeats: int, largest: int) -> list[dict[str, A
 
 def table(axis: str, rows: Sequence[dict[str, Any]]) -> str:
     """An axis as Markdown."""
-    columns = [axis, "images/s", "of the first point"]
+    columns = [axis, "images/s", "relative to the first row"]
     first = statistics.median(rows[0]["images_per_second"])
     cells = []
     for row in rows:

@@ -176,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         about = {worker.name: worker.ask({"task": "about"}) for worker in workers}
         for name, versions in about.items():
             print(f"{name}: {', '.join(f'{k} {v}' for k, v in versions.items())}", file=sys.stderr)
-        print("| task | batch | framework | images/s | jaxdae is so many times as fast |")
+        print("| task | batch | framework | images/s | speedup of jaxdae |")
         print("| --- | --- | --- | --- | --- |")
         for task, sizes in (("train", flags.train), ("infer", flags.infer)):
             for batch_size in sizes:

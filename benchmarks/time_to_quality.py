@@ -133,12 +133,12 @@ def summarize(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def markdown(means: Sequence[dict[str, Any]]) -> str:
     """The table."""
     lines = [
-        "| system | epochs of images | test MSE | wall s | first step, s | core s | peak MB "
-        "| times Keras |",
+        "| system | epochs of images | test MSE | wall time, s | start to first step, s "
+        "| core time, s | peak memory, MB | speedup over Keras |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for mean in means:
-        name = {None: "", True: ", compiled before", False: ", nothing compiled before"}
+        name = {None: "", True: ", later run", False: ", first run"}
         dtype = f", {mean['dtype']}" if mean["dtype"] else ""
         start = f"{mean['start_seconds']:.1f}" if "start_seconds" in mean else ""
         lines.append(
@@ -163,7 +163,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     kinds = dict.fromkeys((row["dtype"], row["cached"]) for row in ours)
     for dtype, cached in kinds:
         points = [r for r in ours if (r["dtype"], r["cached"]) == (dtype, cached)]
-        label = f"jaxdae, {dtype}{', compiled before' if cached else ''}"
+        label = f"jaxdae, {dtype}{', later run' if cached else ', first run'}"
         walls, tested = [p["wall_seconds"] for p in points], [p["mse"] for p in points]
         colour = {"float32": "C0", "bfloat16": "C2"}[dtype]
         style = "x" if cached else "o"
