@@ -199,8 +199,8 @@ says more."""
 HOW = """\
 - **The machines** are virtual machines with two cores. Other programs on a host can slow one down
   for a while, so compare the speedups, which are taken within a turn.
-- **Keras on the Zen 5.** In most turns of the float32 comparison Keras trained at half its speed. In
-  fifteen turns beside Keras alone, Keras trained 4,845 images per second and jaxdae 11,275: 2.4
+- **Keras on the Zen 5.** In most turns of the float32 comparison Keras trained at half its speed.
+  In fifteen turns beside Keras alone, Keras trained 4,845 images per second and jaxdae 11,275: 2.4
   times as fast, 2.0 to 4.6 times by the turn (`python -m benchmarks.peers --envs .peers --images
   3200 --repeats 15 --train 32 --infer 1 --peers keras:tensorflow`). In another run in bfloat16
   jaxdae trained 20,669 images per second: 3.8 times as fast as Keras and 4.3 times as fast as

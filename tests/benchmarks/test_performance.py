@@ -62,7 +62,7 @@ def test_goes_nowhere_without_docs_or_with_a_name_that_is_none(tmp_path, monkeyp
     assert error.startswith("error: --machine EPYC 2 must be ") and error.count("\n") == 1
 
 
-def test_the_time_to_keras_error_is_given_where_it_was_reached(tmp_path):
+def test_the_time_to_keras_error_is_given_where_it_was_reached():
     used = {"core_seconds": 1.0, "peak_megabytes": 1.0, "epochs": 1, "images": 1, "seed": 0}
     keras = {"system": "keras", "wall_seconds": 90.0, "mse": 0.016, **used}
     ours = {"system": "jaxdae", "wall_seconds": 9.0, "dtype": "float32", "cached": True, **used}
