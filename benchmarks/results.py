@@ -382,8 +382,9 @@ means over three seeds, except for `classic` (one seed).
 """
 CLASSICAL_TEXT = """\
 The classical denoisers are tuned on noisy training images, and know the noise's mean and its
-clipping (`python -m benchmarks.denoisers --help` says how). BM3D is the package of its authors
-(Dabov, Foi, Katkovnik, Egiazarian; Mäkinen, Azzari); the others are from scikit-image and SciPy.
+clipping (`pip install -e ".[peers]"`; `python -m benchmarks.denoisers --help` says how). BM3D is
+the package of its authors (Dabov, Foi, Katkovnik, Egiazarian; Mäkinen, Azzari); the others are from
+scikit-image and SciPy.
 *noisy* is the input itself, and *pixelwise* maps each pixel by itself. Non-local means and BM3D are
 slow, and were given the first 1,000 test images.
 """

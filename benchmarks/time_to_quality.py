@@ -1,13 +1,13 @@
-"""Wall time and processor time from the start of a process to a test error, beside Keras's script.
+"""Wall time and core time from the start of a process to a test error, beside Keras's script.
 
     python -m benchmarks.time_to_quality --keras .peers/tensorflow/bin/python
 
 For each seed Keras trains the tutorial's network for ten epochs (`benchmarks/keras_network.py`,
-which tests nothing), and the main job trains it for 1, 2 and 3, in float32 and in bfloat16
-(`experiments.run --sigma 0.5 --epochs N --dtype TYPE --eval-sigmas 0.5`, without figures, with its
-evaluation, checkpoints and closing table; `--words` are more flags of it), one after the other on
-an otherwise idle machine. All are whole processes, from their start to their end, with
-compiled programs in the cache and without, and all networks are tested on the same noisy test
+which tests nothing). Then jaxdae trains it for 1, 2 and 3 epochs, in float32 and in bfloat16
+(`experiments.run --sigma 0.5 --epochs N --dtype TYPE --eval-sigmas 0.5 --no-figures`, with its
+tests, checkpoints and final table; `--words` adds flags). Each length runs twice: first with an
+empty cache of compiled programs, then with a full one. The processes run one after the other, from
+start to end, on a machine that does nothing else. All networks are tested on the same noisy test
 images.
 """
 
