@@ -170,6 +170,20 @@ def test_commands_are_among_the_blocks():
 
 
 @named(TEXTS)
+def test_every_module_that_is_run_exists(page):
+    """Also the benchmarks and trials, whose flags are tested elsewhere."""
+    for name in re.findall(
+        r"python\s+-m\s+((?:experiments|benchmarks|tests|docs)[.\w]*)", page.read_text()
+    ):
+        place = ROOT / name.replace(".", "/")
+        assert (
+            place.with_suffix(".py").is_file()
+            or (place / "__main__.py").is_file()
+            or ("NAME" in name)
+        ), name
+
+
+@named(TEXTS)
 def test_links_lead_somewhere(page):
     """On GitHub, where pages are files; the strict build of the site looks at its own."""
     text = page.read_text()
