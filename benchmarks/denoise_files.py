@@ -1,11 +1,11 @@
-"""Ten thousand image files restored by the command: seconds, memory, and the same bytes again.
+"""Restores ten thousand image files by the command: seconds, memory, and equal results.
 
     python -m benchmarks.denoise_files
 
-Writes the test images of MNIST as PNG files with noise N(0.5, 0.5^2), and restores them twice
-(`experiments.denoise`, in a process of its own each time, from its start to its end): with nothing
-compiled before, and with everything. Processor seconds count all cores: on a machine that does
-other things as well, they say more than the wall time.
+Writes the test images of MNIST as PNG files with noise N(0.5, 0.5^2), and restores them twice by
+`experiments.denoise`, each time in its own process: first with an empty cache of compiled programs,
+then with a full one. Core seconds are summed over all cores; on a busy machine they say more than
+the wall time.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     columns = ("run", "wall seconds", "processor seconds", "most memory, MB")
     table = [
         (what, *(f"{row[name]:,.{digits}f}" for name, digits in SHOWN.items()))
-        for what, row in zip(("nothing compiled before", "again"), rows, strict=True)
+        for what, row in zip(("first run", "later run"), rows, strict=True)
     ]
     print(markdown(columns, table))
     print("the same bytes both times" if identical else "NOT the same bytes both times")

@@ -321,9 +321,9 @@ def restore(
 
 
 def measure(restored: Images, clean: Images, labels: Int[np.ndarray, " n"]) -> dict[str, Any]:
-    """The mean of each metric and the share of digits that are still read right.
+    """The mean of each metric and the accuracy of the classifier of clean digits.
 
-    Of the images that there are, and under "first" of those that a slow method is given.
+    Of all images, and under "first" of those that slow methods get.
     """
     from jaxdae.recognition import digit_recovery
 
@@ -333,7 +333,7 @@ def measure(restored: Images, clean: Images, labels: Int[np.ndarray, " n"]) -> d
     def figures(count: int) -> dict[str, Any]:
         means = {name: float(values[:count].mean()) for name, values in each.items()}
         recovery = digit_recovery(np.asarray(output[:count]), labels[:count])
-        return {"images": count, **means, "digit_recovery": recovery}
+        return {"images": count, **means, "accuracy": recovery}
 
     return figures(len(restored)) | {"first": figures(min(SLOW_TEST, len(restored)))}
 
@@ -379,7 +379,7 @@ def compare(
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The rows, a section for each sigma."""
-    shown = Table("sigma", "method", "MSE", "PSNR", "SSIM", "digits", "images", "ms/image")
+    shown = Table("sigma", "method", "MSE", "PSNR", "SSIM", "accuracy", "images", "ms/image")
     for column in shown.columns[2:]:
         column.justify = "right"
     for i, row in enumerate(rows):
@@ -392,7 +392,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
             f"{row['mse']:.4f}",
             f"{row['psnr']:.2f}",
             f"{row['ssim']:.3f}",
-            f"{row['digit_recovery']:.2%}",
+            f"{row['accuracy']:.2%}",
             f"{row['images']:,}",
             "" if seconds is None else f"{seconds * 1000:.2f}",
         )

@@ -1,22 +1,20 @@
-"""How the cost of training grows: with the image, the network, the data set and the devices.
+"""How the cost of training grows with the image, the network, the data set and the devices.
 
     python -m benchmarks.growth
     python -m benchmarks.growth --axes size data --json FILE --plot FILE
 
-Of each axis one thing grows and the rest is the main job's: batches of 32 images of 28x28, the
-`strided` network of 32 and 64 channels, one device. `benchmarks.throughput` has the batch size.
+One thing grows at a time. The rest is the default job: batches of 32 images of 28x28, the `strided`
+network with 32 and 64 channels, one device. (`benchmarks.throughput` varies the batch size.)
 
     size     the image's side
-    width    the network's channels, 16 and 32 to 128 and 256
-    data     the number of images in a file: kept on the device, or streamed to it a chunk ahead,
-             each in a process of its own, with the memory that the process took (its own pages,
-             and not those of the file, which the system may drop at any time)
-    devices  on a CPU virtual ones, among which the cores are shared; each batch is shared among
-             the devices, of which each has 32 images
+    width    the network's channels, from 16 and 32 to 128 and 256
+    data     the number of images in a file: kept on the device, or streamed to it one chunk ahead.
+             Each point runs in its own process and reports its memory: its own pages, without the
+             pages of the file, which the system may drop at any time
+    devices  on a CPU virtual ones, which share its cores; each has 32 images of every batch
 
-The points of an axis are timed in turn, and the table gives the median with the lowest and the
-highest. On an axis of sizes or widths the operations a second say whether a larger network is
-computed as well as a small one.
+The points of an axis take turns, and the table gives the median with the lowest and the highest.
+Operations per second show if a larger image or network is computed as efficiently as a small one.
 """
 
 import argparse
@@ -160,7 +158,7 @@ def grow(axis: str, images: int, repeats: int, largest: int) -> list[dict[str, A
 
 def table(axis: str, rows: Sequence[dict[str, Any]]) -> str:
     """An axis as Markdown."""
-    columns = [axis, "images/s", "of the first point"]
+    columns = [axis, "images/s", "relative to the first row"]
     first = statistics.median(rows[0]["images_per_second"])
     cells = []
     for row in rows:

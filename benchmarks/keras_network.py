@@ -21,7 +21,7 @@ import keras
 import numpy as np
 from keras import layers
 
-MNIST = Path(__file__).parents[1] / "jaxdae/datasets/mnist/train-images-idx3-ubyte.gz"
+MNIST = Path(__file__).parents[1] / "jaxdae/data/mnist/train-images-idx3-ubyte.gz"
 NAMES = [
     "encoder/conv_0",
     "encoder/conv_1",

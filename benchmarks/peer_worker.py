@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-MNIST = Path(__file__).parents[1] / "jaxdae/datasets/mnist/train-images-idx3-ubyte.gz"
+MNIST = Path(__file__).parents[1] / "jaxdae/data/mnist/train-images-idx3-ubyte.gz"
 Work = Callable[[], Any]
 
 

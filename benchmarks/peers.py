@@ -1,15 +1,15 @@
-"""The same network in other frameworks, timed in turn: training and inference, images/s.
+"""The same network in other frameworks: images per second of training and inference.
 
     python -m benchmarks.peers --envs .peers
     python -m benchmarks.peers --envs .peers --peers keras:tensorflow torch:compile --json FILE
     python -m benchmarks.peers --dtype bfloat16 --peers torch:cudagraphs      # on a GPU
 
-Each peer runs in a process and an environment of its own, .peers/NAME, which is made from
-benchmarks/requirements/NAME.txt where it is missing. All processes are compiled and warm before
-anything is timed, and wait while others run. They are timed in turn, jaxdae first, a second or
-more at a time, and the table gives the median with the lowest and the highest, and the median of
-the ratios within a turn. What each does, `benchmarks/peer_worker.py` says. All have the C library
-keep the memory that they give back, which helps PyTorch most; --return-memory shows how much.
+Each peer runs in its own process and environment, .peers/NAME. A missing environment is made from
+benchmarks/requirements/NAME.txt. All processes are compiled and warm before the timing starts, and
+wait while another one runs. They take turns, jaxdae first, for a second or more. The table gives
+the median with the lowest and the highest, and the median of the speedups within a turn.
+`benchmarks/peer_worker.py` says what each peer does. In all processes the C library keeps freed
+memory, which helps PyTorch most; `--return-memory` turns that off.
 """
 
 import argparse
@@ -176,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         about = {worker.name: worker.ask({"task": "about"}) for worker in workers}
         for name, versions in about.items():
             print(f"{name}: {', '.join(f'{k} {v}' for k, v in versions.items())}", file=sys.stderr)
-        print("| task | batch | framework | images/s | jaxdae is so many times as fast |")
+        print("| task | batch | framework | images/s | speedup of jaxdae |")
         print("| --- | --- | --- | --- | --- |")
         for task, sizes in (("train", flags.train), ("infer", flags.infer)):
             for batch_size in sizes:

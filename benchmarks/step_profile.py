@@ -1,14 +1,14 @@
-"""Where the time of a training step goes, operation by operation.
+"""The time of a training step, by operation.
 
     python -m benchmarks.step_profile
     python -m benchmarks.step_profile --dtypes float32 bfloat16 --architecture unet --top 30
 
-Traces some steps of the main job's train step (`jax.profiler`) and adds up, for each operation of
-the compiled program, the median of its times. An operation is named as in the program, with the
-place in the model or the train step that it came from. A table of groups closes: kernels, which
-are our own and compute the layers (`jaxdae.kernels`); products; moving (layouts changed and,
-without those kernels, patches cut out and added back); the rest of the network; the noise; the
-optimiser. Operations that run beside each other count each for itself.
+Traces some training steps (`jax.profiler`) and adds up the median time of each operation of the
+compiled program. An operation has its name in the program, and the place in the model or the train
+step that it came from. A last table adds up groups: kernels (our own layers, `jaxdae.kernels`),
+products, moving (changes of layout and, without our kernels, patches that are cut out and added
+back), the rest of the network, the noise and the optimiser. Operations that run in parallel are
+counted one by one.
 """
 
 import argparse

@@ -1,27 +1,27 @@
-"""Training and inference of the `strided` network: images/s, and the share of the machine's limit.
+"""Training and inference speed of the `strided` network, and the share of the machine's limits.
 
     python -m benchmarks.throughput
     python -m benchmarks.throughput --batch-sizes 32 64 --tasks train --plain
     python -m benchmarks.throughput --dtypes float32 bfloat16 --json FILE --plot FILE
 
-Training is the main job's: the images lie on the device as bytes, each step gathers its batch,
-draws its noise and takes a step of Adam, many steps a call. Inference is
-`jaxdae.inference.denoise`, compiled with the parameters inside. On a CPU `--devices N` shows it as
-N devices, which share each batch.
+Training does what `experiments.run` does: the images lie on the device as bytes; each step gathers
+its batch, draws noise and takes a step of Adam; one call takes many steps. Inference is
+`jaxdae.inference.denoise`, compiled with the parameters as constants. On a CPU `--devices N` makes
+N virtual devices, which share each batch.
 
-Compilation is apart, a first call is thrown away, and then all are timed in turn. The table gives
-the median with the lowest and the highest. Beside it stand the operations a second that the network
-and the step amount to as they are written, and the bytes a second that the compiled program moves
-by XLA's own count where it is made of XLA's operations alone, as shares of two ceilings that are
+Compilation is timed separately, and the first call is not counted. Then all cases take turns. The
+table gives the median with the lowest and the highest, and two rates: operations per second, which
+the network and the step need as they are written, and bytes per second, which the compiled program
+moves by XLA's count when it consists of XLA's operations. Percentages are shares of two ceilings
 measured in the same run: a product of two large matrices of the same type, accumulated in float32,
-and a copy too large for any cache. What stays in a cache may move faster than that copy, and our
-own kernels (`jaxdae.kernels.primitives`) move less.
+and a copy that is too large for any cache. A share can exceed 100%: small arrays stay in caches,
+and our own kernels (`jaxdae.kernels.primitives`) move less than XLA's operations.
 
-With `--operations` the same on a CPU without our kernels, in XLA's operations: what there is where
-there is no C++ compiler. With `--plain` the same network in the layers of `flax.linen`, on
-`jax.lax`'s convolutions, is timed too. It takes the same train step, on a CPU in a loop in Python
-over a compiled step, for in a scan XLA's convolutions are many times slower there; elsewhere both
-ways, and the faster counts.
+`--operations` adds the network without our CPU kernels, in XLA's operations, as on a machine
+without a C++ compiler. `--plain` adds the network in the layers of `flax.linen`, on `jax.lax`'s
+convolutions, with the same train step. On a CPU that step is called in a Python loop, because XLA's
+convolutions are many times slower inside a scan; elsewhere both ways are timed, and the faster one
+counts.
 """
 
 import argparse
@@ -71,7 +71,7 @@ class PlainFlax(nn.Module):
         return nn.sigmoid(nn.ConvTranspose(1, window, dtype=self.dtype)(x).astype(jnp.float32))
 
 
-OPERATIONS = "jaxdae in operations"
+OPERATIONS = "jaxdae without kernels"
 
 
 class Case(NamedTuple):
@@ -274,7 +274,7 @@ def table(rows: Sequence[dict[str, Any]], limits: dict[str, float]) -> str:
     columns = ["task", "batch", "type", "network", "images/s", "compiling, s", "GFLOP/s", "GB/s"]
     if all(not line[-1] for line in cells):
         return markdown(columns, [line[:-1] for line in cells])
-    return markdown([*columns, "jaxdae is so many times as fast"], cells)
+    return markdown([*columns, "speedup of jaxdae"], cells)
 
 
 def _kind(row: dict[str, Any]) -> tuple:

@@ -1,13 +1,13 @@
-"""Wall time and processor time from the start of a process to a test error, beside Keras's script.
+"""Wall time and core time from the start of a process to a test error, beside Keras's script.
 
     python -m benchmarks.time_to_quality --keras .peers/tensorflow/bin/python
 
 For each seed Keras trains the tutorial's network for ten epochs (`benchmarks/keras_network.py`,
-which tests nothing), and the main job trains it for 1, 2 and 3, in float32 and in bfloat16
-(`experiments.run --sigma 0.5 --epochs N --dtype TYPE --eval-sigmas 0.5`, without figures, with its
-evaluation, checkpoints and closing table; `--words` are more flags of it), one after the other on
-an otherwise idle machine. All are whole processes, from their start to their end, with
-compiled programs in the cache and without, and all networks are tested on the same noisy test
+which tests nothing). Then jaxdae trains it for 1, 2 and 3 epochs, in float32 and in bfloat16
+(`experiments.run --sigma 0.5 --epochs N --dtype TYPE --eval-sigmas 0.5 --no-figures`, with its
+tests, checkpoints and final table; `--words` adds flags). Each length runs twice: first with an
+empty cache of compiled programs, then with a full one. The processes run one after the other, from
+start to end, on a machine that does nothing else. All networks are tested on the same noisy test
 images.
 """
 
@@ -133,12 +133,12 @@ def summarize(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def markdown(means: Sequence[dict[str, Any]]) -> str:
     """The table."""
     lines = [
-        "| system | epochs of images | test MSE | wall s | first step, s | core s | peak MB "
-        "| times Keras |",
+        "| system | epochs of images | test MSE | wall time, s | start to first step, s "
+        "| core time, s | peak memory, MB | speedup over Keras |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for mean in means:
-        name = {None: "", True: ", compiled before", False: ", nothing compiled before"}
+        name = {None: "", True: ", later run", False: ", first run"}
         dtype = f", {mean['dtype']}" if mean["dtype"] else ""
         start = f"{mean['start_seconds']:.1f}" if "start_seconds" in mean else ""
         lines.append(
@@ -163,7 +163,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     kinds = dict.fromkeys((row["dtype"], row["cached"]) for row in ours)
     for dtype, cached in kinds:
         points = [r for r in ours if (r["dtype"], r["cached"]) == (dtype, cached)]
-        label = f"jaxdae, {dtype}{', compiled before' if cached else ''}"
+        label = f"jaxdae, {dtype}{', later run' if cached else ', first run'}"
         walls, tested = [p["wall_seconds"] for p in points], [p["mse"] for p in points]
         colour = {"float32": "C0", "bfloat16": "C2"}[dtype]
         style = "x" if cached else "o"

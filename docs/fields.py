@@ -1,4 +1,4 @@
-"""An extension of griffe, which reads the docstrings: what is a convention of this project's."""
+"""An extension of griffe, which parses docstrings: this project's section `Fields:`."""
 
 import re
 from typing import Any
@@ -7,14 +7,14 @@ import griffe
 
 
 class Fields(griffe.Extension):
-    """Renames the section that a docstring of a module, dataclass or state calls Fields."""
+    """Renames the section `Fields:` of a docstring to `Attributes:`."""
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
         """Changes the text of a docstring before it is parsed."""
         if obj.docstring is not None:
             text = obj.docstring.value
             text = re.sub(r"^Fields:$", "Attributes:", text, flags=re.MULTILINE)
-            # Of several that share a line, each has its own.
+            # Names that share a line get a line each.
             obj.docstring.value = re.sub(
                 r"^( +)(\w+(?:, \w+)+): (.*)$",
                 lambda found: "\n".join(

@@ -1,10 +1,10 @@
-"""The pages of the documentation as programs: their Python blocks, in order, in one namespace.
+"""Runs the Python blocks of a page, in order, in one namespace.
 
     python -m docs.pages docs/tutorial.md
 
-runs a page as it stands there, in a new folder. What a block prints is written to the page, as the
-text block behind it, and what the tutorial draws to docs/images/. Pages that speak of a finished
-run find it in the runs/ of the folder that this is called in: python -m experiments.run --sigma 0.5
+The page runs in a new folder. What a block prints is written to the page, as the text block after
+it, and the figures of the tutorial are written to docs/images/. A page that uses a finished run
+finds it in the runs/ of the current folder (python -m experiments.run --sigma 0.5).
 """
 
 import argparse
@@ -24,12 +24,12 @@ MEASURED = re.compile(r"^Measured by `python -m docs\.pages .*$", re.MULTILINE)
 
 
 def blocks(text: str, language: str) -> list[str]:
-    """The blocks of a page in a language: what stands between the fences."""
+    """The fenced blocks of a page in a language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
 def run_block(code: str, names: dict[str, Any], page: str) -> str:
-    """Runs a block in a namespace, and returns what it printed."""
+    """Runs a block in a namespace, and returns what it prints."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(code, page, "exec"), names)
@@ -37,7 +37,7 @@ def run_block(code: str, names: dict[str, Any], page: str) -> str:
 
 
 def written(text: str, page: str) -> str:
-    """The text of a page with what its blocks print now, in the folder that it is called in."""
+    """The text of a page with the present output of its blocks, run in the current folder."""
     names: dict[str, Any] = {}
 
     def run(found: re.Match[str]) -> str:
@@ -52,7 +52,7 @@ def written(text: str, page: str) -> str:
 
 
 def save_figure(drawn: Path, path: Path) -> None:
-    """Copies a figure, in 256 colours, which are enough and take a third of the bytes."""
+    """Copies a figure in 256 colours, which take a third of the bytes."""
     from PIL import Image
 
     with Image.open(drawn) as image:

@@ -139,7 +139,7 @@ def test_the_command_writes_figures_and_images(tmp_path, monkeypatch, capsys):
     rows = {row["method"]: row for row in reports[0]["rows"]}
     assert list(rows) == ["noisy", "gaussian", "median"]
     for row in rows.values():
-        assert row["sigma"] == 0.5 and row["images"] == 6 and row["digit_recovery"] == 0.5
+        assert row["sigma"] == 0.5 and row["images"] == 6 and row["accuracy"] == 0.5
         assert row["first"] == {name: row[name] for name in row["first"]}  # of all, when few
     assert rows["gaussian"]["mse"] < 0.2 * rows["noisy"]["mse"]
     assert 0.5 <= rows["gaussian"]["parameters"]["width"] <= 2.3

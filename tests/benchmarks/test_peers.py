@@ -77,7 +77,7 @@ def test_quality_against_time_is_averaged_and_drawn(tmp_path):
         rows += [{**ours, "cached": cached, "wall_seconds": wall} for cached in (False, True)]
     lines = time_to_quality.markdown(time_to_quality.summarize(rows)).splitlines()
     assert lines[2] == "| keras | 2 of 60,000 | 0.0160 | 100.0 |  | 150.0 | 900 | 1.0 |"
-    ours = "jaxdae, bfloat16, nothing compiled before"
+    ours = "jaxdae, bfloat16, first run"
     assert lines[3] == f"| {ours} | 1 of 5,000 | 0.0175 | 20.0 | 3.0 | 150.0 | 900 | 5.0 |"
     assert len(lines) == 5
     time_to_quality.draw(rows, tmp_path / "plot.png")

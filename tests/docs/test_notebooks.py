@@ -54,7 +54,7 @@ def executed(tmp_path_factory):
 def test_look_inside(executed):
     text, pictures = executed("look_inside.ipynb")
     assert re.search(r"epoch 2: loss 0\.\d+", text)
-    assert re.search(r"'mse': 0\.\d+.*'recovery': ", text)
+    assert re.search(r"'mse': 0\.\d+.*'accuracy': ", text)
     assert len(pictures) == 6
 
 
