@@ -19,7 +19,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +26,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
@@ -36,19 +34,19 @@ import jaxdae
 from experiments.common import cli
 from jaxdae import data, pretrained
 from jaxdae.corruption import Corruption, compose, gaussian, identity
-from jaxdae.errors import DivergenceError, InputError
+from jaxdae.errors import InputError
 from jaxdae.evaluation import corrupted
 from jaxdae.files import write_whole
 from jaxdae.model import Denoiser, DigitClassifier, Images
-from jaxdae.optimizers import make_optimizer, make_schedule, take_step
-from jaxdae.random import stream
+from jaxdae.objectives import Classification, Labelled
+from jaxdae.optimizers import make_optimizer, make_schedule
 from jaxdae.recipes import DEFAULT
 from jaxdae.recognition import SHIPPED, reader
-from jaxdae.train_step import TrainState, create_state, to_float
-from jaxdae.training import epoch_order, scan_first, share_batch
+from jaxdae.train_step import create_state, make_train_step
+from jaxdae.training import AXIS, share_batch
+from jaxdae.training import train as train_chunks
 
 PROGRAM = "python -m benchmarks.classifier"
-CHUNK_STEPS = 125  # steps at once, of which the host hears nothing
 
 
 @dataclass(frozen=True)
@@ -278,8 +276,8 @@ class Chain(nn.Module):
     classifier: DigitClassifier
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return self.denoiser.image_shape
+    def example(self) -> Images:
+        return self.denoiser.example
 
     def __call__(self, images: Images) -> Float[Array, "batch classes"]:
         return self.classifier(self.denoiser(images))
@@ -334,61 +332,44 @@ def train(
     Raises:
       DivergenceError: a loss is not finite.
     """
-    epochs, seed, batch_size = arguments.epochs, arguments.seed, arguments.batch_size
-    steps_per_epoch = len(split) // batch_size
-    schedule = make_schedule("one-cycle", arguments.learning_rate, epochs * steps_per_epoch)
-    optimizer = make_optimizer("nadam", schedule)
-    key = stream(seed, "corruption")
-
-    def objective(params, inputs, labels):
-        logits: Any = model.apply({"params": params}, inputs)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-    @partial(jax.jit, donate_argnums=0)
-    def chunk(state, images, labels, indices, count):
-        def step(state, index):
-            inputs = corruption(jax.random.fold_in(key, state.step), to_float(images[index]))
-            loss, gradient = jax.value_and_grad(objective)(state.params, inputs, labels[index])
-            params, opt_state = take_step(optimizer, gradient, state.opt_state, state.params)
-            return TrainState(state.step + 1, params, opt_state, None), loss
-
-        return scan_first(step, state, indices, count)
-
-    state = create_state(model, optimizer, seed)  # type: ignore[arg-type]
+    epochs, batch_size = arguments.epochs, arguments.batch_size
+    steps = epochs * (len(split) // batch_size)
+    optimizer = make_optimizer("nadam", make_schedule("one-cycle", arguments.learning_rate, steps))
+    state = create_state(model, optimizer, arguments.seed)
     if params is not None:
         params = jax.tree.map(jnp.asarray, params)
         state = state.replace(params=params, opt_state=optimizer.init(params))
-    images, labels = jnp.asarray(split.images), jnp.asarray(split.labels)
-    compiled: Callable | None = None
-    seconds = processor_seconds = compile_seconds = 0.0
-    for epoch in range(epochs):
-        order = epoch_order(seed, epoch, len(split), batch_size)
-        losses: list[np.ndarray] = []
-        before = seconds
-        for taken in range(0, len(order), CHUNK_STEPS):
-            count = min(CHUNK_STEPS, len(order) - taken)
-            indices = np.resize(order[taken : taken + count], (CHUNK_STEPS, batch_size))
-            given = images, labels, indices, np.int32(count)
-            start = time.perf_counter()
-            if compiled is None:
-                compiled = chunk.lower(state, *given).compile()
-            ready, used = time.perf_counter(), time.process_time()
-            state, loss = compiled(state, *given)
-            losses.append(np.asarray(loss)[:count])
-            if not np.isfinite(losses[-1]).all():
-                raise DivergenceError(
-                    f"the loss is not finite in epoch {epoch + 1}: lower the learning rate"
-                )
-            seconds += time.perf_counter() - ready
-            processor_seconds += time.process_time() - used
-            compile_seconds += ready - start
-        report(
-            f"epoch {epoch + 1:>{len(str(epochs))}}/{epochs}  "
-            f"train cross-entropy {np.concatenate(losses).mean(dtype=np.float64):.4f}  "
-            f"{order.size / (seconds - before):,.0f} images/s"
-        )
-    params = jax.tree.map(np.asarray, state.params)
-    return Trained(params, seconds, processor_seconds, compile_seconds)
+    chunks = train_chunks(
+        make_train_step(model, Classification(corruption), optimizer, axis_name=AXIS),
+        state,
+        Labelled(split.images, np.asarray(split.labels)),
+        seed=arguments.seed,
+        epochs=range(epochs),
+        batch_size=batch_size,
+        devices=jax.devices()[:1],
+    )
+    seconds = compile_seconds = processor_seconds = epoch_seconds = 0.0
+    images, losses = 0, np.zeros(0)
+    used = time.process_time()
+    for progress in chunks:
+        # The time of compiling is left out of the processors', as of the other.
+        processor_seconds += max(0.0, time.process_time() - used - progress.compile_seconds)
+        used = time.process_time()
+        seconds += progress.seconds
+        epoch_seconds += progress.seconds
+        compile_seconds += progress.compile_seconds
+        images += progress.images
+        losses = np.concatenate([losses, progress.losses])
+        state = progress.state
+        if progress.ended:
+            report(
+                f"epoch {progress.epoch + 1:>{len(str(epochs))}}/{epochs}  "
+                f"train cross-entropy {losses.mean():.4f}  "
+                f"{images / epoch_seconds:,.0f} images/s"
+            )
+            images, losses, epoch_seconds = 0, np.zeros(0), 0.0
+            trained = jax.tree.map(np.asarray, state.params)
+    return Trained(trained, seconds, processor_seconds, compile_seconds)
 
 
 def machine() -> str:

@@ -70,10 +70,8 @@ def run_onnx(content, x):
     (out,) = session.run(None, {given.name: x})
     for side, values in ((given, x), (gives, out)):
         assert side.shape[0] == "batch"
-        assert all(
-            isinstance(n, str) or n == size
-            for n, size in zip(side.shape, values.shape, strict=True)
-        )
+        known = [n for n in side.shape if not isinstance(n, str)]
+        assert known == list(values.shape[-len(known) :])
     return out
 
 
@@ -262,9 +260,7 @@ def test_a_damaged_safetensors_file_is_one_line(damage, tmp_path):
     else:
         content = safetensors.numpy.save({"weight": np.zeros(3, np.float32)})
     path.write_bytes(content)
-    with pytest.raises(
-        InputError, match=r"mine.safetensors is damaged, or is no network of jaxdae"
-    ):
+    with pytest.raises(InputError, match=r"mine.safetensors is damaged, or is no network"):
         load_model(str(path))
 
 
@@ -272,7 +268,7 @@ def test_what_restores_no_images_is_refused(tmp_path):
     _, params = pretrained.load("digit-classifier")
     path = tmp_path / "digits.safetensors"
     path.write_bytes(export.to_safetensors(params, pretrained.card("digit-classifier")))
-    with pytest.raises(InputError, match="restores no images"):
+    with pytest.raises(InputError, match="is not a denoiser"):
         load_model(str(path))
 
 
@@ -284,7 +280,7 @@ def test_what_has_no_such_form_is_refused():
     params = random_params(SMALL)
     with pytest.raises(InputError, match="UNet has no latent and so no encoder"):
         export.to_stablehlo(ODD["unet"], {}, "encoder")
-    with pytest.raises(InputError, match="UNet has no latent, and so no decoder"):
+    with pytest.raises(InputError, match="UNet has no latent and so no decoder"):
         export.to_onnx(ODD["unet"], {}, {}, "decoder")
     with pytest.raises(InputError, match="part 'head' is none"):
         export.to_onnx(SMALL, params, {}, "head")
@@ -343,7 +339,10 @@ def test_writes_every_format_and_part_compared(here, capsys):
         ("runs/sigma0.5 --format pickle", "format"),
         ("runs/sigma0.5 --part head", "part"),
         ("runs/sigma0.5 --format", "--format is empty"),
-        ("unet --format stablehlo --part whole encoder", "UNet has no latent and so no encoder"),
+        (
+            "digits-unet --format stablehlo --part whole encoder",
+            "UNet has no latent and so no encoder",
+        ),
         ("", "MODEL"),
     ],
 )

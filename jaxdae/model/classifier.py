@@ -31,6 +31,11 @@ class DigitClassifier(nn.Module):
     classes: int = 10
     dtype: Dtype = None
 
+    @property
+    def example(self) -> Images:
+        """A batch of one image of zeros, to initialise the network with."""
+        return jnp.zeros((1, *self.image_size, self.channels))
+
     @nn.compact
     def __call__(self, images: Images) -> Float[Array, "batch classes"]:
         """The logits of images in [0, 1], float32: (batch, height, width, channels) to (batch,
