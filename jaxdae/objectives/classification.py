@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
@@ -14,7 +15,7 @@ class Labelled(NamedTuple):
     """Images with the class of each."""
 
     images: Images
-    labels: Int[Array, " batch"]
+    labels: Int[Array | np.ndarray, " batch"]
 
 
 @dataclass(frozen=True)
