@@ -35,6 +35,7 @@ from .runs.folder import is_empty
 
 # Nothing heavy is imported here: `--help` answers at once.
 PROGRAM = program("sweep")
+LAYOUT: Any = {"initial_indent": "  ", "subsequent_indent": "  ", "break_on_hyphens": False}
 SINGLE = {"--recipe": "--recipes", "--sigma": "--sigmas", "--seed": "--seeds"}  # for one run only
 
 
@@ -68,8 +69,9 @@ def parse(argv: Sequence[str]) -> Arguments:
         argv,
         prog=PROGRAM,
         description=f"{(__doc__ or '').strip()}\n\nRecipes:\n{flags.recipe_list()}\n\n"
-        "These flags of experiments.run are passed to every run, instead of the recipe's values:\n"
-        f"{textwrap.fill(' '.join(names), 78, break_on_hyphens=False)}\n\n"
+        "These flags of experiments.run are passed to every run, instead of the recipe's values:"
+        "\n\n"
+        f"{textwrap.fill(' '.join(names), 78, **LAYOUT)}\n\n"
         f"{program('run')} --recipe NAME --help explains them, and shows the recipe's values.",
     )
     for name in ("recipes", "sigmas", "seeds"):

@@ -234,7 +234,7 @@ def test_what_restores_no_images_is_refused(tmp_path):
     _, params = pretrained.load("digit-classifier")
     path = tmp_path / "digits.safetensors"
     path.write_bytes(export.to_safetensors(params, pretrained.card("digit-classifier")))
-    with pytest.raises(InputError, match="restores no images"):
+    with pytest.raises(InputError, match="is not a denoiser"):
         load_model(str(path))
 
 
@@ -305,7 +305,7 @@ def test_writes_every_format_and_part_compared(here, capsys):
         ("runs/sigma0.5 --format pickle", "format"),
         ("runs/sigma0.5 --part head", "part"),
         ("runs/sigma0.5 --format", "--format is empty"),
-        ("unet --format stablehlo --part whole encoder", "UNet has no latent, and so no encoder"),
+        ("digits-unet --format stablehlo --part whole encoder", "UNet has no latent, and so no encoder"),
         ("", "MODEL"),
     ],
 )
