@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -29,7 +29,9 @@ FIXED = 6  # columns of the table before those of the noise levels
 class Arguments:
     """The flags."""
 
-    folders: tyro.conf.Positional[tuple[Path, ...]]
+    folders: tyro.conf.Positional[
+        Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]")]
+    ]
     """Folders of finished runs."""
     out: Path = Path("compare.html")
     """The page to write. An older page of this command is replaced, no other file is."""

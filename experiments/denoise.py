@@ -4,8 +4,8 @@
     python -m experiments.denoise "photos/**/*.png" --model runs/mine --tile --out clean
     python -m experiments.denoise stack.npz --model digits-unet --out clean
 
-INPUTS are image files (png, jpg, bmp, gif, tif, webp, pgm, ppm), .npy and .npz stacks, folders
-(with all their subfolders) and patterns in quotes. Each result has the name of its input, and its
+An INPUT is an image file (png, jpg, bmp, gif, tif, webp, pgm, ppm), a .npy or .npz stack, a folder
+(with all its subfolders) or a pattern in quotes. Each result has the name of its input, and its
 path in --out is the path below the folder or below the fixed part of the pattern. Files that lie in
 --out are not denoised.
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -27,7 +27,9 @@ PROGRAM = program("report")
 class Arguments:
     """The flags."""
 
-    folders: tyro.conf.Positional[tuple[Path, ...]]
+    folders: tyro.conf.Positional[
+        Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]")]
+    ]
     """Folders of finished runs."""
     embedding: Literal["pca", "tsne", "umap"] = "pca"
     """Also show the latent space by t-SNE or UMAP, besides its principal components."""

@@ -3,9 +3,9 @@
     python -m experiments.sweep --recipes default classic --sigmas 0.5 1.0 --seeds 0 1 2
     python -m experiments.sweep --recipes default --epochs 1 --eval-sigmas 0.5 --out runs/short
 
-Each run is one of experiments.run, in its own folder OUT/RECIPE-sigmaSIGMA-seedSEED. If the sweep
-is stopped, the same command continues it: finished runs are kept, an unfinished one is resumed.
-You can add seeds, noise levels or recipes later.
+Each run is that of `python -m experiments.run`, in its own folder OUT/RECIPE-sigmaSIGMA-seedSEED.
+If the sweep is stopped, the same command continues it: finished runs are kept, an unfinished one is
+resumed. You can add seeds, noise levels or recipes later.
 
 OUT also holds the results, from the first finished run on: results.csv (a row for each run and
 noise level of the test images), results.md (mean and standard deviation over the seeds) and
@@ -35,6 +35,7 @@ from .runs.folder import is_empty
 
 # Nothing heavy is imported here: `--help` answers at once.
 PROGRAM = program("sweep")
+LAYOUT: Any = {"initial_indent": "  ", "subsequent_indent": "  ", "break_on_hyphens": False}
 SINGLE = {"--recipe": "--recipes", "--sigma": "--sigmas", "--seed": "--seeds"}  # for one run only
 
 
@@ -68,8 +69,9 @@ def parse(argv: Sequence[str]) -> Arguments:
         argv,
         prog=PROGRAM,
         description=f"{(__doc__ or '').strip()}\n\nRecipes:\n{flags.recipe_list()}\n\n"
-        "These flags of experiments.run are passed to every run, instead of the recipe's values:\n"
-        f"{textwrap.fill(' '.join(names), 78, break_on_hyphens=False)}\n\n"
+        f"These flags of {program('run')} are passed to every run, instead of the recipe's "
+        "values:\n\n"
+        f"{textwrap.fill(' '.join(names), 78, **LAYOUT)}\n\n"
         f"{program('run')} --recipe NAME --help explains them, and shows the recipe's values.",
     )
     for name in ("recipes", "sigmas", "seeds"):

@@ -7,8 +7,10 @@ import io
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 IMPORTED = time.perf_counter()
+PLACE = "DESCRIPTION"  # where tyro prints the description
 
 
 def parse(arguments: type[T], words: Sequence[str], **options: Any) -> T:
@@ -53,16 +56,39 @@ def parse_known(arguments: type[T], words: Sequence[str], **options: Any) -> tup
 
 
 def _tyro(arguments: type[Any], words: Sequence[str], **options: Any) -> Any:
-    if "description" in options:
-        options["description"] = with_program_names(options["description"])
-    stderr = io.StringIO()
+    description = with_program_names(options.pop("description", ""))
+    stdout, stderr = _Capture(), io.StringIO()
     try:
-        with contextlib.redirect_stderr(stderr):
-            return tyro.cli(arguments, args=list(words), **options)
+        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+            return tyro.cli(arguments, args=list(words), description=PLACE, **options)
     except SystemExit as error:
-        if error.code in (0, None):
-            raise
-        raise InputError(one_line(stderr.getvalue())) from None
+        if error.code not in (0, None):
+            raise InputError(one_line(stderr.getvalue())) from None
+        # tyro would join the lines of the description, and shows that a value may be missing.
+        text = re.sub(r"\{None\}\|([A-Z]+)", rf"\1{' ' * len('{None}|')}", stdout.getvalue())
+        print(text.replace(PLACE, wrapped(description), 1), end="")
+        raise
+
+
+class _Capture(io.StringIO):
+    """Takes the text of `--help`, with boxes and colours if the output can show them."""
+
+    encoding = property(lambda self: sys.__stdout__ and sys.__stdout__.encoding)  # type: ignore
+
+    def isatty(self) -> bool:
+        return sys.__stdout__ is not None and sys.__stdout__.isatty()
+
+
+def wrapped(text: str) -> str:
+    """A text for the terminal: its paragraphs as wide as fits, but indented ones as they are."""
+    fill = textwrap.TextWrapper(
+        min(100, shutil.get_terminal_size().columns), break_on_hyphens=False
+    ).fill
+    paragraphs = text.strip("\n").split("\n\n")
+    return "\n\n".join(
+        paragraph if re.search(r"^( |.*:\n )", paragraph) else fill(paragraph)
+        for paragraph in paragraphs
+    )
 
 
 def expand_paths(value: Any) -> Any:

@@ -47,9 +47,7 @@ def check(tensorboard: bool, wandb: str | None) -> None:
             extra = flag.removeprefix("--")
             raise InputError(f'{flag} needs {module}: pip install "jaxdae[{extra}]"')
     if wandb is not None and not wandb.strip():
-        raise InputError(
-            "--wandb is empty, and takes the name of a project: give one such as denoising"
-        )
+        raise InputError("--wandb needs the name of a project: give one such as denoising")
 
 
 class TensorBoard:

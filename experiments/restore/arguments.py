@@ -4,6 +4,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -16,7 +17,9 @@ METRICS = "metrics.csv"
 class Arguments:
     """The flags."""
 
-    inputs: tyro.conf.Positional[tuple[str, ...]]
+    inputs: tyro.conf.Positional[
+        Annotated[tuple[str, ...], tyro.conf.arg(metavar="INPUT [INPUT ...]")]
+    ]
     """Image files, stacks, folders, or patterns in quotes."""
     out: Path
     """Folder to write to."""
