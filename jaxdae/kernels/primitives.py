@@ -1,6 +1,6 @@
 """Layers, Adam and noise on a CPU by kernels of our own, where there is a C++ compiler.
 
-`native.cc` is compiled for the processor at hand when one of them is first traced on a CPU, by
+`kernels/cpp` is compiled for the processor at hand when one of them is first traced on a CPU, by
 `c++`, `g++` or `clang++`, in five to fifteen seconds; the library is kept in the user's cache
 folder.
 Without a compiler `jaxdae.kernels.conv` makes do with forms of XLA's operations, and training has
@@ -68,13 +68,19 @@ from jaxtyping import Array, Float, Key
 from jaxdae.files import cache_folder
 from jaxdae.random import unrolled
 
-SOURCE = Path(__file__).parent.parent / "native.cc"
+SOURCES = Path(__file__).parent / "cpp"
 OPTIONS = (
     *("-std=c++17", "-O2", "-march=native", "-fno-math-errno", "-fno-strict-aliasing"),
     *("-fPIC", "-shared", "-w"),
 )
 TYPES = (jnp.float32, jnp.bfloat16)
-ELEMENTS = {"float32": "float", "bfloat16": "bfloat16"}  # their names in C++: a library for each
+LIBRARIES = {  # each with its source, its options and its handlers
+    **{
+        name: ("layers.cc", (f"-DELEMENT={element}",), ("gather", "scatter", "correlate", "total"))
+        for name, element in (("float32", "float"), ("bfloat16", "bfloat16"))
+    },
+    "adam_normal": ("adam_normal.cc", (), ("adam", "normal")),
+}
 _wanted = ContextVar("wanted", default=True)
 _lock = threading.Lock()
 
@@ -154,13 +160,14 @@ def _load() -> dict[str, ctypes.CDLL]:
     """The libraries, by type, their kernels registered; empty if they cannot be had."""
     try:
         with ThreadPoolExecutor() as pool:
-            libraries = dict(zip(ELEMENTS, pool.map(_open, ELEMENTS), strict=True))
+            libraries = dict(zip(LIBRARIES, pool.map(_open, LIBRARIES), strict=True))
     except (OSError, subprocess.SubprocessError):
         return {}
-    for element, library in libraries.items():
-        for name in ("gather", "scatter", "correlate", "total", "adam", "normal"):
+    for key, library in libraries.items():
+        for name in LIBRARIES[key][2]:
             handler = jax.ffi.pycapsule(getattr(library, f"jaxdae_{name}"))
-            jax.ffi.register_ffi_target(_target(name, element), handler, platform="cpu")
+            target = f"jaxdae_{name}" if key == "adam_normal" else _target(name, key)
+            jax.ffi.register_ffi_target(target, handler, platform="cpu")
     return libraries
 
 
@@ -169,17 +176,17 @@ def _target(name: str, dtype: Any) -> str:
     return f"jaxdae_{name}_{jnp.dtype(dtype).name}"
 
 
-def _open(element: str) -> ctypes.CDLL:
+def _open(name: str) -> ctypes.CDLL:
     """A library; one that is damaged is made anew."""
-    path = _build(element)
+    path = _build(name)
     try:
         return ctypes.CDLL(str(path))
     except OSError:
         path.unlink()
-        return ctypes.CDLL(str(_build(element)))
+        return ctypes.CDLL(str(_build(name)))
 
 
-def _build(element: str) -> Path:
+def _build(name: str) -> Path:
     """A library, from the cache or compiled.
 
     Raises:
@@ -192,15 +199,17 @@ def _build(element: str) -> Path:
     ask = [compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull]
     defined = subprocess.run(ask, capture_output=True, check=True, timeout=60).stdout
     headers = jax.ffi.include_dir()
-    options = (*OPTIONS, f"-DELEMENT={ELEMENTS[element]}")
-    words = " ".join([jaxlib_version, *options]).encode()  # whose headers they are
-    digest = hashlib.sha256(b"\0".join([SOURCE.read_bytes(), defined, words])).hexdigest()
+    source, own, _ = LIBRARIES[name]
+    options = (*OPTIONS, *own)
+    words = " ".join([jaxlib_version, source, *options]).encode()  # whose headers they are
+    files = [path.read_bytes() for path in sorted(SOURCES.iterdir())]
+    digest = hashlib.sha256(b"\0".join([*files, defined, words])).hexdigest()
     path = cache_folder() / "kernels" / f"{digest[:32]}.so"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             made = Path(scratch) / path.name
-            build = [compiler, *options, f"-I{headers}", str(SOURCE), "-o", str(made)]
+            build = [compiler, *options, f"-I{headers}", str(SOURCES / source), "-o", str(made)]
             subprocess.run(build, capture_output=True, check=True, timeout=600)
             made.replace(path)
     return path
@@ -345,7 +354,7 @@ def _rows(x: Array) -> Array:
 def _sizes(
     image: tuple[int, ...], grid: tuple[int, ...], geometry: Any, turned: bool
 ) -> np.ndarray:
-    """The fields of native.cc's Geometry."""
+    """The fields of kernels/cpp's Geometry."""
     lows = [low for low, _ in geometry.padding]
     batch, channels, outputs = image[0], image[3], grid[3]
     sizes = [*geometry.kernel, geometry.stride, *lows, *grid[1:3], channels, outputs, turned]
@@ -536,7 +545,7 @@ def _adam_kernel(
     count = _per_kind(leaves, pairs, added)
     kept = {1 + i: i for i in range(count, len(results))}
     kept |= {1 + len(results) + i: i for i in range(len(leaves) - len(results))}
-    call = jax.ffi.ffi_call(_target("adam", jnp.float32), results, input_output_aliases=kept)
+    call = jax.ffi.ffi_call("jaxdae_adam", results, input_output_aliases=kept)
     return list(call(scales, *leaves, pairs=np.array(pairs, np.int64).reshape(-1, 2).T.reshape(-1)))
 
 
@@ -583,7 +592,7 @@ def _normal(keys: Array, *, count: int) -> Array:
 
 def _normal_kernel(keys: Array, *, count: int) -> Array | None:
     result = jax.ShapeDtypeStruct((*keys.shape[:-1], count), jnp.float32)
-    return jax.ffi.ffi_call(_target("normal", jnp.float32), result)(keys)
+    return jax.ffi.ffi_call("jaxdae_normal", result)(keys)
 
 
 def _normal_batch(arguments: Sequence[Any], axes: Sequence[Any], *, count: int) -> tuple[Any, Any]:
