@@ -76,7 +76,7 @@ OPTIONS = (
 TYPES = (jnp.float32, jnp.bfloat16)
 LIBRARIES = {  # each with its source, its options and its handlers
     **{
-        name: ("layers.cc", (f"-DELEMENT={element}",), ("gather", "scatter", "correlate", "total"))
+        name: ("layers.cc", (f"-DELEMENT={element}",), ("conv_forward", "conv_data_grad", "conv_weight_grad", "conv_bias_grad"))
         for name, element in (("float32", "float"), ("bfloat16", "bfloat16"))
     },
     "adam_normal": ("adam_normal.cc", (), ("adam", "normal")),
@@ -147,7 +147,7 @@ def none() -> Array:
 
 def tiled(dtype: Any) -> bool:
     """Whether the kernels multiply this type on tiles (AMX), several times as fast as vectors."""
-    return available() and dtype in TYPES and bool(_load()[jnp.dtype(dtype).name].jaxdae_tiled())
+    return available() and dtype in TYPES and bool(_load()[jnp.dtype(dtype).name].jaxdae_uses_amx())
 
 
 def _loaded() -> bool:
@@ -372,9 +372,9 @@ def _side(name: str, function: Callable[..., Array]) -> Primitive:
             "correlate": (a.shape, b.shape),
         }[name]
         flat = (shape[0], math.prod(shape[1:]))
-        call = jax.ffi.ffi_call(_target(name, b.dtype), jax.ShapeDtypeStruct(flat, dtype))
+        call = jax.ffi.ffi_call(_target({"gather":"conv_forward","scatter":"conv_data_grad","correlate":"conv_weight_grad"}[name], b.dtype), jax.ShapeDtypeStruct(flat, dtype))
         sizes = _sizes(image, grid, geometry, turned)
-        return call(*map(_rows, (a, b, *others)), geometry=sizes).reshape(shape)
+        return call(*map(_rows, (a, b, *others)), shape=sizes).reshape(shape)
 
     def jvp(primals: Any, tangents: Any, **options: Any) -> Any:
         a, b, _, *gates = primals
@@ -408,7 +408,7 @@ def _total_kernel(x: Array, *, dtype: Any) -> Array | None:
     if x.dtype not in TYPES or dtype != jnp.float32:
         return None
     result = jax.ShapeDtypeStruct(x.shape[3:], dtype)
-    return jax.ffi.ffi_call(_target("total", x.dtype), result)(_rows(x))
+    return jax.ffi.ffi_call(_target("conv_bias_grad", x.dtype), result)(_rows(x))
 
 
 total_p = _primitive("total", _total, lambda x, dtype: (x.shape[3:], dtype), _total_kernel)

@@ -1,45 +1,48 @@
-// The handlers of Adam and of normal numbers.
+// The FFI handlers of Adam's step and of normal numbers: float32 only, so compiled once.
 
 #include "adam.h"
 #include "threefry_normal.h"
 
 namespace {
 
-// The leaves' gradients, means and squares, the pairs' averages, and the parameters, if the update
-// is added to them. `pairs` says which leaves those are, the kernels and then the biases.
-ffi::Error adam_step(ffi::ThreadPool pool, ffi::AnyBuffer scales, ffi::RemainingArgs given,
-                     ffi::RemainingRets made, ffi::Span<const int64_t> of_pairs) {
-  const long couples = of_pairs.size() / 2, count = (made.size() - 2 * couples) / 3;
-  const auto in = [&](long at) {
-    return (const float*)given.get<ffi::AnyBuffer>(at)->untyped_data();
+// Arguments: the scales, then of all leaves the gradients, means and squares, of all pairs the
+// averages `cross` and `square`, and the parameters if the update is added to them. `pairs` holds
+// the indices of the pairs' kernels, and then of their biases. Results come in the same order.
+ffi::Error adam_step(ffi::ThreadPool pool, ffi::AnyBuffer scales, ffi::RemainingArgs arguments,
+                     ffi::RemainingRets results, ffi::Span<const int64_t> pair_indices) {
+  const long pair_count = pair_indices.size() / 2, count = (results.size() - 2 * pair_count) / 3;
+  const auto in = [&](long i) {
+    return (const float*)arguments.get<ffi::AnyBuffer>(i)->untyped_data();
   };
-  const auto out = [&](long at) {
-    return (float*)(*made.get<ffi::AnyBuffer>(at))->untyped_data();
+  const auto out = [&](long i) {
+    return (float*)(*results.get<ffi::AnyBuffer>(i))->untyped_data();
   };
-  const long params = 3 * count + 2 * couples;
+  const long params = 3 * count + 2 * pair_count;
   std::vector<Leaf> leaves;
   for (long i = 0; i < count; ++i) {
-    const long size = given.get<ffi::AnyBuffer>(i)->element_count();
+    const long size = arguments.get<ffi::AnyBuffer>(i)->element_count();
     leaves.push_back({in(i), in(count + i), in(2 * count + i),
-                      long(given.size()) > params ? in(params + i) : nullptr, out(i),
+                      long(arguments.size()) > params ? in(params + i) : nullptr, out(i),
                       out(count + i), out(2 * count + i), size});
   }
-  std::vector<Pair> pairs;
-  for (long i = 0; i < couples; ++i) {
-    const long cross = 3 * count + i, square = cross + couples;
-    pairs.push_back({of_pairs[i], of_pairs[couples + i], in(cross), in(square), out(cross),
-                     out(square)});
+  std::vector<CentredPair> pairs;
+  for (long i = 0; i < pair_count; ++i) {
+    const long cross = 3 * count + i, square = cross + pair_count;
+    pairs.push_back({pair_indices[i], pair_indices[pair_count + i], in(cross), in(square),
+                     out(cross), out(square)});
   }
-  adam(pool, (const float*)scales.untyped_data(), leaves, pairs);
+  AdamScales values;
+  std::memcpy(&values, scales.untyped_data(), sizeof(values));
+  adam(pool, values, leaves, pairs);
   return ffi::Error::Success();
 }
 
 ffi::Error normal_numbers(ffi::ThreadPool pool, ffi::AnyBuffer keys,
-                          ffi::Result<ffi::AnyBuffer> made) {
+                          ffi::Result<ffi::AnyBuffer> numbers) {
   const long rows = keys.element_count() / 2;
   if (rows)
-    normals(pool, (const uint32_t*)keys.untyped_data(), rows, made->element_count() / rows,
-            (float*)made->untyped_data());
+    normal_rows(pool, (const uint32_t*)keys.untyped_data(), rows, numbers->element_count() / rows,
+                (float*)numbers->untyped_data());
   return ffi::Error::Success();
 }
 

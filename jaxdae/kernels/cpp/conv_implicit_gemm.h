@@ -1,4 +1,8 @@
-// Convolutions as products of matrices.
+// The general convolution: an implicit GEMM, forward or data gradient.
+//
+// A's rows are patches, read where their pixels lie in a padded tile; B is the packed weights. Each
+// kernel row is one segment of K, because its taps are neighbours in the tile. The data gradient
+// does the same for each polyphase component.
 
 #pragma once
 
@@ -9,94 +13,102 @@
 
 namespace {
 
-// A gather or a scatter: what is written from what is read, a few rows of positions at a time.
 template <class T>
-void apply(ffi::ThreadPool& pool, const std::vector<Phase>& phases, const Source<T>& source,
-           const Matrix<T>& matrix, const float* bias, const T* gate, T* out, long batch,
-           long height, long width) {
-  const long outputs = matrix.outputs, panels = (outputs + PANEL - 1) / PANEL;
-  const bool in_place = matrix.in_place(batch * phases[0].size[0] * phases[0].size[1]);
-  std::vector<long> depths, offsets;
-  long total = 0;
-  for (const Phase& phase : phases) {
-    depths.push_back(words<T>(phase, source.channels));
-    offsets.push_back(total);
-    total += depths.back() * PANEL * panels;
+void implicit_gemm(ffi::ThreadPool& pool, const std::vector<Polyphase>& components,
+                   const MaskedView<T>& source, const WeightView<T>& weights, const float* bias,
+                   const T* mask, T* out, long batch, long height, long width) {
+  // Plan.
+  const bool amx = use_amx<T>();
+  const long outputs = weights.outputs, panels = ceil_div(outputs, NR);
+  const long positions = batch * components[0].size[0] * components[0].size[1];
+  const bool in_place = weights.in_place(positions);
+  std::vector<long> depth, begin;  // of each component: words of K, and where its panels begin
+  long packed_size = 0;
+  for (const Polyphase& component : components) {
+    depth.push_back(packed_k<T>(component, source.channels));
+    begin.push_back(packed_size);
+    packed_size += depth.back() * NR * panels;
   }
-  float* start = memory<float>(MATRIX, panels * PANEL + total);  // the sums begin with the bias
-  uint32_t* packed = (uint32_t*)start + panels * PANEL;
-  for (long n = 0; n < panels * PANEL; ++n) start[n] = bias && n < outputs ? bias[n] : 0;
-  const long products = batch * phases[0].size[0] * phases[0].size[1] * total * PER_WORD<T>;
-  const bool worth = products + 32 * batch * height * width * outputs > 6 << 20;
-  parallel(
-      pool, in_place ? 0 : phases.size() * panels,
+  const bool worth = positions * packed_size * K_PER_WORD<T> +
+                         32 * batch * height * width * outputs > 6 << 20;
+
+  // Pack.
+  float* start = scratch<float>(Use::WEIGHTS, panels * NR + packed_size);
+  uint32_t* packed = (uint32_t*)start + panels * NR;
+  for (long n = 0; n < panels * NR; ++n) start[n] = bias && n < outputs ? bias[n] : 0;
+  parallel_for(
+      pool, in_place ? 0 : components.size() * panels,
       [&](long item) {
-        const long p = item / panels, first = item % panels * PANEL;
-        matrix.pack(packed + offsets[p] + first * depths[p], phases[p], first);
+        const long p = item / panels, first = item % panels * NR;
+        weights.pack(packed + begin[p] + first * depth[p], components[p], first);
       },
       worth);
-  const long most = tiled<T>() ? TILE : ROWS;  // positions at a time
+
+  // Compute, and store: a block is `by` rows of positions, and at most `most` in a row.
+  const long by = amx ? 2 : 1, most = amx ? BLOCK : MR;
   long widest = 1;
-  for (const Phase& phase : phases) widest = std::max(widest, share(phase.size[1], most));
-  const auto some = [&](const Window<T>& window, long image, long top, long bottom) {
-    float* room = memory<float>(SUMS, 2 * TILE * PANEL);
-    std::optional<Tiles> tiles;
-    if (tiled<T>()) tiles.emplace(widest);
-    std::vector<Term<T>> terms;
-    for (size_t p = 0; p < phases.size(); ++p) {
-      const Phase& phase = phases[p];
-      for (long panel = 0; panel < panels; ++panel) {
-        const long first = panel * PANEL, columns = std::min<long>(PANEL, outputs - first);
-        const long until = std::min(bottom, phase.size[0]);
-        const long by = tiled<T>() ? 2 : 1;  // rows of positions
-        for (long i = top; i < until; i += by) {
-          const auto part = [&](long j, long count) {
-            const uint32_t* b = packed + offsets[p] + panel * depths[p] * PANEL;
-            terms.clear();
-            for (const Run& run : phase.runs) {
-              const long deep = words<T>(run, source.channels);
-              if (!in_place) terms.push_back({window.at(run, i, j), b, deep});
-              for (long pixel = 0; pixel < run.columns && in_place; ++pixel)
-                terms.push_back({window.at(run, i, j) + pixel * source.channels,
-                                 (const uint32_t*)matrix.rows_of(run, pixel) + first,
-                                 source.channels});
-              b += deep * PANEL;
+  for (const Polyphase& c : components) widest = std::max(widest, block_size(c.size[1], most));
+  const auto compute = [&](const PaddedTile<T>& tile, long image, long top, long bottom) {
+    float* sums = scratch<float>(Use::C, 2 * BLOCK * NR);
+    std::optional<AmxTiles> tiles;
+    if (amx) tiles.emplace(widest);
+    std::vector<KSegment<T>> segments;
+    const long lda = tile.step * source.channels, ldb = in_place ? weights.k_step : NR;
+    const Strides strides{lda, K_PER_WORD<T>, ldb};
+
+    const auto gather_segments = [&](const Polyphase& component, const uint32_t* b, long first,
+                                     long i, long j) {
+      segments.clear();
+      for (const KernelRow& row : component.rows) {
+        const long count = packed_k<T>(row, source.channels);
+        if (!in_place) segments.push_back({tile.at(row, i, j), b, count});
+        for (long pixel = 0; pixel < row.taps && in_place; ++pixel)
+          segments.push_back({tile.at(row, i, j) + pixel * source.channels,
+                              (const uint32_t*)weights.rows_of(row, pixel) + first,
+                              source.channels});
+        b += count * NR;
+      }
+    };
+    for (size_t p = 0; p < components.size(); ++p) {
+      const Polyphase& component = components[p];
+      const long right = component.step * outputs, down = right * width;  // to the next position
+      for (long first = 0; first < outputs; first += NR) {
+        const uint32_t* b = packed + begin[p] + first * depth[p];
+        const long columns = std::min<long>(NR, outputs - first);
+        const long end = std::min(bottom, component.size[0]);
+        const auto block = [&](long i, long j, long count) {
+          gather_segments(component, b, first, i, j);
+          const long to = ((image * height + i * component.step + component.first[0]) * width +
+                           j * component.step + component.first[1]) *
+                              outputs +
+                          first;
+          if (amx) {
+            run_microkernel_amx(sums, NR, start + first,
+                                (const KSegment<bfloat16>*)segments.data(), segments.size(),
+                                strides, {lda * tile.width, BLOCK * NR}, i + 1 < end, columns);
+          } else if (columns % LANES == 0) {  // whole vectors are stored where they belong
+            run_microkernel<T>(count, columns,
+                               StridedRows<T>{out + to, right, offset(mask, to)},
+                               StartRows{start + first, 0}, segments.data(), segments.size(),
+                               strides);
+            return;
+          } else {
+            run_microkernel<T>(count, columns, StridedRows<float>{sums, NR},
+                               StartRows{start + first, 0}, segments.data(), segments.size(),
+                               strides);
+          }
+          for (long line = 0; line < std::min(by, end - i); ++line)
+            for (long m = 0; m < count; ++m) {
+              const long pixel = to + line * down + m * right;
+              store_row(out + pixel, sums + (line * BLOCK + m) * NR, offset(mask, pixel), columns);
             }
-            const long apart = phase.step * outputs, down = phase.step * width * outputs;
-            const long to = ((image * height + i * phase.step + phase.first[0]) * width +
-                             j * phase.step + phase.first[1]) *
-                                outputs +
-                            first;
-            const long row = window.step * source.channels;
-            const long b_step = in_place ? matrix.row : PANEL;
-            const Strides strides{row, PER_WORD<T>, b_step, PANEL};
-            if (tiled<T>()) {
-              const Second second{row * window.width, TILE * PANEL};
-              multiply_tiles(room, start + first, (const Term<bfloat16>*)terms.data(),
-                             terms.size(), strides, second, i + 1 < until, columns);
-            } else if (columns % LANES == 0) {
-              // Whole vectors are written where they belong.
-              choose<T, T>(count, columns)(out + to, start + first, terms.data(), terms.size(),
-                                           {row, PER_WORD<T>, b_step, apart},
-                                           gate ? gate + to : nullptr);
-              return;
-            } else {
-              choose<T>(count, columns)(room, start + first, terms.data(), terms.size(), strides,
-                                        nullptr);
-            }
-            for (long line = 0; line < std::min(by, until - i); ++line)
-              for (long m = 0; m < count; ++m) {
-                const long at = to + line * down + m * apart;
-                write(out + at, room + (line * TILE + m) * PANEL, gate ? gate + at : nullptr,
-                      columns);
-              }
-          };
-          by_parts(phase.size[1], part, most);
-        }
+        };
+        for (long i = top; i < end; i += by)
+          for_blocks(component.size[1], most, [&](long j, long count) { block(i, j, count); });
       }
     }
   };
-  by_window(pool, phases, source, batch, worth, some);
+  for_padded_tiles(pool, components, source, batch, worth, compute);
 }
 
 }  // namespace

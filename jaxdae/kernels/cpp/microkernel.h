@@ -1,4 +1,8 @@
-// Products in registers.
+// The micro-kernel: an MR x NR block of C stays in registers while K runs (batch-reduce GEMM).
+//
+// C = start + sum over segments of A B. A is read word by word where it lies, B a row of NR words
+// at a time. Two policies say what differs between its users: `Start` gives the first value of the
+// sums, `Rows` says where the rows of C are and stores them (the epilogue).
 
 #pragma once
 
@@ -8,82 +12,104 @@
 
 namespace {
 
-// A term of a sum of products: `count` words of each row of a, and as many rows of b.
+// As in BLIS: rows and columns of the block. NR is two vectors, so MR x 2 sums fill all registers
+// but the few that hold a row of B and an element of A: 28 of 32, or 12 of 16.
+constexpr int NR = 2 * LANES;
+#if defined(__AVX512F__)
+constexpr int MR = 14;
+#else
+constexpr int MR = 6;
+#endif
+
+// A stretch of K: `count` words of each row of A, and as many rows of B.
 template <class T>
-struct Term {
+struct KSegment {
   const T* a;
   const uint32_t* b;
   long count;
 };
 
-// Where the words of a term are: a[m, k] at a + m * row + k * step, b[k, n] at b + k * b_step + n;
-// the rows of the sums; and where in each term a and b begin.
+// a[m, k] is at segment.a + a + m * lda + k * a_step, in elements; b[k, n] at
+// segment.b + b + k * ldb + n, in words.
 struct Strides {
-  long row, step, b_step, sums, a = 0, b = 0;
-};
-// Of tiles, two blocks of rows are taken together: where the second is of each a, if there is one.
-struct Second {
-  long a, sums;
+  long lda, a_step, ldb;
+  long a = 0, b = 0;
 };
 
-// sum (M, N * LANES) += a (M, count) b (count, N * LANES) of each term.
+// sum (M, N vectors) += A B over all segments.
 template <class T, int M, int N>
-inline void add_products(Floats (&sum)[M][N], const Term<T>* terms, long length,
-                         const Strides& strides) {
-  const long row = strides.row, step = strides.step, b_step = strides.b_step;
-  for (const Term<T>* term = terms; term < terms + length; ++term) {
-    const T* a = term->a + strides.a;
-    const uint32_t* b = term->b + strides.b;
-    for (long k = 0; k < term->count; ++k, a += step, b += b_step) {
-      Words right[N];
+inline void accumulate(VecF32 (&sum)[M][N], const KSegment<T>* segments, long length,
+                       const Strides& strides) {
+  const long lda = strides.lda, a_step = strides.a_step, ldb = strides.ldb;
+  for (const KSegment<T>* segment = segments; segment < segments + length; ++segment) {
+    const T* a = segment->a + strides.a;
+    const uint32_t* b = segment->b + strides.b;
+    for (long k = 0; k < segment->count; ++k, a += a_step, b += ldb) {
+      VecU32 right[N];
 #pragma GCC unroll 2
-      for (int n = 0; n < N; ++n) right[n] = in_register(*(const Words*)(b + n * LANES));
+      for (int n = 0; n < N; ++n) right[n] = keep_in_register(vec_u32(b + n * LANES));
 #pragma GCC unroll 16
       for (int m = 0; m < M; ++m) {
-        uint32_t word;
-        std::memcpy(&word, a + m * row, 4);
+        const VecU32 left = broadcast_word(a + m * lda);
 #pragma GCC unroll 2
-        for (int n = 0; n < N; ++n)
-          sum[m][n] = multiply_add<T>(sum[m][n], Words{} + word, right[n]);
+        for (int n = 0; n < N; ++n) sum[m][n] = multiply_add<T>(sum[m][n], left, right[n]);
       }
     }
   }
 }
 
-// sums = start + products. `start` is the sums themselves, or a row that all begin with. A gate
-// lies as the sums do, if there is one.
-template <class T, class Out, int M, int N>
-void multiply(Out* sums, const float* start, const Term<T>* terms, long length,
-              const Strides& strides, const Out* gate) {
-  const long begin = (const void*)start == sums ? strides.sums : 0;
-  Floats sum[M][N];
+// Sums begin with rows that are `ld` apart: C itself, or with ld = 0 a bias.
+struct StartRows {
+  const float* first;
+  long ld;
+  VecF32 operator()(int m, int n) const { return vec_f32(first + m * ld + n * LANES); }
+};
+
+// Rows of C that are `ldc` apart, and a mask that lies as they do, or nullptr.
+template <class Out>
+struct StridedRows {
+  Out* c;
+  long ldc;
+  const Out* mask = nullptr;
+  template <int M, int N>
+  void prefetch() const {}
+  long at(int m) const { return m * ldc; }
+};
+
+template <class T, int M, int N, class Rows, class Start>
+void microkernel(const Rows& rows, const Start& start, const KSegment<T>* segments, long length,
+                 const Strides& strides) {
+  VecF32 sum[M][N];
+  rows.template prefetch<M, N>();
 #pragma GCC unroll 16
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 2
-    for (int n = 0; n < N; ++n) sum[m][n] = *(const Floats*)(start + m * begin + n * LANES);
-  add_products(sum, terms, length, strides);
-  if (gate)
+    for (int n = 0; n < N; ++n) sum[m][n] = start(m, n);
+  accumulate(sum, segments, length, strides);
+  if (rows.mask)
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m)
-      finish<true>(sums + m * strides.sums, sum[m], gate + m * strides.sums);
+      store_sums<true>(rows.c + rows.at(m), sum[m], rows.mask + rows.at(m));
   else
 #pragma GCC unroll 16
-    for (int m = 0; m < M; ++m) finish<false>(sums + m * strides.sums, sum[m], gate);
+    for (int m = 0; m < M; ++m) store_sums<false>(rows.c + rows.at(m), sum[m], rows.mask);
 }
 
-template <class T, class Out>
-using Multiply = void (*)(Out*, const float*, const Term<T>*, long, const Strides&, const Out*);
-
-template <class T, class Out, int... M>
-Multiply<T, Out> choose(long rows, long columns, std::integer_sequence<int, M...>) {
-  static constexpr Multiply<T, Out> narrow[] = {multiply<T, Out, M + 1, 1>...},
-                                    wide[] = {multiply<T, Out, M + 1, 2>...};
-  return (columns > LANES ? wide : narrow)[rows - 1];
+// Runs the micro-kernel of `m` rows, at most MR, and of one vector of columns or two.
+template <class T, class Rows, class Start, int... M>
+void run_microkernel(std::integer_sequence<int, M...>, long m, long columns, const Rows& rows,
+                     const Start& start, const KSegment<T>* segments, long length,
+                     const Strides& strides) {
+  static constexpr decltype(&microkernel<T, 1, 1, Rows, Start>)
+      narrow[] = {microkernel<T, M + 1, 1, Rows, Start>...},
+      wide[] = {microkernel<T, M + 1, 2, Rows, Start>...};
+  (columns > LANES ? wide : narrow)[m - 1](rows, start, segments, length, strides);
 }
-// For so many rows, at most ROWS, and so many columns of a panel.
-template <class T, class Out = float>
-Multiply<T, Out> choose(long rows, long columns) {
-  return choose<T, Out>(rows, columns, std::make_integer_sequence<int, ROWS>());
+template <class T, class Rows, class Start>
+void run_microkernel(long m, long columns, const Rows& rows, const Start& start,
+                     const KSegment<T>* segments, long length, const Strides& strides) {
+  run_microkernel<T>(std::make_integer_sequence<int, MR>(), m, columns, rows, start, segments,
+                     length, strides);
 }
 
 }  // namespace

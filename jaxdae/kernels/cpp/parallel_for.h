@@ -1,4 +1,6 @@
-// Work shared by the threads of XLA's pool.
+// A parallel loop on the threads of XLA's pool, and even splits of a range into blocks.
+//
+// What a loop computes never depends on how many threads there are: work is cut by shapes alone.
 
 #pragma once
 
@@ -20,28 +22,28 @@ inline void pause() {
 #endif
 }
 
-// A number of the thread that asks, the same in every call.
-long own_number() {
+// A number of the calling thread, the same in every call.
+inline long thread_number() {
   static std::atomic<long> given{0};
   thread_local const long number = given++;
   return number;
 }
 
-// f(0) to f(count - 1), shared with the threads of XLA's pool that have time. Each thread begins in
-// a region of its own, the same from call to call, where its caches hold what it wrote before. What
-// is not `worth` it is done before another thread has woken up.
-void parallel(ffi::ThreadPool& pool, long count, const std::function<void(long)>& f,
-              bool worth = true) {
+// Calls f(0) to f(count - 1). Each thread begins in a range of its own, the same from call to call,
+// where its caches hold what it wrote before; then it helps the others. Pass `worth` = false for
+// work that is done before another thread has woken up.
+inline void parallel_for(ffi::ThreadPool& pool, long count, const std::function<void(long)>& f,
+                         bool worth = true) {
   struct Job {
-    long count, regions;
+    long count, ranges;
     std::unique_ptr<std::atomic<long>[]> next;
     std::atomic<long> done{0};
     const std::function<void(long)>* f;
     void work() {
       long finished = 0;
-      for (long r = 0, own = own_number(); r < regions; ++r) {
-        const long region = (own + r) % regions, end = count * (region + 1) / regions;
-        for (long i; (i = next[region]++) < end; ++finished) (*f)(i);
+      for (long r = 0, own = thread_number(); r < ranges; ++r) {
+        const long range = (own + r) % ranges, end = count * (range + 1) / ranges;
+        for (long i; (i = next[range]++) < end; ++finished) (*f)(i);
       }
       done += finished;
     }
@@ -52,13 +54,13 @@ void parallel(ffi::ThreadPool& pool, long count, const std::function<void(long)>
     return;
   }
   auto job = std::make_shared<Job>();
-  job->count = count, job->regions = threads, job->f = &f;
+  job->count = count, job->ranges = threads, job->f = &f;
   job->next = std::make_unique<std::atomic<long>[]>(threads);
   for (long r = 0; r < threads; ++r) job->next[r] = count * r / threads;
-  // One that comes too late finds nothing to do, and does not touch what is gone by then.
+  // A thread that comes too late finds nothing to do, and does not touch f, which is gone by then.
   for (long i = 1; i < threads; ++i) pool.Schedule([job] { job->work(); });
   job->work();
-  // Where more threads want to run than there are processors, the last one must be let in.
+  // Spin first; with more threads than processors the last one must be let in.
   for (long turn = 0; job->done < count; ++turn)
     if (turn < 256)
       pause();
@@ -66,17 +68,18 @@ void parallel(ffi::ThreadPool& pool, long count, const std::function<void(long)>
       std::this_thread::yield();
 }
 
-// f(first, size) for the parts of a whole, about equal, none above `most`.
-template <class F>
-inline void by_parts(long count, const F& f, long most = ROWS) {
-  const long parts = (count + most - 1) / most;
-  for (long part = 0, first = 0, until; part < parts; ++part, first = until)
-    until = count * (part + 1) / parts, f(first, until - first);
+// The size of the largest of the fewest even blocks of at most `most` that make up `count`.
+inline long block_size(long count, long most) {
+  const long blocks = std::max(1L, ceil_div(count, most));
+  return ceil_div(count, blocks);
 }
-// The largest size of such parts.
-long share(long count, long most = ROWS) {
-  const long parts = std::max(1L, (count + most - 1) / most);
-  return (count + parts - 1) / parts;
+
+// f(first, size) for each of these blocks.
+template <class F>
+inline void for_blocks(long count, long most, const F& f) {
+  const long blocks = ceil_div(count, most);
+  for (long block = 0, first = 0, end; block < blocks; ++block, first = end)
+    end = count * (block + 1) / blocks, f(first, end - first);
 }
 
 }  // namespace

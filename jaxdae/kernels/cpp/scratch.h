@@ -1,4 +1,4 @@
-// Memory of a thread.
+// Scratch memory of a thread: allocated once, kept between calls, one buffer for each use.
 
 #pragma once
 
@@ -7,14 +7,26 @@
 
 namespace {
 
-// Memory of a thread that is kept between calls, by its use.
-enum Use { MATRIX, LEFT, RIGHT, SUMS, RAW, TOTALS, COLUMNS, PLANES, USES };
+enum class Use {
+  WEIGHTS,     // packed weights, and the bias before them
+  A,           // the packed left operand, or a padded tile
+  B,           // the packed right operand
+  C,           // sums before their epilogue
+  RAW,         // rows before they are packed
+  PARTIAL,     // partial sums of a split K
+  FILTER,      // sums of filters before they are rounded
+  TRANSFORM,   // the transform domain
+  COUNT
+};
+
+// Room for `count` of T, aligned to a cache line. A vector may be read from its last element on.
 template <class T>
-T* memory(Use use, long count) {
-  thread_local std::vector<char> kept[USES];
-  const long size = count * sizeof(T) + 128;  // a vector may be read from its last element on
-  if (long(kept[use].size()) < size) kept[use].resize(size);
-  return (T*)(((uintptr_t)kept[use].data() + 63) & ~uintptr_t(63));
+T* scratch(Use use, long count) {
+  thread_local std::vector<char> kept[int(Use::COUNT)];
+  std::vector<char>& bytes = kept[int(use)];
+  const long size = count * sizeof(T) + 128;
+  if (long(bytes.size()) < size) bytes.resize(size);
+  return (T*)(((uintptr_t)bytes.data() + 63) & ~uintptr_t(63));
 }
 
 }  // namespace

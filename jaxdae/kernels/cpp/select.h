@@ -1,4 +1,4 @@
-// Which algorithm for which shape.
+// Which algorithm computes which shape: see the table in docs/kernels.md.
 
 #pragma once
 
@@ -13,110 +13,63 @@
 
 namespace {
 
+// y = conv(x, w) + bias.
 template <class T>
-const T* optional(ffi::AnyBuffer buffer) {
-  return buffer.element_count() ? (const T*)buffer.untyped_data() : nullptr;
+void select_forward(ffi::ThreadPool& pool, const ConvShape& s, const MaskedView<T>& x,
+                    const float* w, const float* bias, const T* mask, T* y) {
+  if (s.is_dense())
+    return gemm<T, float, T>(pool, s.batch, s.y_channels, s.x_channels,
+                             {x.x, x.mask, s.x_channels, 1}, {w, nullptr, s.y_channels, 1}, bias,
+                             mask, y);
+  const WeightView<T> weights{w + s.first(), s.tap_step(),  s.x_step(),
+                              s.y_step(),    s.x_channels, s.y_channels};
+  const std::vector<Polyphase> components{forward_component(s)};
+  if (winograd_applies<T>(s) && !weights.in_place(s.batch * s.y_size[0] * s.y_size[1]))
+    return winograd_forward(pool, s, x, (const WeightView<float>&)weights, bias, mask, y);
+  auto f = few_outputs_applies<T>(s.y_channels) ? small_n_conv<T> : implicit_gemm<T>;
+  if constexpr (std::is_same_v<ComputeType<T>, T>)
+    if (one_channel_applies(s) && !use_amx<T>()) f = conv_one_channel<T>;
+  f(pool, components, x, weights, bias, mask, y, s.batch, s.y_size[0], s.y_size[1]);
 }
 
-// What a gather multiplies by, and what a scatter does.
+// x = the data gradient of y, which is also conv_transpose(y, w), + bias.
 template <class T>
-Matrix<T> forward(const Geometry& g, const float* weights) {
-  return {weights + g.first(), g.tap_step(), g.channel_step(), g.output_step(), g.channels,
-          g.outputs};
-}
-template <class T>
-Matrix<T> backward(const Geometry& g, const float* weights) {
-  return {weights + g.first(), g.tap_step(), g.output_step(), g.channel_step(), g.outputs,
-          g.channels};
-}
-
-template <class T>
-void run_gather(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix, ffi::AnyBuffer x,
-                ffi::AnyBuffer bias, ffi::AnyBuffer gate_x, ffi::AnyBuffer gate_y,
-                ffi::Result<ffi::AnyBuffer> y) {
-  Source<T> image{(const T*)x.untyped_data(), optional<T>(gate_x), g.image[0], g.image[1],
-                  g.channels, g.batch};
-  const float* weights = (const float*)matrix.untyped_data();
-  if (g.dense()) {
-    dense_product<T, float, T>(pool, g.batch, g.outputs, g.channels,
-                               {image.x, image.gate, g.channels, 1},
-                               {weights, nullptr, g.outputs, 1}, optional<float>(bias),
-                               optional<T>(gate_y), (T*)y->untyped_data());
-    return;
-  }
-  const Matrix<T> taps = forward<T>(g, weights);
-  if (paired<T>(g) && !taps.in_place(g.batch * g.grid[0] * g.grid[1])) {
-      gather_pairs(pool, g, image, forward<float>(g, weights), optional<float>(bias),
-                   optional<T>(gate_y), (T*)y->untyped_data());
-      return;
-    }
-  auto f = few<T>(g.outputs) ? apply_few<T> : apply<T>;
-  if constexpr (std::is_same_v<Multiplied<T>, T>)
-    if (single_channel(g) && !tiled<T>()) f = apply_patches<T>;
-  f(pool, {gathered(g)}, image, taps, optional<float>(bias), optional<T>(gate_y),
-    (T*)y->untyped_data(), g.batch, g.grid[0], g.grid[1]);
+void select_data_grad(ffi::ThreadPool& pool, const ConvShape& s, const MaskedView<T>& y,
+                      const float* w, const float* bias, const T* mask, T* x) {
+  if (s.is_dense())
+    return gemm<T, float, T>(pool, s.batch, s.x_channels, s.y_channels,
+                             {y.x, y.mask, s.y_channels, 1}, {w, nullptr, 1, s.y_channels}, bias,
+                             mask, x);
+  if (use_amx<T>() && row_amx_applies(s))
+    return data_grad_rows_amx(pool, s, (const MaskedView<bfloat16>&)y, w, bias,
+                              (const bfloat16*)mask, (bfloat16*)x);
+  const WeightView<T> weights{w + s.first(), s.tap_step(),  s.y_step(),
+                              s.x_step(),    s.y_channels, s.x_channels};
+  if (winograd_applies<T>(s) && !weights.in_place(s.batch * s.y_size[0] * s.y_size[1]))
+    return winograd_data_grad(pool, s, y, (const WeightView<float>&)weights, bias, mask, x);
+  const std::vector<Polyphase> components = data_grad_components(s);
+  const bool few = few_outputs_applies<T>(s.x_channels);
+  if (few && row_streaming_applies(components, y))
+    return row_streaming_conv(pool, components[0], y, weights, bias, mask, x, s.batch, s.x_size[0],
+                              s.x_size[1]);
+  const auto f = few ? small_n_conv<T> : implicit_gemm<T>;
+  f(pool, components, y, weights, bias, mask, x, s.batch, s.x_size[0], s.x_size[1]);
 }
 
+// w = the weight gradient, patches(x)^T y.
 template <class T>
-void run_scatter(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer matrix, ffi::AnyBuffer y,
-                 ffi::AnyBuffer bias, ffi::AnyBuffer gate_x, ffi::AnyBuffer gate_y,
-                 ffi::Result<ffi::AnyBuffer> x) {
-  Source<T> grid{(const T*)y.untyped_data(), optional<T>(gate_y), g.grid[0], g.grid[1], g.outputs,
-                 g.batch};
-  const float* weights = (const float*)matrix.untyped_data();
-  T* out = (T*)x->untyped_data();
-  if (g.dense()) {
-    dense_product<T, float, T>(pool, g.batch, g.channels, g.outputs,
-                               {grid.x, grid.gate, g.outputs, 1},
-                               {weights, nullptr, 1, g.outputs}, optional<float>(bias),
-                               optional<T>(gate_x), out);
-    return;
-  }
-  if (tiled<T>() && g.stride == 1 && g.kernel[0] * g.channels <= TILE) {
-    scatter_rows(pool, g, (const Source<bfloat16>&)grid, weights, optional<float>(bias),
-                 optional<bfloat16>(gate_x), (bfloat16*)out);
-    return;
-  }
-  const Matrix<T> taps = backward<T>(g, weights);
-  if (paired<T>(g) && !taps.in_place(g.batch * g.grid[0] * g.grid[1])) {
-      scatter_pairs(pool, g, grid, backward<float>(g, weights), optional<float>(bias),
-                    optional<T>(gate_x), out);
-      return;
-    }
-  const auto phases = scattered(g);
-  if (few<T>(g.channels) && along(phases, grid)) {
-    apply_along(pool, phases[0], grid, taps, optional<float>(bias), optional<T>(gate_x), out,
-                g.batch, g.image[0], g.image[1]);
-    return;
-  }
-  const auto f = few<T>(g.channels) ? apply_few<T> : apply<T>;
-  f(pool, phases, grid, taps, optional<float>(bias), optional<T>(gate_x), out, g.batch,
-    g.image[0], g.image[1]);
-}
-
-template <class T>
-void run_correlate(ffi::ThreadPool& pool, const Geometry& g, ffi::AnyBuffer x, ffi::AnyBuffer y,
-                   ffi::AnyBuffer gate_x, ffi::AnyBuffer gate_y, float* out) {
-  Source<T> image{(const T*)x.untyped_data(), optional<T>(gate_x), g.image[0], g.image[1],
-                  g.channels, g.batch};
-  Source<T> grid{(const T*)y.untyped_data(), optional<T>(gate_y), g.grid[0], g.grid[1], g.outputs,
-                 g.batch};
-  if (g.dense()) {
-    dense_product<T, T, float>(pool, g.channels, g.outputs, g.batch,
-                               {image.x, image.gate, 1, g.channels},
-                               {grid.x, grid.gate, g.outputs, 1}, nullptr, nullptr, out);
-    return;
-  }
-  if (paired<T>(g)) {
-      correlate_pairs(pool, g, image, grid, out);
-      return;
-    }
-  if (tiled<T>())
-    correlate_tiles(pool, g, (const Source<bfloat16>&)image, (const Source<bfloat16>&)grid, out);
-  else if (single_channel(g))
-    correlate_single(pool, g, image, grid, out);
-  else
-    correlate<T>(pool, g, image, grid, out);
+void select_weight_grad(ffi::ThreadPool& pool, const ConvShape& s, const MaskedView<T>& x,
+                        const MaskedView<T>& y, float* w) {
+  if (s.is_dense())
+    return gemm<T, T, float>(pool, s.x_channels, s.y_channels, s.batch,
+                             {x.x, x.mask, 1, s.x_channels}, {y.x, y.mask, s.y_channels, 1},
+                             nullptr, nullptr, w);
+  if (use_amx<T>())
+    return weight_grad_amx(pool, s, (const MaskedView<bfloat16>&)x,
+                           (const MaskedView<bfloat16>&)y, w);
+  if (winograd_applies<T>(s)) return winograd_weight_grad(pool, s, x, y, w);
+  if (one_channel_applies(s)) return weight_grad_one_channel(pool, s, x, y, w);
+  weight_grad<T>(pool, s, x, y, w);
 }
 
 }  // namespace

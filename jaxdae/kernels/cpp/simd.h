@@ -1,4 +1,8 @@
-// Vectors and the types of their elements.
+// SIMD vectors, element types and the multiply-add that all products are made of.
+//
+// One code serves float32 and bfloat16. Both operands of a product are read in words of 32 bits:
+// one float, or two bfloat16 that are neighbours along K (a packed K pair, as VNNI instructions
+// want it). Sums are float32 always.
 
 #pragma once
 
@@ -11,101 +15,132 @@
 #include <immintrin.h>
 #endif
 #if defined(__AMX_BF16__) && defined(__AVX512F__) && defined(__linux__) && !defined(__clang__)
-#define TILES 1
-#include <sys/syscall.h>
-#include <unistd.h>
+#define HAVE_AMX 1
 #endif
 
+// Everything is in anonymous namespaces: a library is one translation unit, and internal linkage
+// lets the compiler inline and drop what it likes.
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int LANES = 16, ROWS = 14;  // 28 sums in 32 registers
+constexpr int LANES = 16;  // floats in a vector
 #else
-constexpr int LANES = 8, ROWS = 6;  // 12 sums in 16 registers of 8 lanes
+constexpr int LANES = 8;
 #endif
-constexpr int PANEL = 2 * LANES;  // columns of a product
-constexpr int LINE = 64;          // bytes of a cache's line
-constexpr int PARTS = 4;          // sums of a correlation that are added up at its end
+constexpr int BLOCK = 16;       // rows and words of an AMX tile, and of a transposed block
+constexpr int CACHE_LINE = 64;  // bytes
 
-typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef uint32_t Words __attribute__((vector_size(4 * LANES), aligned(2)));
-typedef uint16_t Halves __attribute__((vector_size(4 * LANES), aligned(2)));
-typedef uint16_t Narrow __attribute__((vector_size(2 * LANES), aligned(2)));
-typedef int16_t Shorts __attribute__((vector_size(4 * LANES), aligned(2)));
-typedef int32_t Integers __attribute__((vector_size(4 * LANES), aligned(4)));
+// Vectors of one register, at any address; `VecNarrow` has half a register, of bfloat16.
+typedef float VecF32 __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef uint32_t VecU32 __attribute__((vector_size(4 * LANES), aligned(2)));
+typedef int32_t VecI32 __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef uint16_t VecU16 __attribute__((vector_size(4 * LANES), aligned(2)));
+typedef int16_t VecI16 __attribute__((vector_size(4 * LANES), aligned(2)));
+typedef uint16_t VecNarrow __attribute__((vector_size(2 * LANES), aligned(2)));
+// A row of a block, however long a register is.
+typedef uint32_t BlockU32 __attribute__((vector_size(4 * BLOCK), aligned(2)));
+typedef uint16_t BlockU16 __attribute__((vector_size(2 * BLOCK), aligned(2)));
 typedef uint16_t bfloat16;
-typedef uint32_t Words16 __attribute__((vector_size(64), aligned(2)));
-typedef uint16_t Halves16 __attribute__((vector_size(32), aligned(2)));
 
-long round_up(long n, long unit) { return (n + unit - 1) / unit * unit; }
+// The vector at an address. (Not one template: it would drop the types' alignment.)
+#define VECTOR_AT(name, Vector)                                         \
+  inline const Vector& name(const void* x) { return *(const Vector*)x; } \
+  inline Vector& name(void* x) { return *(Vector*)x; }
+VECTOR_AT(vec_f32, VecF32)
+VECTOR_AT(vec_u32, VecU32)
+VECTOR_AT(vec_u16, VecU16)
+VECTOR_AT(vec_narrow, VecNarrow)
+VECTOR_AT(block_u32, BlockU32)
+VECTOR_AT(block_u16, BlockU16)
 
-constexpr int TILE = 16;
-
+// A pointer into an array that may not be there.
 template <class T>
-constexpr int PER_WORD = 4 / sizeof(T);
+inline const T* offset(const T* x, long by) {
+  return x ? x + by : nullptr;
+}
 
-// Whether floats are multiplied: for bfloat16, where the processor has no products of it.
+inline long ceil_div(long n, long unit) { return (n + unit - 1) / unit; }
+inline long round_up(long n, long unit) { return ceil_div(n, unit) * unit; }
+
+// Elements along K in a word.
 template <class T>
-constexpr bool IN_FLOATS = sizeof(T) == 4;
-#if !defined(__AVX512BF16__) && !defined(TILES)
+constexpr int K_PER_WORD = 4 / sizeof(T);
+
+// True if T is multiplied as float32. Without bfloat16 instructions bfloat16 is, too.
+template <class T>
+constexpr bool COMPUTES_IN_F32 = sizeof(T) == 4;
+#if !defined(__AVX512BF16__) && !defined(HAVE_AMX)
 template <>
-constexpr bool IN_FLOATS<bfloat16> = true;
+constexpr bool COMPUTES_IN_F32<bfloat16> = true;
+#endif
+template <class T>
+using ComputeType = std::conditional_t<COMPUTES_IN_F32<T>, float, T>;
+
+// Conversions. Rounding is to nearest, ties to even; a NaN stays one.
+
+inline float widen(float x) { return x; }
+inline float widen(bfloat16 x) {
+  const uint32_t bits = uint32_t(x) << 16;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+inline VecF32 load_f32(const float* x) { return vec_f32(x); }
+inline VecF32 load_f32(const bfloat16* x) {
+  return (VecF32)(__builtin_convertvector(vec_narrow(x), VecU32) << 16);
+}
+
+inline VecNarrow round_to_bf16(VecF32 x) {
+#if defined(__AVX512BF16__)
+  const auto rounded = _mm512_cvtneps_pbh((__m512)x);
+  return (VecNarrow)rounded;
+#else
+  const VecU32 bits = (VecU32)x, nan = (VecU32)(x != x);
+  const VecU32 rounded = ((bits + 0x7fff + (bits >> 16 & 1)) & ~nan) | (nan & 0x7fc00000);
+  return __builtin_convertvector(rounded >> 16, VecNarrow);
+#endif
+}
+#if defined(__AVX512BF16__)
+inline VecU32 round_to_bf16(VecF32 first, VecF32 second) {
+  return (VecU32)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+}
 #endif
 
-// What is multiplied.
-template <class T>
-using Multiplied = std::conditional_t<IN_FLOATS<T>, float, T>;
-
-// Sums to what is written: to the nearest, ties to even.
-void store(float* out, float x) { *out = x; }
-void store(bfloat16* out, float x) {
+inline void store(float* out, float x) { *out = x; }
+inline void store(bfloat16* out, float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, 4);
   *out = x != x ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
-Narrow narrowed(Floats x) {
-#if defined(__AVX512BF16__)
-  const auto rounded = _mm512_cvtneps_pbh((__m512)x);
-  return (Narrow)rounded;
-#else
-  const Words bits = (Words)x, nan = (Words)(x != x);
-  const Words rounded = ((bits + 0x7fff + (bits >> 16 & 1)) & ~nan) | (nan & 0x7fc00000);
-  return __builtin_convertvector(rounded >> 16, Narrow);
-#endif
-}
-#if defined(__AVX512BF16__)
-// Those of the first vector, and then those of the second.
-Words narrowed(Floats low, Floats high) {
-  return (Words)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
-}
-#endif
+inline void store(float* out, VecF32 x) { vec_f32(out) = x; }
+inline void store(bfloat16* out, VecF32 x) { vec_narrow(out) = round_to_bf16(x); }
 
-Floats widened(const float* x) { return *(const Floats*)x; }
-Floats widened(const bfloat16* x) {
-  return (Floats)(__builtin_convertvector(*(const Narrow*)x, Words) << 16);
-}
-
-void store(float* out, Floats x) { *(Floats*)out = x; }
-void store(bfloat16* out, Floats x) { *(Narrow*)out = narrowed(x); }
-
+// sum + a b in each lane; of bfloat16, both products of a K pair.
 template <class T>
-Floats multiply_add(Floats sum, Words a, Words b);
+VecF32 multiply_add(VecF32 sum, VecU32 a, VecU32 b);
 template <>
-inline Floats multiply_add<float>(Floats sum, Words a, Words b) {
-  return sum + (Floats)a * (Floats)b;
+inline VecF32 multiply_add<float>(VecF32 sum, VecU32 a, VecU32 b) {
+  return sum + (VecF32)a * (VecF32)b;
 }
 template <>
-inline Floats multiply_add<bfloat16>(Floats sum, Words a, Words b) {
+inline VecF32 multiply_add<bfloat16>(VecF32 sum, VecU32 a, VecU32 b) {
 #if defined(__AVX512BF16__)
-  return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+  return (VecF32)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
 #else
   sum = multiply_add<float>(sum, a << 16, b << 16);
   return multiply_add<float>(sum, a & 0xffff0000u, b & 0xffff0000u);
 #endif
 }
 
-// What is loaded once, for GCC would rather read it again for each of a few rows.
-inline Words in_register(Words x) {
+// A word in all lanes.
+inline VecU32 broadcast_word(const void* from) {
+  uint32_t word;
+  std::memcpy(&word, from, 4);
+  return VecU32{} + word;
+}
+
+// Loads x once and keeps it. GCC would rather read it again for each of a few rows.
+inline VecU32 keep_in_register(VecU32 x) {
 #if defined(__AVX2__)
   asm("" : "+v"(x));
 #endif
@@ -113,81 +148,74 @@ inline Words in_register(Words x) {
 }
 
 #if defined(__AVX512F__) && !defined(__clang__)
-// Which words of two rows that are 1, 2, 4 or 8 apart change places. (Written as constants where
-// they are used, GCC puts them together word by word, each time.)
-const struct Turns {
-  Words low[4], high[4];
-  Turns() {
-    for (int turn = 0; turn < 4; ++turn)
-      for (int lane = 0, s = 1 << turn; lane < TILE; ++lane) {
-        low[turn][lane] = lane & s ? TILE + lane - s : lane;
-        high[turn][lane] = lane & s ? TILE + lane : lane + s;
+// The shuffles that exchange words between two rows that are 1, 2, 4 or 8 apart. (Where these are
+// constants in the code, GCC assembles them word by word at each use.)
+const struct Exchanges {
+  VecU32 low[4], high[4];
+  Exchanges() {
+    for (int level = 0; level < 4; ++level)
+      for (int lane = 0, s = 1 << level; lane < BLOCK; ++lane) {
+        low[level][lane] = lane & s ? BLOCK + lane - s : lane;
+        high[level][lane] = lane & s ? BLOCK + lane : lane + s;
       }
   }
-} turns;
+} exchanges;
 #endif
 
-// 16 rows of 16 words, row(i), become columns, in rows that are `step` apart.
+// Transposes a block of 16 by 16 words: row(i) becomes column i of rows that are `ld` apart.
 template <class Row>
-inline void transpose(uint32_t* out, long step, const Row& row) {
+inline void transpose_block(uint32_t* out, long ld, const Row& row) {
 #if defined(__AVX512F__) && !defined(__clang__)
-  Words v[TILE];
+  VecU32 v[BLOCK];
 #pragma GCC unroll 16
-  for (int i = 0; i < TILE; ++i) v[i] = row(i);
+  for (int i = 0; i < BLOCK; ++i) v[i] = row(i);
 #pragma GCC unroll 4
-  for (int turn = 0; turn < 4; ++turn) {
-    const Words low = turns.low[turn], high = turns.high[turn];
+  for (int level = 0; level < 4; ++level) {
+    const VecU32 low = exchanges.low[level], high = exchanges.high[level];
 #pragma GCC unroll 16
-    for (int i = 0; i < TILE; ++i)
-      if (const int s = 1 << turn; !(i & s)) {
-        const Words a = v[i], b = v[i + s];
+    for (int i = 0; i < BLOCK; ++i)
+      if (const int s = 1 << level; !(i & s)) {
+        const VecU32 a = v[i], b = v[i + s];
         v[i] = __builtin_shuffle(a, b, low);
         v[i + s] = __builtin_shuffle(a, b, high);
       }
   }
 #pragma GCC unroll 16
-  for (int i = 0; i < TILE; ++i) *(Words*)(out + i * step) = v[i];
+  for (int i = 0; i < BLOCK; ++i) vec_u32(out + i * ld) = v[i];
 #else
-  for (int i = 0; i < TILE; ++i) {
+  for (int i = 0; i < BLOCK; ++i) {
     const auto words = row(i);
-    for (int lane = 0; lane < TILE; ++lane) out[lane * step + i] = words[lane];
+    for (int lane = 0; lane < BLOCK; ++lane) out[lane * ld + i] = words[lane];
   }
 #endif
 }
 
-// Lane by lane, the sums of as many vectors: lane i is that of vector i.
-inline Floats sums_of_lanes(Floats* v) {
+// Horizontal sums of LANES vectors: lane i of the result is the sum of v[i].
+inline VecF32 horizontal_sums(VecF32* v) {
 #if defined(__AVX512F__) && !defined(__clang__)
 #pragma GCC unroll 4
-  for (int turn = 3; turn >= 0; --turn)
+  for (int level = 3; level >= 0; --level)
 #pragma GCC unroll 8
-    for (int i = 0; i < 1 << turn; ++i) {
-      const Floats a = v[i], b = v[i + (1 << turn)];
-      v[i] = __builtin_shuffle(a, b, turns.low[turn]) + __builtin_shuffle(a, b, turns.high[turn]);
+    for (int i = 0; i < 1 << level; ++i) {
+      const VecF32 a = v[i], b = v[i + (1 << level)];
+      v[i] = __builtin_shuffle(a, b, exchanges.low[level]) +
+             __builtin_shuffle(a, b, exchanges.high[level]);
     }
   return v[0];
 #elif defined(__AVX2__) && !defined(__AVX512F__)
   const auto add = [](__m256 a, __m256 b) { return _mm256_hadd_ps(a, b); };
-  const auto four = [&](const Floats* v) {
+  const auto four = [&](const VecF32* v) {
     return add(add((__m256)v[0], (__m256)v[1]), add((__m256)v[2], (__m256)v[3]));
   };
   const __m256 low = four(v), high = four(v + 4);
-  return (Floats)(_mm256_permute2f128_ps(low, high, 0x20) +
+  return (VecF32)(_mm256_permute2f128_ps(low, high, 0x20) +
                   _mm256_permute2f128_ps(low, high, 0x31));
 #else
-  Floats sums{};
+  VecF32 sums{};
   for (int i = 0; i < LANES; ++i)
     for (int lane = 0; lane < LANES; ++lane) sums[i] += v[i][lane];
   return sums;
 #endif
-}
-
-float widened(float x) { return x; }
-float widened(bfloat16 x) {
-  const uint32_t bits = uint32_t(x) << 16;
-  float value;
-  std::memcpy(&value, &bits, 4);
-  return value;
 }
 
 }  // namespace

@@ -1,4 +1,8 @@
-// The gradient of the kernel.
+// The general weight gradient: patches(x)^T y, summed over all positions.
+//
+// K runs over the positions of all images, a row of them in each segment. With bfloat16 a K pair
+// is the same position of two images (or of two pieces of one). K is split into at most SPLIT_K
+// parts, each with sums of its own, so that threads share it and the order of sums stays fixed.
 
 #pragma once
 
@@ -7,270 +11,163 @@
 
 namespace {
 
-// The parts of a matrix added up: row(i, n) says where in a part row i is, from its column n on, a
-// multiple of PANEL.
-template <class Row>
-void add_up(ffi::ThreadPool& pool, const Geometry& g, const float* parts, long count, long size,
-            float* out, const Row& row) {
-  const long rows = g.taps() * g.channels, columns = g.outputs;
-  const auto sum = [&](float* sums, const float* from, long number) {
+constexpr int SPLIT_K = 4;
+
+// Adds up the parts of a split K and writes the kernel's gradient as the kernel lies. Row i of a
+// part, from column n on (a multiple of NR), is at place(i, n).
+template <class Place>
+void reduce_split_k(ffi::ThreadPool& pool, const ConvShape& s, const float* parts, long count,
+                    long size, float* out, const Place& place) {
+  const long rows = s.taps() * s.x_channels, columns = s.y_channels;
+  const auto add = [&](float* sums, const float* from, long number) {
     for (long c = 0; c < number; c += LANES) {
-      Floats all = *(const Floats*)(from + c);
-      for (long part = 1; part < count; ++part) all += *(const Floats*)(from + part * size + c);
-      *(Floats*)(sums + c) = all;
+      VecF32 sum = vec_f32(from + c);
+      for (long part = 1; part < count; ++part) sum += vec_f32(from + part * size + c);
+      vec_f32(sums + c) = sum;
     }
   };
-  if (g.turned) {
-    const long across = (g.channels + TILE - 1) / TILE;
-    parallel(pool, g.taps() * across, [&](long item) {
-      const long tap = item / across, c = item % across * TILE;
-      const long here = std::min<long>(TILE, g.channels - c);
-      float* to = out + g.first() + tap * g.tap_step() + c;
-      for (long n = 0; n < columns; n += TILE) {
-        float block[TILE][TILE] = {}, turn[TILE][TILE];
+  if (s.rotated) {
+    const long blocks = ceil_div(s.x_channels, BLOCK);
+    parallel_for(pool, s.taps() * blocks, [&](long item) {
+      const long tap = item / blocks, c = item % blocks * BLOCK;
+      const long here = std::min<long>(BLOCK, s.x_channels - c);
+      float* to = out + s.first() + tap * s.tap_step() + c;
+      for (long n = 0; n < columns; n += BLOCK) {
+        float block[BLOCK][BLOCK] = {}, transposed[BLOCK][BLOCK];
         for (long i = 0; i < here; ++i)
-          sum(block[i], parts + row(tap * g.channels + c + i, n / PANEL * PANEL) + n % PANEL, TILE);
-        transpose((uint32_t*)turn, TILE, [&](int i) { return *(const Words16*)block[i]; });
-        for (long i = 0; i < std::min<long>(TILE, columns - n); ++i)
-          std::memcpy(to + (n + i) * g.channels, turn[i], here * sizeof(float));
+          add(block[i], parts + place(tap * s.x_channels + c + i, n / NR * NR) + n % NR, BLOCK);
+        transpose_block((uint32_t*)transposed, BLOCK,
+                        [&](int i) { return block_u32(block[i]); });
+        for (long i = 0; i < std::min<long>(BLOCK, columns - n); ++i)
+          std::memcpy(to + (n + i) * s.x_channels, transposed[i], here * sizeof(float));
       }
     });
     return;
   }
   const long blocks = std::min(rows, std::max(1L, rows * columns / 4096));
-  parallel(pool, blocks, [&](long block) {
+  parallel_for(pool, blocks, [&](long block) {
     for (long i = rows * block / blocks; i < rows * (block + 1) / blocks; ++i)
-      for (long n = 0; n < columns; n += PANEL) {
-        float sums[PANEL];
-        sum(sums, parts + row(i, n), PANEL);
-        const long here = std::min<long>(PANEL, columns - n);
-        std::memcpy(out + i * columns + n, sums, here * sizeof(float));
+      for (long n = 0; n < columns; n += NR) {
+        float sums[NR];
+        add(sums, parts + place(i, n), NR);
+        std::memcpy(out + i * columns + n, sums,
+                    std::min<long>(NR, columns - n) * sizeof(float));
       }
   });
 }
 
-// A correlation, of some images (or some rows of one) at a time, and in parts that are added up. In
-// a word are the same places of as many images, or of as many pieces of one.
 template <class T>
-void correlate(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
-               const Source<T>& grid, float* out) {
-  constexpr int PER = PER_WORD<T>;
-  const Phase phase = gathered(g);
-  const Window<T> whole(image, {phase});
-  // Sums lie in panels of outputs, with a row for each number of a run of taps.
-  const long rows = g.kernel[1] * g.channels, groups = g.kernel[0];
-  const long width = round_up(g.outputs, PANEL), size = groups * rows * width;
-  // A piece: some rows of an image, or all. A chunk: words of several pieces, so that the sums pay.
-  // Of a single image there are pieces enough to fill a word.
-  const long tall = std::min(whole.fitting(g.grid[0]), (g.grid[0] * g.batch + PER - 1) / PER);
-  const long chunks = (g.grid[0] + tall - 1) / tall;
-  const long pieces = g.batch * chunks, wanted = (pieces + PER - 1) / PER;
-  const long several =
-      chunks > 1 ? 1 : std::clamp(200 / (g.grid[0] * g.grid[1]), 1L, std::max(1L, wanted / PARTS));
-  const long all = (wanted + several - 1) / several, parts = std::min<long>(PARTS, all);
-  const bool direct = PER == 1 && !grid.gate && g.outputs % LANES == 0;
-  const long line = whole.width * g.channels, high = whole.rows(tall);  // of a piece's pixels
-  const long one = high * line, step = g.stride * g.channels, across = g.grid[1] * g.outputs;
-  float* totals = memory<float>(TOTALS, parts * size);
-  parallel(pool, parts, [&](long part) {
-    float* sums = totals + part * size;
+void weight_grad(ffi::ThreadPool& pool, const ConvShape& s, const MaskedView<T>& x,
+                 const MaskedView<T>& y, float* out) {
+  constexpr int PER = K_PER_WORD<T>;
+  // Plan. C is a panel of (rows, NR) for each kernel row and NR outputs.
+  const Polyphase component = forward_component(s);
+  const PaddedTile<T> whole(x, {component});
+  const long rows = s.kernel[1] * s.x_channels, kernel_rows = s.kernel[0];
+  const long width = round_up(s.y_channels, NR), size = kernel_rows * rows * width;
+  // A piece is some rows of an image, or all. A chunk is `several` words of PER pieces each: so
+  // many that loading and storing C pays.
+  const long tall =
+      std::min(whole.rows_that_fit(s.y_size[0]), ceil_div(s.y_size[0] * s.batch, PER));
+  const long per_image = ceil_div(s.y_size[0], tall);
+  const long pieces = s.batch * per_image, wanted = ceil_div(pieces, PER);
+  const long several = per_image > 1 ? 1
+                                     : std::clamp(200 / (s.y_size[0] * s.y_size[1]), 1L,
+                                                  std::max(1L, wanted / SPLIT_K));
+  const long chunks = ceil_div(wanted, several), parts = std::min<long>(SPLIT_K, chunks);
+  const bool y_in_place = PER == 1 && !y.mask && s.y_channels % LANES == 0;
+  const long x_line = whole.width * s.x_channels, y_line = s.y_size[1] * s.y_channels;
+  const long longest = std::max(x_line, y_line), tile_size = whole.rows(tall) * x_line;
+
+  struct Piece {
+    long image, top, count;
+  };
+  const auto piece_of = [&](long index) -> Piece {
+    const long top = index % per_image * tall;
+    return {index / per_image, top, index < pieces ? std::min(tall, s.y_size[0] - top) : 0};
+  };
+  // Packs a row of the padded tiles of a word's pieces.
+  const auto pack_x = [&](uint32_t* to, T* raw, const Piece (&piece)[PER], long row) {
+    for (int i = 0; i < PER; ++i) {
+      T* pixels = PER == 1 ? (T*)to : raw + i * longest;
+      if (piece[i].count && row < whole.rows(piece[i].count))
+        whole.read_row(pixels, piece[i].image, s.stride * piece[i].top + whole.above + row);
+      else
+        std::memset(pixels, 0, x_line * sizeof(T));
+    }
+    if (PER == 2) pack_vnni(to, (uint16_t*)raw, x_line, longest);
+  };
+  // Packs a row of y, `width` words for each position; returns where it is.
+  const auto pack_y = [&](uint32_t* to, T* raw, const Piece (&piece)[PER], long row) {
+    const bool unpadded = width == s.y_channels;
+    if (y_in_place)
+      return (const uint32_t*)(y.x + (piece[0].image * s.y_size[0] + piece[0].top + row) * y_line);
+    for (int i = 0; i < PER; ++i) {
+      const long from = (piece[i].image * s.y_size[0] + piece[i].top + row) * y_line;
+      T* numbers = PER == 1 && unpadded ? (T*)to : raw + i * longest;
+      if (row < piece[i].count)
+        copy_masked(numbers, y.x + from, offset(y.mask, from), y_line);
+      else
+        std::memset(numbers, 0, y_line * sizeof(T));
+    }
+    if (PER == 2 && unpadded) pack_vnni(to, (uint16_t*)raw, y_line, longest);
+    for (long j = 0; j < s.y_size[1] && !unpadded; ++j) {
+      uint32_t* position = to + j * width;
+      if (PER == 1)
+        std::memcpy(position, raw + j * s.y_channels, s.y_channels * 4);
+      else
+        pack_vnni(position, (uint16_t*)raw + j * s.y_channels, s.y_channels, longest);
+      std::memset(position + s.y_channels, 0, (width - s.y_channels) * 4);
+    }
+    return (const uint32_t*)to;
+  };
+
+  float* partial = scratch<float>(Use::PARTIAL, parts * size);
+  parallel_for(pool, parts, [&](long part) {
+    float* sums = partial + part * size;
     std::memset(sums, 0, size * sizeof(float));
-    const long longest = std::max(line, across);
-    T* raw = memory<T>(RAW, PER * longest);
-    uint32_t* left = memory<uint32_t>(LEFT, several * one);
-    uint32_t* right = memory<uint32_t>(RIGHT, several * tall * g.grid[1] * width);
-    std::vector<Term<T>> terms;  // for each row of positions
-    for (long chunk = all * part / parts; chunk < all * (part + 1) / parts; ++chunk) {
-      terms.clear();
-      for (long number = 0; number < several; ++number) {
-        struct Piece {
-          long image, top, count;
-        } piece[PER];
+    T* raw = scratch<T>(Use::RAW, PER * longest);
+    uint32_t* left = scratch<uint32_t>(Use::A, several * tile_size);
+    uint32_t* right = scratch<uint32_t>(Use::B, several * tall * s.y_size[1] * width);
+    std::vector<KSegment<T>> segments;  // a row of positions in each
+    for (long chunk = chunks * part / parts; chunk < chunks * (part + 1) / parts; ++chunk) {
+      segments.clear();
+      for (long word = 0; word < several; ++word) {
+        Piece piece[PER];
         long count = 0;
         for (int i = 0; i < PER; ++i) {
-          const long index = (chunk * several + number) * PER + i, top = index % chunks * tall;
-          piece[i] = {index / chunks, top, index < pieces ? std::min(tall, g.grid[0] - top) : 0};
+          piece[i] = piece_of((chunk * several + word) * PER + i);
           count = std::max(count, piece[i].count);
         }
         if (!count) break;
-        uint32_t* to = left + number * one;
-        for (long row = 0; row < whole.rows(count); ++row, to += line) {
-          for (int i = 0; i < PER; ++i) {
-            T* pixels = PER == 1 ? (T*)to : raw + i * longest;
-            if (piece[i].count && row < whole.rows(piece[i].count))
-              whole.read_row(pixels, piece[i].image,
-                             g.stride * piece[i].top + whole.above + row);
-            else
-              std::memset(pixels, 0, line * sizeof(T));
-          }
-          if (PER == 2) pair_up(to, (uint16_t*)raw, line, longest);
-        }
+        uint32_t* tile = left + word * tile_size;
+        for (long row = 0; row < whole.rows(count); ++row)
+          pack_x(tile + row * x_line, raw, piece, row);
         for (long row = 0; row < count; ++row) {
-          to = right + terms.size() * g.grid[1] * width;
-          const T* begin = (T*)to;
-          for (int i = 0; i < PER; ++i) {
-            const long from = ((piece[i].image * g.grid[0]) + piece[i].top + row) * across;
-            if (direct) {
-              begin = grid.x + from;
-              break;
-            }
-            T* numbers = PER == 1 && width == g.outputs ? (T*)to : raw + i * longest;
-            if (row < piece[i].count)
-              copy(numbers, grid.x + from, grid.gate ? grid.gate + from : nullptr, across);
-            else
-              std::memset(numbers, 0, across * sizeof(T));
-          }
-          terms.push_back({(const T*)(left + number * one + row * g.stride * line),
-                           (const uint32_t*)begin, g.grid[1]});
-          if (direct || (PER == 1 && width == g.outputs)) continue;
-          if (width == g.outputs) {
-            pair_up(to, (uint16_t*)raw, across, longest);
-            continue;
-          }
-          for (long j = 0; j < g.grid[1]; ++j, to += width) {
-            if (PER == 1)
-              std::memcpy(to, raw + j * g.outputs, g.outputs * 4);
-            else
-              pair_up(to, (uint16_t*)raw + j * g.outputs, g.outputs, longest);
-            std::memset(to + g.outputs, 0, (width - g.outputs) * 4);
-          }
+          const uint32_t* b =
+              pack_y(right + segments.size() * s.y_size[1] * width, raw, piece, row);
+          segments.push_back({(const T*)(tile + row * s.stride * x_line), b, s.y_size[1]});
         }
       }
-      for (long group = 0; group < groups; ++group) {
-        // From a line to where the pixels of a run begin.
-        const Run& run = phase.runs[group];
+      for (long r = 0; r < kernel_rows; ++r) {
+        const KernelRow& row = component.rows[r];
         const long shift =
-            (run.down - whole.above) * line + (run.right - whole.left) * g.channels;
-        by_parts(rows, [&](long m, long height) {
-          for (long n = 0; n < width; n += PANEL) {
-            float* sum = sums + (group * width + n) * rows + m * PANEL;
-            choose<T>(height, g.outputs - n)(
-                sum, sum, terms.data(), terms.size(),
-                {PER, PER * step, direct ? g.outputs : width, PANEL, PER * (shift + m), n},
-                nullptr);
+            (row.dy - whole.above) * x_line + (row.dx - whole.left) * s.x_channels;
+        for_blocks(rows, MR, [&](long m, long height) {
+          for (long n = 0; n < width; n += NR) {
+            float* c = sums + (r * width + n) * rows + m * NR;
+            run_microkernel<T>(height, s.y_channels - n, StridedRows<float>{c, NR},
+                               StartRows{c, NR}, segments.data(), segments.size(),
+                               {PER, PER * s.stride * s.x_channels,
+                                y_in_place ? s.y_channels : width, PER * (shift + m), n});
           }
         });
       }
     }
   });
-  add_up(pool, g, totals, parts, size, out, [&](long i, long n) {
-    return (i / rows * width + n) * rows + i % rows * PANEL;
+  reduce_split_k(pool, s, partial, parts, size, out, [&](long i, long n) {
+    return (i / rows * width + n) * rows + i % rows * NR;
   });
-}
-
-// The same of a single channel: all numbers of a patch are rows of one product, and each number of
-// the grid is read once. A word has the same place in two images.
-
-// What is read of the images of a word, from where on: words of the same numbers of each, zeros
-// where gates are closed.
-template <class T>
-struct Together {
-  static constexpr int COUNT = IN_FLOATS<T> ? 1 : 2;
-  const T *x[COUNT], *gate[COUNT];
-
-  template <bool GATED, int N>
-  void take(Words (&out)[N], long from) const {
-    if constexpr (IN_FLOATS<T>) {
-#pragma GCC unroll 2
-      for (int n = 0; n < N; ++n, from += LANES) {
-        const Floats numbers = widened(x[0] + from);
-        out[n] = (Words)(GATED ? gated(numbers, gate[0] + from) : numbers);
-      }
-    } else {
-      static_assert(N == 2);
-      Words a = *(const Words*)(x[0] + from), b = *(const Words*)(x[1] + from);
-      if (GATED) a = passed(a, gate[0] + from), b = passed(b, gate[1] + from);
-      interleave(out, a, b);
-    }
-  }
-  void advance(long count) {
-#pragma GCC unroll 2
-    for (int i = 0; i < COUNT; ++i) x[i] += count, gate[i] += count;
-  }
-};
-
-// sums (PATCH, N * LANES) += patches^T grid, of `rows` by `columns` positions. A row of pixels is
-// `line` words.
-template <class T, int N, bool GATED>
-void correlate_patches(float* sums, const uint32_t* pixels, long line, long stride,
-                       const Together<T>& grid, long rows, long columns, long outputs) {
-  const Together<T> grids = grid;  // which stays in registers
-  Floats sum[PATCH][N];
-#pragma GCC unroll 16
-  for (int m = 0; m < PATCH; ++m)
-#pragma GCC unroll 2
-    for (int n = 0; n < N; ++n) sum[m][n] = *(const Floats*)(sums + m * PANEL + n * LANES);
-  for (long row = 0, from = 0; row < rows; ++row) {
-    const uint32_t* at[SIDE];
-#pragma GCC unroll 4
-    for (int i = 0; i < SIDE; ++i) at[i] = pixels + (row * stride + i) * line;
-    for (long column = 0; column < columns * stride; column += stride, from += outputs) {
-      Words right[N];
-      grids.template take<GATED>(right, from);
-#pragma GCC unroll 16
-      for (int m = 0; m < PATCH; ++m)
-#pragma GCC unroll 2
-        for (int n = 0; n < N; ++n)
-          sum[m][n] = multiply_add<Multiplied<T>>(
-              sum[m][n], Words{} + at[m / SIDE][column + m % SIDE], right[n]);
-    }
-  }
-#pragma GCC unroll 16
-  for (int m = 0; m < PATCH; ++m)
-#pragma GCC unroll 2
-    for (int n = 0; n < N; ++n) *(Floats*)(sums + m * PANEL + n * LANES) = sum[m][n];
-}
-
-template <class T>
-void correlate_single(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
-                     const Source<T>& grid, float* out) {
-  constexpr int PER = Together<T>::COUNT, N = LANES / 8;  // registers suffice
-  const Phase phase = gathered(g);
-  const Window<T> whole(image, {phase});
-  // A piece: some rows of as many images as make a word, or all.
-  const long tall = whole.fitting(g.grid[0]), chunks = (g.grid[0] + tall - 1) / tall;
-  const long all = (g.batch + PER - 1) / PER * chunks, parts = std::min<long>(PARTS, all);
-  const long line = whole.width, size = PATCH * g.outputs;
-  float* totals = memory<float>(TOTALS, parts * size);
-  parallel(pool, parts, [&](long part) {
-    float* sums = totals + part * size;
-    std::memset(sums, 0, size * sizeof(float));
-    T* raw = memory<T>(RAW, PER * line);
-    uint32_t* pixels = memory<uint32_t>(LEFT, whole.rows(tall) * line);
-    for (long piece = all * part / parts; piece < all * (part + 1) / parts; ++piece) {
-      const long first = piece / chunks * PER, top = piece % chunks * tall;
-      const long rows = std::min(tall, g.grid[0] - top);
-      Together<T> grids;
-      for (int i = 0; i < PER; ++i) {
-        // Instead of an image that is not there, one that is, times zero.
-        const long number = std::min(first + i, g.batch - 1);
-        const long from = (number * g.grid[0] + top) * g.grid[1] * g.outputs;
-        grids.x[i] = grid.x + from, grids.gate[i] = (grid.gate ? grid.gate : grid.x) + from;
-      }
-      uint32_t* to = pixels;
-      for (long row = 0; row < whole.rows(rows); ++row, to += line) {
-        for (int i = 0; i < PER; ++i) {
-          T* numbers = sizeof(T) == 4 ? (T*)to : raw + i * line;
-          if (first + i < g.batch)
-            whole.read_row(numbers, first + i, g.stride * top + whole.above + row);
-          else
-            std::memset(numbers, 0, line * sizeof(T));
-        }
-        if constexpr (PER == 2)
-          pair_up(to, raw, line, line);
-        else if constexpr (sizeof(T) == 2)
-          for (long k = 0; k < line; ++k) to[k] = uint32_t(raw[k]) << 16;
-      }
-      const auto f = grid.gate ? correlate_patches<T, N, true> : correlate_patches<T, N, false>;
-      for (long n = 0; n < g.outputs; n += N * LANES) {
-        f(sums + n / PANEL * PANEL * PATCH + n % PANEL, pixels, line, g.stride, grids, rows,
-          g.grid[1], g.outputs);
-        grids.advance(N * LANES);
-      }
-    }
-  });
-  add_up(pool, g, totals, parts, size, out,
-         [&](long i, long n) { return n * PATCH + i * PANEL; });
 }
 
 }  // namespace

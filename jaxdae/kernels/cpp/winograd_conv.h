@@ -1,4 +1,4 @@
-// Winograd: products.
+// Winograd convolutions: forward, data gradient and weight gradient (see winograd_transform.h).
 
 #pragma once
 
@@ -6,288 +6,277 @@
 
 namespace {
 
-// Whether there are fewer products, and whole panels of channels; and of bfloat16 so many positions
-// that it pays to round 16 kernels.
+// True if the shape has a transform and whole panels of channels. With bfloat16 there must be so
+// many positions that rounding 16 transformed filters pays.
 template <class T>
-bool paired(const Geometry& g) {
-  const long positions = g.batch * g.grid[0] * g.grid[1];
-  if (tiled<T>() || (!IN_FLOATS<T> && positions <= 512)) return false;
+bool winograd_applies(const ConvShape& s) {
+  const long positions = s.batch * s.y_size[0] * s.y_size[1];
+  if (use_amx<T>() || (!COMPUTES_IN_F32<T> && positions <= 512)) return false;
   for (int axis = 0; axis < 2; ++axis)
-    if (g.kernel[axis] != 3 || g.low[axis] != 0 || g.image[axis] != 2 * g.grid[axis]) return false;
-  return g.stride == 2 && g.channels % PANEL == 0 && g.outputs % PANEL == 0;
+    if (s.kernel[axis] != 3 || s.pad_low[axis] != 0 || s.x_size[axis] != 2 * s.y_size[axis])
+      return false;
+  return s.stride == 2 && s.x_channels % NR == 0 && s.y_channels % NR == 0;
 }
 
-// The kernels of both axes, each packed as (panels, words of inputs, PANEL): of an axis w0, w1, w2,
-// w0 + w2.
-constexpr int KERNELS = 4, SUM = 3;
+// Filters along an axis: w0, w1, w2, and their sum w0 + w2.
+constexpr int FILTERS = 4, SUM = 3;
+
+// The filters of both axes, each packed as (panels, words of inputs, NR).
 template <class E>
-struct Kernels {
-  const long inputs, panels, block;
+struct TransformedFilters {
+  const long inputs, panels, size;
   uint32_t* packed;
 
-  Kernels(ffi::ThreadPool& pool, const Matrix<float>& matrix, bool worth)
-      : inputs(matrix.inputs), panels((matrix.outputs + PANEL - 1) / PANEL),
-        block(inputs / PER_WORD<E> * PANEL),
-        packed(memory<uint32_t>(MATRIX, KERNELS * KERNELS * panels * block)) {
-    const long most = round_up(inputs / 2, TILE);  // rows at a time
+  TransformedFilters(ffi::ThreadPool& pool, const WeightView<float>& weights, bool worth)
+      : inputs(weights.inputs), panels(ceil_div(weights.outputs, NR)),
+        size(inputs / K_PER_WORD<E> * NR),
+        packed(scratch<uint32_t>(Use::WEIGHTS, FILTERS * FILTERS * panels * size)) {
+    const long most = round_up(inputs / 2, BLOCK);  // rows at a time
     const auto pack = [&](long item) {
       const long panel = item % panels, first = item / panels * most;
-      const long tall = std::min(most, inputs - first);
-      const long size = tall * PANEL;
-      Matrix<float> some = matrix;
-      some.matrix += first * matrix.row, some.inputs = tall;
-      float* room = memory<float>(COLUMNS, sizeof(E) == 4 ? 0 : KERNELS * KERNELS * size);
+      const long tall = std::min(most, inputs - first), count = tall * NR;
+      WeightView<float> some = weights;
+      some.weights += first * weights.k_step, some.inputs = tall;
+      float* room = scratch<float>(Use::FILTER, sizeof(E) == 4 ? 0 : FILTERS * FILTERS * count);
       const auto place = [&](int i, int j) {
-        return at(i, j) + panel * block + first / PER_WORD<E> * PANEL;
+        return at(i, j) + panel * size + first / K_PER_WORD<E> * NR;
       };
       const auto made = [&](int i, int j) {
-        return sizeof(E) == 4 ? (float*)place(i, j) : room + (i * KERNELS + j) * size;
+        return sizeof(E) == 4 ? (float*)place(i, j) : room + (i * FILTERS + j) * count;
       };
       const auto add = [&](int i, int j, const float* a, const float* b) {
-        for (long n = 0; n < size; n += LANES)
-          *(Floats*)(made(i, j) + n) = *(const Floats*)(a + n) + *(const Floats*)(b + n);
+        for (long n = 0; n < count; n += LANES)
+          vec_f32(made(i, j) + n) = vec_f32(a + n) + vec_f32(b + n);
       };
       for (int i = 0; i < SUM; ++i) {
         for (int j = 0; j < SUM; ++j)
           some.pack((uint32_t*)made(i, j), {{0, 0}, 1, {1, 1}, 1, {{0, 0, 1, i * SUM + j, 1}}},
-                    panel * PANEL);
+                    panel * NR);
         add(i, SUM, made(i, 0), made(i, 2));
       }
-      for (int j = 0; j < KERNELS; ++j) add(SUM, j, made(0, j), made(2, j));
-      for (int i = 0; i < KERNELS && sizeof(E) == 2; ++i)
-        for (int j = 0; j < KERNELS; ++j)
+      for (int j = 0; j < FILTERS; ++j) add(SUM, j, made(0, j), made(2, j));
+      for (int i = 0; i < FILTERS && sizeof(E) == 2; ++i)
+        for (int j = 0; j < FILTERS; ++j)
           for (long k = 0; k < tall; k += 2)
-            pair_rounded(place(i, j) + k / 2 * PANEL, made(i, j) + k * PANEL,
-                         made(i, j) + (k + 1) * PANEL, PANEL);
+            round_and_pack_vnni(place(i, j) + k / 2 * NR, made(i, j) + k * NR,
+                                made(i, j) + (k + 1) * NR, NR);
     };
-    parallel(pool, (inputs + most - 1) / most * panels, pack, worth);
+    parallel_for(pool, ceil_div(inputs, most) * panels, pack, worth);
   }
-  uint32_t* at(int i, int j) const { return packed + (i * KERNELS + j) * panels * block; }
+  uint32_t* at(int i, int j) const { return packed + (i * FILTERS + j) * panels * size; }
 };
 
-// What is summed up of an axis: the numbers of a part by these kernels. The middle is kept, and
-// what is joined to it begins with it; the rest stands alone, and so begins with the bias. And
-// which pixel it makes of those of the pair that are written.
+// A row of the output transform along an axis: the numbers of a component times these filters. The
+// middle is kept; what is joined to it begins with it, what stands alone with the bias. Both make
+// pixel `pixel` of a tile.
 enum Role { MIDDLE, JOINED, ALONE };
-struct Product {
+struct OutputRow {
   Role role;
-  int part, kernels[2], pixel;
+  int component, filters[2], pixel;
 };
 
-// Rows that begin where `at` says, or are all the same.
-template <class T>
-struct Rows {
-  T* first;
-  const long* at;
-  Rows from(long m, long n) const { return {first + n, at + m}; }
+// Rows of C, or starts of sums, at offsets from a table.
+template <class Out>
+struct TableRows {
+  Out* c;
+  const long* table;
+  const Out* mask = nullptr;
+  long at(int m) const { return table[m]; }
+  template <int M, int N>
+  void prefetch() const {
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+      for (int n = 0; n < N * LANES; n += CACHE_LINE / sizeof(Out)) {
+        __builtin_prefetch(c + table[m] + n, 1);
+        if (mask) __builtin_prefetch(mask + table[m] + n);
+      }
+  }
 };
-// sums (M, PANEL) = start + more + products; there need not be more.
-template <int M, class E, class Out>
-void multiply_rows(Rows<Out> sums, Rows<const float> start, Rows<const float> more,
-                   const Term<E>* terms, long length, const Strides& strides,
-                   const Out* gate) {
-  constexpr int N = PANEL / LANES;
-  Floats sum[M][N];
-#pragma GCC unroll 16
-  for (int m = 0; m < M; ++m)
-#pragma GCC unroll 2
-    for (int n = 0; n < N; ++n) {
-      sum[m][n] = *(const Floats*)(start.first + start.at[m] + n * LANES);
-      if (n * LANES * sizeof(Out) % LINE == 0)
-        __builtin_prefetch(sums.first + sums.at[m] + n * LANES, 1);
-    }
-  if (gate)
-#pragma GCC unroll 16
-    for (int m = 0; m < M; ++m)
-#pragma GCC unroll 2
-      for (int n = 0; n < PANEL; n += LINE / sizeof(Out)) __builtin_prefetch(gate + sums.at[m] + n);
-  if (more.first)
-#pragma GCC unroll 16
-    for (int m = 0; m < M; ++m)
-#pragma GCC unroll 2
-      for (int n = 0; n < N; ++n)
-        sum[m][n] += *(const Floats*)(more.first + more.at[m] + n * LANES);
-  add_products(sum, terms, length, strides);
-  if (gate)
-#pragma GCC unroll 16
-    for (int m = 0; m < M; ++m)
-      finish<true>(sums.first + sums.at[m], sum[m], gate + sums.at[m]);
-  else
-#pragma GCC unroll 16
-    for (int m = 0; m < M; ++m) finish<false>(sums.first + sums.at[m], sum[m], gate);
-}
-template <class E, class Out, int... M>
-auto choose_rows(long rows, std::integer_sequence<int, M...>) {
-  static constexpr decltype(&multiply_rows<1, E, Out>) all[] = {multiply_rows<M + 1, E, Out>...};
-  return all[rows - 1];
-}
+struct TableStart {
+  const float* first;
+  long step;  // 1 to follow the table, 0 if all begin with the same row
+  const float* more;  // added to it, or nullptr
+  const long* table;
+  VecF32 operator()(int m, int n) const {
+    const VecF32 sum = vec_f32(first + step * table[m] + n * LANES);
+    return more ? sum + vec_f32(more + table[m] + n * LANES) : sum;
+  }
+};
 
-// Gathers and scatters of pairs: `fill` makes their planes, and of images (batch, height, width,
-// outputs) each pair is `size` by `size` pixels. The first product is the middle.
+// Convolves by tiles, of which each is `size` by `size` pixels of the result. `transform` fills the
+// transform-domain buffer; the first output row is the middle.
 template <class T, int N, int P, class Fill>
-void apply_pairs(ffi::ThreadPool& pool, const Geometry& g, const Part (&axis)[N], const Fill& fill,
-                 const Matrix<float>& matrix, const float* bias, const Product (&products)[P],
-                 const T* gate, T* out, long height, long width, long size) {
-  const long inputs = matrix.inputs, outputs = matrix.outputs;
-  const bool worth = g.batch * g.grid[0] * g.grid[1] * g.taps() * inputs * outputs > 6 << 20;
-  using E = Multiplied<T>;
-  constexpr long PER = PER_WORD<E>;
-  const Kernels<E> kernels(pool, matrix, worth);
-  std::vector<float> zeros(kernels.panels * PANEL), start(zeros);
+void winograd_conv(ffi::ThreadPool& pool, const ConvShape& s, const Component (&axis)[N],
+                   const Fill& transform, const WeightView<float>& weights, const float* bias,
+                   const OutputRow (&output_rows)[P], const T* mask, T* out, long height,
+                   long width, long size) {
+  using E = ComputeType<T>;
+  constexpr long PER = K_PER_WORD<E>;
+  // Plan and pack.
+  const long inputs = weights.inputs, outputs = weights.outputs;
+  const bool worth = s.batch * s.y_size[0] * s.y_size[1] * s.taps() * inputs * outputs > 6 << 20;
+  const TransformedFilters<E> filters(pool, weights, worth);
+  std::vector<float> zeros(filters.panels * NR), start(zeros);
   if (bias) std::copy_n(bias, outputs, start.begin());
   long numbers = 0;
-  for (const Part& part : axis) numbers += part.depth;
-  const Portions portions(g, numbers * numbers * inputs + 2 * P * outputs);
-  // Where a portion's sums that are kept and its pixels lie, of all pairs and of those that have a
-  // second position. What other portions have of them comes first.
-  const Pairs most = portions[0];
-  const long all = most.images * most.rows[0] * most.columns[0];
-  const std::vector<long> same(all);
+  for (const Component& component : axis) numbers += component.depth;
+  const TileBlocking blocking(s, numbers * numbers * inputs + 2 * P * outputs);
+  // Where a block's kept sums and its pixels are: of all tiles, and of those that have a second
+  // position down or across. A smaller block uses the first of these.
+  const TileBlock most = blocking[0];
+  const long tiles = most.images * most.rows[0] * most.columns[0];
   std::vector<long> kept_at[2][2], pixel_at[2][2];
   for (int i = 0; i < 2; ++i)
     for (int j = 0; j < 2; ++j)
       for (long image = 0; image < most.images; ++image)
         for (long row = 0; row < most.rows[i]; ++row)
           for (long column = 0; column < most.columns[j]; ++column) {
-            const long pair = (image * most.rows[0] + row) * most.columns[0] + column;
-            kept_at[i][j].push_back(pair * outputs);
+            const long tile = (image * most.rows[0] + row) * most.columns[0] + column;
+            kept_at[i][j].push_back(tile * outputs);
             pixel_at[i][j].push_back(((image * height + row * size) * width + column * size) *
                                      outputs);
           }
-  const auto some = [&](long item) {
-    const Pairs pairs = portions[item];
-    const Planes<N> planes(axis, pairs, inputs / PER);
-    uint32_t* x = memory<uint32_t>(PLANES, planes.size);
-    fill(x, planes);
-    float* kept = memory<float>(SUMS, 2 * P * all * outputs);
-    const long corner = (pairs.image * height + pairs.row * size) * width * outputs;
-    std::vector<Term<E>> terms;
+
+  const auto compute = [&](long item) {
+    const TileBlock block = blocking[item];
+    const TransformLayout<N> layout(axis, block, inputs / PER);
+    uint32_t* x = scratch<uint32_t>(Use::TRANSFORM, layout.size);
+    transform(x, layout);
+    float* kept = scratch<float>(Use::C, 2 * P * tiles * outputs);
+    const long corner = (block.image * height + block.row * size) * width * outputs;
+    std::vector<KSegment<E>> segments;
     for (int i = 0; i < P; ++i)
       for (int j = 0; j < P; ++j) {
-        const auto &[down, row_part, row_kernels, row] = products[i];
-        const auto &[across, column_part, column_kernels, column] = products[j];
-        const E* a = (const E*)(x + planes.begin[row_part][column_part]);
-        terms.clear();
-        for (int k = 0; k < axis[row_part].depth; ++k)
-          for (int l = 0; l < axis[column_part].depth; ++l, a += inputs)
-            terms.push_back({a, kernels.at(row_kernels[k], column_kernels[l]), inputs / PER});
-        const bool second[] = {axis[row_part].second, axis[column_part].second};
-        const long* at = kept_at[second[0]][second[1]].data();
-        // Sums of the middle of the rows, (0, j), and of that of the columns, (i, 0).
-        const auto sums = [&](int i, int j) { return kept + (i ? P + i : j) * all * outputs; };
-        Rows<const float> begin{zeros.data(), same.data()}, more{nullptr, at};
-        if (down != JOINED && across != JOINED) begin.first = start.data();
-        if (across == JOINED) begin = {sums(i, 0), at};
-        if (down == JOINED && j > 0) more.first = sums(0, j);
-        const long count = planes.count(row_part, column_part);
-        const long deep = planes.depth(row_part, column_part);
-        const auto make = [&](auto made, auto* shut) {
-          using Out = std::remove_pointer_t<decltype(made.first)>;
-          for (long n = 0; n < outputs; n += PANEL)
-            by_parts(count, [&](long m, long tall) {
-              choose_rows<E, Out>(tall, std::make_integer_sequence<int, ROWS>())(
-                  made.from(m, n), begin.from(m, n), more.first ? more.from(m, n) : more,
-                  terms.data(), terms.size(),
-                  {PER * deep, PER, PANEL, 0, PER * m * deep, n * inputs / PER},
-                  shut ? shut + n : nullptr);
+        const OutputRow &down = output_rows[i], &across = output_rows[j];
+        const Component &row = axis[down.component], &column = axis[across.component];
+        const E* a = (const E*)(x + layout.begin[down.component][across.component]);
+        segments.clear();
+        for (int k = 0; k < row.depth; ++k)
+          for (int l = 0; l < column.depth; ++l, a += inputs)
+            segments.push_back({a, filters.at(down.filters[k], across.filters[l]), inputs / PER});
+        const long* table = kept_at[row.second][column.second].data();
+        // Kept sums: the middle of the rows, (0, j), and that of the columns, (i, 0).
+        const auto sums = [&](int i, int j) {
+          return kept + (i ? P + i : j) * tiles * outputs;
+        };
+        TableStart begin{zeros.data(), 0, nullptr, table};
+        if (down.role != JOINED && across.role != JOINED) begin.first = start.data();
+        if (across.role == JOINED) begin.first = sums(i, 0), begin.step = 1;
+        if (down.role == JOINED && j > 0) begin.more = sums(0, j);
+        const long count = layout.tiles(down.component, across.component);
+        const long depth = layout.depth(down.component, across.component);
+        const auto multiply = [&](auto* c, const long* c_table, auto* c_mask) {
+          using Out = std::remove_pointer_t<decltype(c)>;
+          for (long n = 0; n < outputs; n += NR)
+            for_blocks(count, MR, [&](long m, long tall) {
+              run_microkernel<E>(
+                  tall, NR, TableRows<Out>{c + n, c_table + m, offset(c_mask, n)},
+                  TableStart{begin.first + n, begin.step, offset(begin.more, n), table + m},
+                  segments.data(), segments.size(),
+                  {PER * depth, PER, NR, PER * m * depth, n * inputs / PER});
             });
         };
-        const long to = corner + (row * width + column) * outputs;
+        const long to = corner + (down.pixel * width + across.pixel) * outputs;
         if (i == 0 || j == 0)
-          make(Rows<float>{sums(i, j), at}, (const float*)nullptr);
+          multiply(sums(i, j), table, (const float*)nullptr);
         else
-          make(Rows<T>{out + to, pixel_at[second[0]][second[1]].data()},
-               gate ? gate + to : nullptr);
+          multiply(out + to, pixel_at[row.second][column.second].data(), offset(mask, to));
       }
   };
-  parallel(pool, portions.count(), some, worth);
+  parallel_for(pool, blocking.count(), compute, worth);
 }
 
 template <class T>
-void gather_pairs(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
-                  const Matrix<float>& matrix, const float* bias, const T* gate, T* out) {
-  static constexpr Product products[] = {
+void winograd_forward(ffi::ThreadPool& pool, const ConvShape& s, const MaskedView<T>& x,
+                      const WeightView<float>& weights, const float* bias, const T* mask,
+                      T* out) {
+  static constexpr OutputRow output_rows[] = {
       {MIDDLE, 1, {SUM}}, {JOINED, 0, {0, 1}, 0}, {JOINED, 2, {2, 1}, 1}};
-  const auto planes = [&](uint32_t* to, const Planes<3>& planes) {
-    fill<5, PIXELS>(to, planes, image, 4, 0);
+  const auto transform = [&](uint32_t* to, const TransformLayout<3>& layout) {
+    input_transform<5, X_TRANSFORM>(to, layout, x, 4, 0);
   };
-  apply_pairs(pool, g, PIXELS.parts, planes, matrix, bias, products, gate, out, g.grid[0],
-              g.grid[1], 2);
+  winograd_conv(pool, s, X_TRANSFORM.components, transform, weights, bias, output_rows, mask, out,
+                s.y_size[0], s.y_size[1], 2);
 }
 
 template <class T>
-void scatter_pairs(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& grid,
-                   const Matrix<float>& matrix, const float* bias, const T* gate, T* out) {
-  static constexpr Product products[] = {{MIDDLE, 1, {SUM}},
-                                         {JOINED, 0, {2}, 0},
-                                         {ALONE, 1, {1}, 1},
-                                         {JOINED, 2, {0}, 2},
-                                         {ALONE, 3, {1}, 3}};
-  const auto planes = [&](uint32_t* to, const Planes<4>& planes) {
-    fill<3, NEIGHBOURS>(to, planes, grid, 2, -1);
+void winograd_data_grad(ffi::ThreadPool& pool, const ConvShape& s, const MaskedView<T>& y,
+                        const WeightView<float>& weights, const float* bias, const T* mask,
+                        T* out) {
+  static constexpr OutputRow output_rows[] = {{MIDDLE, 1, {SUM}},
+                                              {JOINED, 0, {2}, 0},
+                                              {ALONE, 1, {1}, 1},
+                                              {JOINED, 2, {0}, 2},
+                                              {ALONE, 3, {1}, 3}};
+  const auto transform = [&](uint32_t* to, const TransformLayout<4>& layout) {
+    input_transform<3, DATA_GRAD_TRANSFORM>(to, layout, y, 2, -1);
   };
-  apply_pairs(pool, g, NEIGHBOURS.parts, planes, matrix, bias, products, gate, out, g.image[0],
-              g.image[1], 4);
+  winograd_conv(pool, s, DATA_GRAD_TRANSFORM.components, transform, weights, bias, output_rows,
+                mask, out, s.x_size[0], s.x_size[1], 4);
 }
 
 template <class T>
-void correlate_pairs(ffi::ThreadPool& pool, const Geometry& g, const Source<T>& image,
-                     const Source<T>& grid, float* out) {
-  using E = Multiplied<T>;
-  constexpr int PER = PER_WORD<E>;
-  const long channels = g.channels, outputs = g.outputs;
-  const long block = channels * round_up(outputs, PANEL), size = KERNELS * KERNELS * block;
-  const Portions portions(g, 25 * channels + 9 * outputs, PER);
-  const long all = portions.count(), parts = std::min<long>(PARTS, all);
-  float* totals = memory<float>(TOTALS, parts * size);
-  // Which numbers of which part the kernels of an axis are multiplied by.
+void winograd_weight_grad(ffi::ThreadPool& pool, const ConvShape& s, const MaskedView<T>& x,
+                          const MaskedView<T>& y, float* out) {
+  using E = ComputeType<T>;
+  constexpr int PER = K_PER_WORD<E>;
+  const long channels = s.x_channels, outputs = s.y_channels;
+  const long filter = channels * round_up(outputs, NR), size = FILTERS * FILTERS * filter;
+  const TileBlocking blocking(s, 25 * channels + 9 * outputs, PER);
+  const long blocks = blocking.count(), parts = std::min<long>(SPLIT_K, blocks);
+  // Which numbers of which components of x each filter of an axis meets.
   struct Place {
-    int part, number;
+    int component, number;
   };
-  static const std::vector<Place> numbers[] = {{{0, 0}}, {{0, 1}, {2, 1}}, {{2, 0}}, {{1, 0}}};
-  parallel(pool, parts, [&](long part) {
-    float* sums = totals + part * size;
-    const float zeros[PANEL] = {};  // with which they begin
-    std::vector<Term<E>> terms;
-    const long first = all * part / parts;
-    for (long item = first; item < all * (part + 1) / parts; ++item) {
-      const Planes<3> left(PIXELS.parts, portions[item], channels);
-      const Planes<3> right(POSITIONS.parts, portions[item], outputs);
-      uint32_t* x = memory<uint32_t>(PLANES, left.size);
-      uint32_t* y = memory<uint32_t>(RIGHT, right.size);
-      fill<5, PIXELS, PER>(x, left, image, 4, 0);
-      fill<2, POSITIONS, PER>(y, right, grid, 2, 0);
-      for (int i = 0; i < KERNELS; ++i)
-        for (int j = 0; j < KERNELS; ++j) {
+  static const std::vector<Place> met[FILTERS] = {
+      {{0, 0}}, {{0, 1}, {2, 1}}, {{2, 0}}, {{1, 0}}};
+  float* partial = scratch<float>(Use::PARTIAL, parts * size);
+  parallel_for(pool, parts, [&](long part) {
+    float* sums = partial + part * size;
+    const float zeros[NR] = {};  // the first block's sums begin with these
+    std::vector<KSegment<E>> segments;
+    const long first = blocks * part / parts;
+    for (long item = first; item < blocks * (part + 1) / parts; ++item) {
+      const TransformLayout<3> left(X_TRANSFORM.components, blocking[item], channels);
+      const TransformLayout<3> right(Y_TRANSFORM.components, blocking[item], outputs);
+      uint32_t* a = scratch<uint32_t>(Use::TRANSFORM, left.size);
+      uint32_t* b = scratch<uint32_t>(Use::B, right.size);
+      input_transform<5, X_TRANSFORM, PER>(a, left, x, 4, 0);
+      input_transform<2, Y_TRANSFORM, PER>(b, right, y, 2, 0);
+      for (int i = 0; i < FILTERS; ++i)
+        for (int j = 0; j < FILTERS; ++j) {
           long step = 0;
-          terms.clear();
-          for (auto [p, k] : numbers[i])
-            for (auto [q, l] : numbers[j]) {
+          segments.clear();
+          for (auto [p, k] : met[i])
+            for (auto [q, l] : met[j]) {
               step = left.depth(p, q);
-              const uint32_t* a = x + left.begin[p][q] + (k * PIXELS.parts[q].depth + l) * channels;
-              terms.push_back({(const E*)a, y + right.begin[p][q], right.count(p, q)});
+              const uint32_t* from =
+                  a + left.begin[p][q] + (k * X_TRANSFORM.components[q].depth + l) * channels;
+              segments.push_back({(const E*)from, b + right.begin[p][q], right.tiles(p, q)});
             }
-          for (long n = 0; n < outputs; n += PANEL)
-            by_parts(channels, [&](long m, long height) {
-              float* sum = sums + (i * KERNELS + j) * block + n * channels + m * PANEL;
-              choose<E>(height, outputs - n)(
-                  sum, item > first ? sum : zeros, terms.data(), terms.size(),
-                  {PER, PER * step, outputs, PANEL, PER * m, n}, nullptr);
+          for (long n = 0; n < outputs; n += NR)
+            for_blocks(channels, MR, [&](long m, long height) {
+              float* c = sums + (i * FILTERS + j) * filter + n * channels + m * NR;
+              run_microkernel<E>(height, outputs - n, StridedRows<float>{c, NR},
+                                 item > first ? StartRows{c, NR} : StartRows{zeros, 0},
+                                 segments.data(), segments.size(),
+                                 {PER, PER * step, outputs, PER * m, n});
             });
         }
     }
-    // What belongs to w0 + w2 belongs to both.
+    // What the filter w0 + w2 meets counts for both.
     const auto add = [&](int i, int j, int k, int l) {
-      float* to = sums + (i * KERNELS + j) * block;
-      for (long n = 0; n < block; n += LANES)
-        *(Floats*)(to + n) += *(const Floats*)(sums + (k * KERNELS + l) * block + n);
+      float* to = sums + (i * FILTERS + j) * filter;
+      for (long n = 0; n < filter; n += LANES)
+        vec_f32(to + n) += vec_f32(sums + (k * FILTERS + l) * filter + n);
     };
-    for (int j = 0; j < KERNELS; ++j) add(0, j, SUM, j), add(2, j, SUM, j);
+    for (int j = 0; j < FILTERS; ++j) add(0, j, SUM, j), add(2, j, SUM, j);
     for (int i = 0; i < SUM; ++i) add(i, 0, i, SUM), add(i, 2, i, SUM);
   });
-  add_up(pool, g, totals, parts, size, out, [&](long i, long n) {
+  reduce_split_k(pool, s, partial, parts, size, out, [&](long i, long n) {
     const long tap = i / channels;
-    return (tap / SUM * KERNELS + tap % SUM) * block + n * channels + i % channels * PANEL;
+    return (tap / SUM * FILTERS + tap % SUM) * filter + n * channels + i % channels * NR;
   });
 }
 
