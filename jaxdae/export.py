@@ -30,10 +30,9 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 from jax import lax
 
-from jaxdae import __version__, pretrained
+from jaxdae import __version__, kernels, pretrained
 from jaxdae.errors import InputError
-from jaxdae.kernels import primitives as native
-from jaxdae.kernels.conv import Geometry, transpose_padding
+from jaxdae.kernels import ConvShape, transpose_padding
 from jaxdae.model import (
     Autoencoder,
     Denoiser,
@@ -118,7 +117,7 @@ def to_stablehlo(
     before = getattr(jax.config, option)
     try:
         jax.config.update(option, 0)  # a file says nothing of where it was made
-        with native.without():  # it runs where they are not
+        with kernels.disabled():  # it runs where they are not
             return bytes(export.export(call, platforms=platforms)(argument).serialize())
     finally:
         jax.config.update(option, before)
@@ -253,7 +252,7 @@ class Graph:
             "Conv",
             self.lay(x, first=True),
             *self.layer(path, kernel.transpose(3, 2, 0, 1)),
-            to=(*Geometry(size, window, stride, tuple(pads)).grid, kernel.shape[3]),
+            to=(*ConvShape(size, window, stride, tuple(pads)).y_size, kernel.shape[3]),
             kernel_shape=window,
             strides=(stride, stride),
             pads=[amount for side in zip(*pads, strict=True) for amount in side],
@@ -267,7 +266,7 @@ class Graph:
         # as for the end; a kernel smaller than the stride leaves pixels there that want adding.
         cuts = [
             (k - 1 - low, k - 1 - high)
-            for k, (low, high) in zip(window, transpose_padding(kernel, stride), strict=True)
+            for k, (low, high) in zip(window, transpose_padding(kernel.shape, stride), strict=True)
         ]
         return self.node(
             "ConvTranspose",

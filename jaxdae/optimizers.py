@@ -10,8 +10,8 @@ import optax
 import optax.contrib
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jaxdae import kernels
 from jaxdae.errors import InputError
-from jaxdae.kernels import primitives as native
 
 OPTIMIZERS = ("adam", "nadam", "adamw", "adadelta")
 SCHEDULES = ("constant", "one-cycle", "plateau")
@@ -170,7 +170,7 @@ def adam(
     centering: bool = False,
     decay: float = 0.99,
 ) -> optax.GradientTransformation:
-    """`optax.adam`, if wanted `centered`, in one kernel where there are `native` ones.
+    """`optax.adam`, if wanted `centered`, in one kernel where `jaxdae.kernels` has C++ ones.
 
     Its state is theirs, and so are its numbers, to rounding.
 
@@ -190,7 +190,7 @@ def adam(
     def at_once(gradients, state, params):
         """The updates, or the parameters with them, and the state; None without the kernel."""
         arrays = jax.tree.leaves((gradients, params))
-        if not native.available() or any(x.dtype != jnp.float32 for x in arrays):
+        if not kernels.available() or any(x.dtype != jnp.float32 for x in arrays):
             return None
         (before, rate), cross, cross_square = state if centering else (state, {}, {})
         count = optax.safe_increment(before.count)
@@ -206,11 +206,11 @@ def adam(
             paths = {tuple(key.key for key in path): i for i, (path, _) in enumerate(keys)}
             pairs = [(paths[kernel], paths[bias]) for kernel, bias in _pairs(paths)]
             names = ["/".join(kernel) for kernel, _ in _pairs(paths)]
-        averages = native.AdamState(
+        averages = kernels.AdamState(
             *map(jax.tree.leaves, (before.mu, before.nu)),
             *([averages[name] for name in names] for averages in (cross, cross_square)),
         )
-        made, after = native.adam(scales, gradient, averages, pairs, jax.tree.leaves(params))
+        made, after = kernels.adam_step(scales, gradient, averages, pairs, jax.tree.leaves(params))
         made, mean, square = (
             jax.tree.unflatten(tree, leaves) for leaves in (made, after.mean, after.square)
         )

@@ -11,8 +11,8 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key, UInt8
 
+from jaxdae import kernels
 from jaxdae.corruption import Corruption, pair
-from jaxdae.kernels import primitives as native
 from jaxdae.losses import Loss
 from jaxdae.model import Denoiser
 from jaxdae.optimizers import take_step
@@ -43,11 +43,6 @@ class TrainState(struct.PyTreeNode):
     def eval_params(self) -> Params:
         """The parameters to evaluate and keep: the average where there is one."""
         return self.params if self.ema is None else self.ema
-
-
-def cpu_piece() -> int:
-    """Images that a CPU differentiates at a time: a larger batch would leave its caches."""
-    return 128 if native.available() else 32
 
 
 TrainStep = Callable[..., tuple[TrainState, Metrics]]
@@ -116,7 +111,7 @@ def make_train_step(
     def differentiate(params, inputs, target):
         """The loss and its gradient; on a CPU of a large batch piece by piece, for the caches."""
         count = len(inputs)
-        most = cpu_piece()
+        most = kernels.gradient_piece()
         piece = max(size for size in range(1, min(count, most) + 1) if count % size == 0)
         if piece == count or piece < most // 4:
             return differentiate_whole(params, inputs, target)

@@ -21,17 +21,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import jaxdae
-from jaxdae import data, pretrained
-from jaxdae.kernels import primitives as native
+from jaxdae import data, kernels, pretrained
 from jaxdae.checkpoint import Checkpoints
-from jaxdae.files import tree_sha256
 from jaxdae.errors import DivergenceError, InputError
 from jaxdae.evaluation import Evaluator, means
+from jaxdae.files import tree_sha256
 from jaxdae.model import parameter_count
 from jaxdae.recipes import Config
+from jaxdae.train_step import TrainState
 from jaxdae.trainer import NOISE_LEVELS, Part, Stage, Trainer
 from jaxdae.training import Progress as TrainingProgress
-from jaxdae.train_step import TrainState
 
 from .. import program
 from ..common import cli, cluster, trackers
@@ -168,7 +167,7 @@ class Experiment(Trainer):
         )
 
     def _kernels(self) -> str:
-        if self.devices[0].platform != "cpu" or native.available():
+        if self.devices[0].platform != "cpu" or kernels.available():
             return ""
         return ", slower for want of a C++ compiler"
 
@@ -332,7 +331,7 @@ class Experiment(Trainer):
                 "platform": device.platform,
                 "kind": device.device_kind,
                 "count": len(self.devices),
-                "native_kernels": native.available(),
+                "native_kernels": kernels.available(),
             },
             "versions": {
                 "jaxdae": jaxdae.__version__,
