@@ -3,7 +3,7 @@
 JAX compiles threefry on a CPU to loops over its rounds, with a pass through the memory for each
 group of them. Written out, the twenty rounds become one loop over the numbers, and what is made of
 the bits joins it. Normal numbers in float32 have a kernel where there is a compiler:
-`jaxdae.kernels.primitives.normal`. `python -m benchmarks.step_profile` shows what is left.
+`jaxdae.kernels.normal`. `python -m benchmarks.step_profile` shows what is left.
 """
 
 from math import prod
