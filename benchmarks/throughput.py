@@ -42,14 +42,14 @@ import optax
 from flax import linen as nn
 
 from benchmarks.timing import in_turn, machine, markdown, not_a_file, spread
+from jaxdae import kernels
 from jaxdae.corruption import gaussian
 from jaxdae.files import write_whole
 from jaxdae.inference import denoise
-from jaxdae.kernels import primitives as native
 from jaxdae.model import DenoisingAutoencoder
 from jaxdae.objectives import Supervised
 from jaxdae.optimizers import make_optimizer
-from jaxdae.train_step import cpu_piece, create_state, make_train_step
+from jaxdae.train_step import create_state, make_train_step
 from jaxdae.training import AXIS, make_chunk, replicate
 
 
@@ -108,7 +108,7 @@ def pixels(count: int, shape: tuple[int, ...]) -> np.ndarray:
 
 def cost(function: Callable, batch_size: int, *arguments: Any) -> tuple[float | None, float | None]:
     """The operations and the bytes of an image, of a function of one batch."""
-    with native.without():  # of our own kernels XLA knows nothing
+    with kernels.disabled():  # of our own kernels XLA knows nothing
         lowered = jax.jit(lambda *x: function(*x)).lower(*arguments)
     written, compiled = lowered.cost_analysis() or {}, lowered.compile().cost_analysis() or {}
     counts = written.get("flops"), compiled.get("bytes accessed")
@@ -124,7 +124,7 @@ def ready(case: Case, images: int, devices: int) -> Timed:
     steps = max(1, images // case.batch_size)
     images = steps * case.batch_size
     make = _train if case.task == "train" else _infer
-    with native.without() if case.network == OPERATIONS else contextlib.nullcontext():
+    with kernels.disabled() if case.network == OPERATIONS else contextlib.nullcontext():
         start_to_call, costs = make(model, case, steps, devices)
         start = time.perf_counter()
         call = start_to_call()
@@ -142,8 +142,8 @@ def _train(model: Any, case: Case, steps: int, devices: int) -> tuple[Callable, 
     clean = pixels(steps * case.batch_size, model.example.shape[1:])
     batch = jnp.asarray(clean[: case.batch_size])
     # Of one piece, if the batch is taken in pieces: XLA counts the turns of a loop as one.
-    with native.without():
-        size = min(case.batch_size, cpu_piece()) if _on_cpu() else case.batch_size
+    with kernels.disabled():
+        size = min(case.batch_size, kernels.gradient_piece()) if _on_cpu() else case.batch_size
     costs = cost(make(), size, state, batch[:size], key)
     indices = np.arange(len(clean), dtype=np.int32).reshape(steps, devices, -1).swapaxes(0, 1)
 

@@ -29,9 +29,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from jaxdae import kernels
 from jaxdae.errors import InputError
 from jaxdae.image_io.pillow import LUMA
-from jaxdae.kernels import primitives as native
 from jaxdae.random import fold_in, unrolled
 
 Image = Float[Array, "height width channels"]
@@ -213,7 +213,7 @@ def _with_normal(key: Key[Array, ""], image: Image, make: Callable[[Array, Array
     vectors would be a quarter full, which takes twice the time.
     """
     row = image.reshape(-1)
-    return make(row, native.normal(key, row.size, image.dtype)).reshape(image.shape)
+    return make(row, kernels.normal(key, row.size, image.dtype)).reshape(image.shape)
 
 
 def _strength(key: Key[Array, ""], strength: Strength, dtype) -> tuple[Key[Array, ""], Array]:

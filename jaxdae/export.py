@@ -32,10 +32,9 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 from jax import lax
 
-from jaxdae import __version__, pretrained
+from jaxdae import __version__, kernels, pretrained
 from jaxdae.errors import InputError
-from jaxdae.kernels import primitives as native
-from jaxdae.kernels.conv import Geometry, transpose_padding
+from jaxdae.kernels import ConvShape, transpose_padding
 from jaxdae.model import (
     Autoencoder,
     Denoiser,
@@ -137,7 +136,7 @@ def to_stablehlo(
     before = getattr(jax.config, option)
     try:
         jax.config.update(option, 0)  # no paths of this machine in the file
-        with native.without():  # the C++ kernels are not there where it runs
+        with kernels.disabled():  # the C++ kernels are not there where it runs
             return bytes(export.export(call, platforms=platforms)(argument).serialize())
     finally:
         jax.config.update(option, before)
@@ -300,7 +299,7 @@ class Graph:
             "Conv",
             self.lay(x, first=True),
             *self.layer(path, kernel.transpose(3, 2, 0, 1)),
-            to=(*Geometry(size, window, stride, tuple(pads)).grid, kernel.shape[3]),
+            to=(*ConvShape(size, window, stride, tuple(pads)).y_size, kernel.shape[3]),
             kernel_shape=window,
             strides=(stride, stride),
             pads=[amount for side in zip(*pads, strict=True) for amount in side],
@@ -314,7 +313,7 @@ class Graph:
         # and likewise at the end. A kernel smaller than the stride leaves pixels to add there.
         cuts = [
             (k - 1 - low, k - 1 - high)
-            for k, (low, high) in zip(window, transpose_padding(kernel, stride), strict=True)
+            for k, (low, high) in zip(window, transpose_padding(kernel.shape, stride), strict=True)
         ]
         return self.node(
             "ConvTranspose",

@@ -15,8 +15,8 @@ import optax
 import optax.contrib
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jaxdae import kernels
 from jaxdae.errors import InputError
-from jaxdae.kernels import primitives as native
 
 SCHEDULES = ("constant", "one-cycle", "plateau")
 
@@ -219,7 +219,7 @@ def adam(
         None if there is no kernel for these arrays.
         """
         arrays = jax.tree.leaves((gradients, params))
-        if not native.available() or any(x.dtype != jnp.float32 for x in arrays):
+        if not kernels.available() or any(x.dtype != jnp.float32 for x in arrays):
             return None
         (before, rate), cross, cross_square = state if centering else (state, {}, {})
         count = optax.safe_increment(before.count)
@@ -235,11 +235,11 @@ def adam(
             paths = {tuple(key.key for key in path): i for i, (path, _) in enumerate(keys)}
             pairs = [(paths[kernel], paths[bias]) for kernel, bias in _pairs(paths)]
             names = ["/".join(kernel) for kernel, _ in _pairs(paths)]
-        averages = native.AdamState(
+        averages = kernels.AdamState(
             *map(jax.tree.leaves, (before.mu, before.nu)),
             *([averages[name] for name in names] for averages in (cross, cross_square)),
         )
-        new, after = native.adam(scales, gradient, averages, pairs, jax.tree.leaves(params))
+        new, after = kernels.adam_step(scales, gradient, averages, pairs, jax.tree.leaves(params))
         new, mean, square = (
             jax.tree.unflatten(tree, leaves) for leaves in (new, after.mean, after.square)
         )

@@ -3,7 +3,7 @@
 JAX compiles threefry for a CPU as loops over its rounds, with a pass through memory for each group
 of rounds. Here the twenty rounds are written out, so that XLA fuses them, and what uses the bits,
 into one loop over the numbers. Normal numbers in float32 also have a kernel:
-`jaxdae.kernels.primitives.normal`. `python -m benchmarks.step_profile` measures the rest.
+`jaxdae.kernels.normal`. `python -m benchmarks.step_profile` measures the rest.
 """
 
 from math import prod

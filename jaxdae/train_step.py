@@ -17,7 +17,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from jaxdae.kernels import primitives as native
+from jaxdae import kernels
 from jaxdae.objectives import Example, Objective
 from jaxdae.optimizers import take_step
 from jaxdae.random import stream
@@ -143,16 +143,11 @@ def split(example: Example, parts: int) -> Example:
     return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), example)
 
 
-def cpu_piece() -> int:
-    """How many images a CPU differentiates at a time: a larger batch would leave its caches."""
-    return 128 if native.available() else 32
-
-
 def in_pieces(
     differentiate: Differentiate, params: Params, example: Example
 ) -> tuple[Array, Params]:
     """The loss and its gradient. A CPU takes a large batch piece by piece, for its caches."""
-    count, most = len(example.input), cpu_piece()
+    count, most = len(example.input), kernels.gradient_piece()
     piece = max(size for size in range(1, min(count, most) + 1) if count % size == 0)
     if piece == count or piece < most // 4:
         return differentiate(params, example)

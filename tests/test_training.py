@@ -411,7 +411,7 @@ def test_debugging_names_the_operation_that_began_it(devices):
     make = partial(make_step, optimizer=optax.sgd(1e38), model=deeper)
     state = train_step.create_state(deeper, ADAM, 0)
     with pytest.raises(
-        DivergenceError, match=r"training.py:\d+ > .*convolution.py:\d+( > native.py:\d+)?\): lower"
+        DivergenceError, match=r"training.py:\d+ > .*conv.py:\d+( > primitives.py:\d+)*\): lower"
     ):
         fit(range(9), state, make(), debug=make(axis_name=None), **options)
 

@@ -16,12 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxdae
-from jaxdae import data, pretrained
+from jaxdae import data, kernels, pretrained
 from jaxdae.checkpoint import Checkpoints
 from jaxdae.errors import DivergenceError, InputError
 from jaxdae.evaluation import Evaluator, means
 from jaxdae.files import tree_sha256, write_whole
-from jaxdae.kernels import primitives as native
 from jaxdae.model import parameter_count
 from jaxdae.recipes import ADDED
 from jaxdae.train_step import TrainState
@@ -152,7 +151,7 @@ class Experiment(Trainer):
         """The line that is printed first: network, noise, data and devices."""
         config, device = self.config, self.devices[0]
         kind = device.device_kind if device.platform != "cpu" else platform.machine()
-        if device.platform == "cpu" and not native.available():
+        if device.platform == "cpu" and not kernels.available():
             kind += ", slower because there is no C++ compiler"
         return (
             f"{config.recipe}: {config.architecture}, {self.count:,} parameters; "
@@ -332,7 +331,7 @@ class Experiment(Trainer):
                 "platform": device.platform,
                 "kind": device.device_kind,
                 "count": len(self.devices),
-                "native_kernels": native.available(),
+                "native_kernels": kernels.available(),
             },
             "versions": {
                 "jaxdae": jaxdae.__version__,

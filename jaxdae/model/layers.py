@@ -2,13 +2,19 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxdae.kernels import primitives as native
-from jaxdae.kernels.conv import Padding, across, conv, conv_transpose, dense, mix, precise_sum
+from jaxdae.kernels import (
+    Padding,
+    conv,
+    conv_transpose,
+    dense,
+    dense_then_conv_transpose,
+    in_conv_layout,
+    precise_sum,
+)
 
 Dtype = Any
 
@@ -55,7 +61,7 @@ class Dense(Affine):
 
 
 class Conv(Affine):
-    """A convolution on the forms of `jaxdae.kernels.conv`; see there for stride and padding."""
+    """A convolution by `jaxdae.kernels.conv`; see there for stride and padding."""
 
     kernel_size: tuple[int, int] = (3, 3)
     stride: int = 1
@@ -81,58 +87,20 @@ class ConvTranspose(Conv):
         return conv_transpose(x, self.kernel, self.bias, stride=self.stride, rectify=rectify)
 
     def after_dense(self, layer: Dense, latent: Latent, shape: tuple[int, int, int]) -> Images:
-        """Equals `self(layer(latent).reshape(-1, *shape))`, for less work on a large batch.
-
-        With no activation in between, the two layers are one affine map of the latent vector.
-        The layer is applied to the rows of the dense kernel and to its bias, `inputs + 1` images
-        however large the batch, of which each result is a weighted sum. Where the parameters are
-        known as this is traced, as in `jax.jit(lambda images: model.apply(variables, images))`,
-        these images are a constant of the program.
-        """
-        batch, latent = latent.shape[0], self.cast(latent)
-        numbers = (layer.kernel, layer.bias, self.kernel)
-        constant = (
-            native.available()
-            and isinstance(latent, jax.core.Tracer)
-            and not any(isinstance(x, jax.core.Tracer) for x in numbers)
-        )
-        wide = latent.dtype.itemsize >= 4
-        # What little it saves of a small one, the odd size costs, and the more, the faster products
-        # are; a symbolic one has any size. On tiles they cost less than the sums would.
-        small = (1 if wide else 3) if constant else (layer.inputs + 1) * (2 if wide else 3.5)
-        if not isinstance(batch, int) or batch <= small or native.tiled(latent.dtype):
-            return self(layer(latent).reshape(-1, *shape))
-        options: dict[str, Any] = {"shape": shape, "stride": self.stride, "dtype": latent.dtype}
-        if constant:
-            with jax.ensure_compile_time_eval():
-                images = _joined_now(*numbers, **options)
-        else:
-            images = _joined(*numbers, **options)
-        return mix(latent, images, self.bias)
-
-
-def _joined(
-    kernel: Array, bias: Array, window: Array, *, shape: tuple[int, ...], stride: int, dtype: Any
-) -> Images:
-    """The rows of a dense kernel and its bias, as a transposed convolution's kernel leaves them."""
-    rows = jnp.concatenate([kernel, bias[None]])
-    # No narrower than the parameters: it is a kernel that is made here.
-    rows = rows.astype(jnp.promote_types(rows.dtype, dtype))
-    return conv_transpose(rows.reshape(-1, *shape), window, stride=stride)
-
-
-_joined_now = jax.jit(_joined, static_argnames=("shape", "stride", "dtype"))
+        """Equals `self(layer(latent).reshape(-1, *shape))`, for less work on a large batch."""
+        latent, parameters = self.cast(latent), (layer.kernel, layer.bias, self.kernel, self.bias)
+        return dense_then_conv_transpose(latent, *parameters, shape=shape, stride=self.stride)
 
 
 # What stands between convolutions, laid out as they are.
 def relu(x: Images) -> Images:
     """What is negative becomes 0."""
-    return across(nn.relu, x)
+    return in_conv_layout(nn.relu, x)
 
 
 def add(x: Images, *others: Images) -> Images:
     """A sum of images in the dtype of the first; axes of length 1 broadcast."""
-    return across(precise_sum, x, *others)
+    return in_conv_layout(precise_sum, x, *others)
 
 
 def max_pool(x: Images) -> Images:
@@ -151,7 +119,7 @@ def max_pool(x: Images) -> Images:
             best = jnp.where((other > best) | jnp.isnan(other), other, best)
         return best
 
-    return across(pool, x)
+    return in_conv_layout(pool, x)
 
 
 def upsample(x: Images) -> Images:
@@ -162,4 +130,4 @@ def upsample(x: Images) -> Images:
         x = jnp.broadcast_to(x[:, :, None, :, None], (first, height, 2, width, 2, last))
         return x.reshape(first, 2 * height, 2 * width, last)
 
-    return across(repeat, x)
+    return in_conv_layout(repeat, x)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks import step_profile
-from jaxdae.kernels import primitives as native
+from jaxdae import kernels
 
 
 def test_the_operations_of_a_step_are_found_and_grouped(tmp_path, capsys):
@@ -16,7 +16,7 @@ def test_the_operations_of_a_step_are_found_and_grouped(tmp_path, capsys):
     assert times == sorted(times, reverse=True) and times[-1] >= 0
     drawn = [one for one in operations if one["origin"].endswith("/ffi_call")]
     drawn = [one["group"] for one in drawn if "random_normal" in one["origin"]]
-    assert drawn == ["noise"] * native.available()  # its kernel, where there are kernels
+    assert drawn == ["noise"] * kernels.available()  # its kernel, where there are kernels
     printed = capsys.readouterr().out
     for group in ("products", "moving", "network", "noise", "optimiser"):
         assert f"| {group}" in printed

@@ -13,17 +13,10 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
-from jaxdae.kernels import primitives as native
-from jaxdae.kernels.conv import (
-    DIMENSIONS,
-    Geometry,
-    across,
-    conv,
-    conv_transpose,
-    fold,
-    mix,
-    unfold,
-)
+from jaxdae.kernels import build, conv, conv_transpose, in_conv_layout, weighted_image_sum
+from jaxdae.kernels.conv import DIMENSIONS
+from jaxdae.kernels.conv_shape import ConvShape
+from jaxdae.kernels.im2col import col2im, im2col
 
 
 @pytest.fixture(scope="module", params=["kernels", "operations"], autouse=True)
@@ -31,9 +24,9 @@ def form(request):
     """Both forms that a CPU has."""
     jax.clear_caches()
     if request.param == "operations":
-        with native.without():
+        with build.disabled():
             yield
-    elif not native.available():
+    elif not build.available():
         pytest.skip("there is no C++ compiler")
     else:
         yield
@@ -153,11 +146,11 @@ def test_a_kernel_of_a_wider_type_keeps_its_gradient(layer):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_mix_is_a_weighted_sum(dtype):
+def test_weighted_image_sum(dtype):
     weights, images, bias = normal(0, (6, 4)), normal(1, (5, 5, 4, 2)), normal(2, (2,))
     weights = weights.astype(dtype)
     expected = np.einsum("bn,nhwc->bhwc", weights.astype("float32"), images[:4]) + images[4] + bias
-    got = jax.jit(mix)(weights, images, bias)
+    got = jax.jit(weighted_image_sum)(weights, images, bias)
     assert got.dtype == dtype
     few = 1e-5 if dtype == "float32" else 0.03
     np.testing.assert_allclose(got.astype("float32"), expected, rtol=few, atol=few)
@@ -165,16 +158,16 @@ def test_mix_is_a_weighted_sum(dtype):
 
 @few
 @given(sizes, windows, st.integers(1, 3), strides, st.integers(0, 2), st.integers(0, 2))
-def test_fold_is_the_adjoint_of_unfold(size, window, count, stride, low, high):
+def test_col2im_is_the_adjoint_of_im2col(size, window, count, stride, low, high):
     image = tuple(s + 5 for s in size)
-    geometry = Geometry(image, window, stride, ((low, high), (high, low)))
+    shape = ConvShape(image, window, stride, ((low, high), (high, low)))
     x = normal(0, (count, *image, 2))
-    patches = jax.jit(unfold, static_argnums=1)(x, geometry)
-    assert patches.shape == (window[0] * window[1] * count, *geometry.grid, 2)
+    patches = jax.jit(im2col, static_argnums=1)(x, shape)
+    assert patches.shape == (window[0] * window[1] * count, *shape.y_size, 2)
     other = normal(1, patches.shape)
     np.testing.assert_allclose(
         np.vdot(patches, other),
-        np.vdot(x, jax.jit(fold, static_argnums=1)(other, geometry)),
+        np.vdot(x, jax.jit(col2im, static_argnums=1)(other, shape)),
         rtol=1e-3,
         atol=1e-3,
     )
@@ -253,12 +246,14 @@ def test_what_stands_between_convolutions_is_not_transposed():
         program = jax.jit(jax.grad(block)).lower(jnp.zeros((64, 12, 12, 8))).compile()
         return program.as_text().count(" transpose(")
 
-    with native.without():  # the kernels have no other layout
-        assert transpositions(partial(across, add)) <= 9 + 1
+    with build.disabled():  # the kernels have no other layout
+        assert transpositions(partial(in_conv_layout, add)) <= 9 + 1
         assert transpositions(add) > 20  # the count would see it
 
 
-def test_across_is_the_function():
+def test_in_conv_layout_is_the_function():
     x, y = normal(0, (2, 3, 4, 5, 6))
     for arguments in ((x, y), (x, y[:1, :1, :1])):
-        np.testing.assert_array_equal(across(jnp.subtract, *arguments), jnp.subtract(*arguments))
+        np.testing.assert_array_equal(
+            in_conv_layout(jnp.subtract, *arguments), jnp.subtract(*arguments)
+        )

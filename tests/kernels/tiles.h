@@ -1,4 +1,4 @@
-// Tiles of bfloat16 in software, for a processor that has none: put before native.cc, with
+// Tiles of bfloat16 in software, for a processor that has none: put before layers.cc, with
 // __AMX_BF16__ defined, this has its code for tiles computed as the instructions would. What they
 // would refuse ends the process.
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import export
 
+from jaxdae import kernels
 from jaxdae.errors import InputError
-from jaxdae.kernels import primitives as native
 from jaxdae.losses import LOSSES, takes_logits
 from jaxdae.model import (
     ARCHITECTURES,
@@ -115,7 +115,7 @@ def test_a_large_batch_in_bfloat16_is_several_small_ones():
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_what_depends_on_known_parameters_alone_is_computed_once(dtype):
-    if not native.available() or native.tiled(dtype):
+    if not kernels.available() or kernels.uses_amx(dtype):
         pytest.skip("the layers are not joined for a small batch")
     model = build("strided", dtype=dtype)
     images = jax.random.uniform(jax.random.key(0), (8, *model.example.shape[1:]))
@@ -125,7 +125,7 @@ def test_what_depends_on_known_parameters_alone_is_computed_once(dtype):
         return model.apply(variables, images)
 
     def transposed(program):  # convolutions in a program, or in the branches that it may take
-        return str(program).count("native_scatter")
+        return str(program).count("conv_data_grad")
 
     given = jax.make_jaxpr(model.apply)(variables, images)
     assert transposed(jax.make_jaxpr(known)(images)) == transposed(given) - 1
@@ -282,7 +282,7 @@ def test_one_exported_program_serves_all_sizes(any_size):
     model, variables = any_size
     shape = export.symbolic_shape("batch, height, width, 1")
     argument = jax.ShapeDtypeStruct(shape, jnp.float32)
-    with native.without():
+    with kernels.disabled():
         program = export.export(jax.jit(lambda x: model.apply(variables, x)))(argument)
     for size in [(28, 28), (101, 133), (5, 7)]:
         images = jax.random.uniform(jax.random.key(1), (2, *size, 1))
