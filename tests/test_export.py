@@ -365,7 +365,9 @@ def test_nothing_is_overwritten(here, capsys):
 
 @pytest.mark.parametrize("package", ["flatbuffers", "onnx", "onnxruntime", "safetensors"])
 def test_a_missing_package_is_one_line(package, here, capsys, monkeypatch):
-    monkeypatch.setattr(export, "find_spec", lambda name: None if name == package else name)
+    monkeypatch.setattr(
+        "jaxdae.export.parts.find_spec", lambda name: None if name == package else name
+    )
     assert export_("runs/sigma0.5") == 2
     error = capsys.readouterr().err
     assert error == f"error: this export needs {package}: pip install {package}\n"
@@ -375,7 +377,7 @@ def test_a_missing_package_is_one_line(package, here, capsys, monkeypatch):
 
 
 def test_all_missing_packages_are_told_at_once(here, capsys, monkeypatch):
-    monkeypatch.setattr(export, "find_spec", lambda name: None)
+    monkeypatch.setattr("jaxdae.export.parts.find_spec", lambda name: None)
     assert export_("runs/sigma0.5", "--format", "onnx", "safetensors") == 2
     assert capsys.readouterr().err.endswith("pip install onnx onnxruntime safetensors\n")
     params = random_params(SMALL)

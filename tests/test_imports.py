@@ -5,6 +5,7 @@ under `TYPE_CHECKING`.
 """
 
 import ast
+import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -105,6 +106,17 @@ def circle(imports: list[Import]) -> list[Import]:
         return found
 
     return next(filter(None, (search(module, []) for module in list(graph))), [])
+
+
+def test_the_wheel_holds_every_package():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packages = {module for module, file in MODULES.items() if file.name == "__init__.py"}
+    installed = {
+        module.replace("experiments", "jaxdae.commands")
+        for module in packages
+        if not within(module, ("benchmarks",))
+    }
+    assert installed == set(settings["packages"])
 
 
 def test_imported_modules_exist():
