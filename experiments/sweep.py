@@ -100,7 +100,7 @@ def plan(
     arguments: Arguments, recipes: Sequence[flags.Arguments]
 ) -> tuple[dict[Path, flags.Arguments], list[str]]:
     """The runs by folder, and notes on recipes that ignore --sigmas."""
-    from jaxdae.trainer import has_sigma
+    from jaxdae.from_config import has_sigma
 
     runs: dict[Path, flags.Arguments] = {}
     notes = []

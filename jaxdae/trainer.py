@@ -10,26 +10,34 @@ an objective, a loss, an optimiser. Nothing is written to disk, and nothing is p
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jaxtyping import Array
 
 from jaxdae import corruption as corruptions
-from jaxdae import data, pretrained, train_step, training
-from jaxdae.corruption import NOISE_LEVELS, Corruption
+from jaxdae import data, train_step, training
+from jaxdae.corruption import Corruption
 from jaxdae.errors import DivergenceError, InputError
 from jaxdae.evaluation import Evaluator, Task, means
-from jaxdae.files import tree_sha256
+from jaxdae.from_config import (
+    check,
+    examples_of,
+    first_images,
+    has_sigma,
+    hold_out,
+    make_corruption,
+    make_model,
+    make_teacher,
+)
 from jaxdae.losses import LOSSES, Loss
-from jaxdae.model import Denoiser, build, fields_of
-from jaxdae.objectives import Objective, Pair, Paired, Supervised, as_objective
+from jaxdae.model import Denoiser
+from jaxdae.objectives import Objective, Paired, Supervised, as_objective
 from jaxdae.optimizers import make_optimizer, make_schedule
 from jaxdae.recipes import Config
 from jaxdae.train_step import Params, TrainState
@@ -165,6 +173,11 @@ class Trainer:
         optimizer: optax.GradientTransformation | None = None,
     ) -> None:
         check(config)
+        if objective is not None and (corruption or loss):
+            raise InputError(
+                "an objective has a corruption and a loss of its own: give it alone, or without "
+                "an objective the other two"
+            )
         self.own_task: Task | None = objective or corruption
         self.own_optimizer = optimizer
         if self.own_task is None:
@@ -184,11 +197,11 @@ class Trainer:
         if not isinstance(dataset, data.Dataset):
             dataset = data.load(dataset or config.dataset, crop=config.crop)
         if config.validation_images:
-            dataset = _hold_out(dataset, config.validation_images)
+            dataset = hold_out(dataset, config.validation_images)
         self.dataset = replace(
             dataset,
-            train=_first(dataset.train, config.train_images, "train-images"),
-            test=_first(dataset.test, config.test_images, "test-images"),
+            train=first_images(dataset.train, config.train_images, "train-images"),
+            test=first_images(dataset.test, config.test_images, "test-images"),
         )
         self.loss = LOSSES[config.loss] if loss is None else loss
         self.task = self.at_sigma(None)
@@ -395,131 +408,3 @@ class Trainer:
                     params = jax.tree.map(jnp.copy, state.eval_params)
                     yield Epoch(number, row, self.model, params, state)
                     seconds, part = row["train_seconds"], Part()
-
-
-def has_sigma(config: Config) -> bool:
-    """True if the configuration's noise has a standard deviation."""
-    return config.objective == "supervised" and config.corruption in NOISE_LEVELS
-
-
-def make_corruption(config: Config, sigma: Any = None) -> Corruption:
-    """The configuration's corruption, at another sigma if given."""
-    entry = corruptions.CORRUPTIONS[config.corruption]
-
-    def value(name: str) -> Any:
-        given = getattr(config, name)
-        if not isinstance(given, tuple):
-            return given
-        if name == "sigma" and sigma is not None:
-            return sigma
-        if len(given) not in (1, 2):
-            raise InputError(f"--{name} takes one number or two, and got {len(given)}")
-        return given[0] if len(given) == 1 else given
-
-    return entry.make(*map(value, entry.reads))
-
-
-def make_model(config: Config, dataset: data.Dataset, channels: int) -> Denoiser:
-    """The configuration's network.
-
-    Args:
-      channels: of the network's input; it makes as many as the data set's images have.
-    """
-    height, width, outputs = dataset.image_shape
-    known = fields_of(config.architecture)
-    read = [part.name for part in fields(Config) if part.name in known and part.name != "dtype"]
-    values: dict[str, Any] = {name: getattr(config, name) for name in read}
-    # Dense layers depend on the image size.
-    if "latent_dim" in known or values.get("bridge"):
-        values["image_size"] = (height, width)
-    return build(
-        config.architecture,
-        channels=channels,
-        out_channels=outputs,
-        dtype=jnp.dtype(config.dtype),
-        **values,
-    )
-
-
-def make_teacher(
-    config: Config, dataset: data.Dataset
-) -> tuple[Callable[[Array], Array] | None, str | None]:
-    """The pretrained network to learn from, and the SHA-256 of its parameters.
-
-    Raises:
-      InputError: there is no such network, or it does not fit the images or their noise.
-    """
-    if config.teacher is None:
-        return None, None
-    model, params = pretrained.load(config.teacher)
-    if not isinstance(model, Denoiser):
-        raise InputError(
-            f"--teacher {config.teacher} restores no images: choose another, such as digits-unet"
-        )
-    size, channels = dataset.image_shape[:2], dataset.image_shape[2]
-    if model.image_size not in (None, size) or model.channels != channels:
-        takes = (*(model.image_size or ("any", "any")), model.channels)
-        raise InputError(
-            f"--teacher {config.teacher} restores images of shape {takes}, and those of "
-            f"{dataset.name} have {dataset.image_shape}: leave it out"
-        )
-    if config.corruption != "gaussian" or config.mean != 0.5 or config.clean_epochs:
-        raise InputError(
-            f"--teacher {config.teacher} knows gaussian noise of mean 0.5 only: leave out "
-            "--corruption, --mean and --clean-epochs, or the teacher"
-        )
-
-    def teacher(images: Array) -> Array:
-        return cast(Array, model.apply({"params": params}, images))
-
-    return teacher, tree_sha256(params)
-
-
-def check(config: Config) -> None:
-    """Checks the rules that no later constructor checks."""
-    for name, low in [("epochs", 1), ("clean_epochs", 0), ("batch_size", 1), ("seed", 0)]:
-        value = getattr(config, name)
-        if value < low:
-            raise InputError(f"--{name.replace('_', '-')} {value} must be at least {low}")
-    if config.seed >= 2**32:
-        raise InputError(f"--seed {config.seed} must be less than 2**32")
-    for name in ("b1", "b2", "ema_decay"):
-        value = getattr(config, name)
-        if value is not None and not 0 <= value < 1:
-            raise InputError(f"--{name.replace('_', '-')} {value} must be at least 0, less than 1")
-    if not 0 <= config.weight_decay < float("inf"):
-        raise InputError(f"--weight-decay {config.weight_decay} must be a number of at least 0")
-    if not config.eval_sigmas:
-        raise InputError("--eval-sigmas takes at least one number, such as 0.5")
-    for sigma in config.eval_sigmas:
-        if not 0 <= sigma < float("inf"):
-            raise InputError(f"--eval-sigmas {sigma} must be a finite number of at least 0")
-    make_schedule(config.schedule, config.learning_rate, 10)
-
-
-def _hold_out(dataset: data.Dataset, count: int) -> data.Dataset:
-    """The data set, with its last training images in place of the test images."""
-    train = dataset.train
-    if not 0 < count < len(train):
-        raise InputError(
-            f"--validation-images {count} must be between 0 and {len(train) - 1}: some of the "
-            f"{len(train)} training images must be left"
-        )
-
-    held = train.take(slice(-count, None))
-    noisy = None if held.noisy is None else np.asarray(held.noisy)
-    held = replace(held, images=np.asarray(held.images), noisy=noisy)
-    return replace(dataset, train=train.take(slice(-count)), test=held)
-
-
-def _first(split: data.Split, count: int | None, flag: str) -> data.Split:
-    if count is None:
-        return split
-    if not 1 <= count <= len(split):
-        raise InputError(f"--{flag} {count} must be between 1 and the {len(split)} there are")
-    return split.take(slice(count))
-
-
-def examples_of(split: data.Split) -> Any:
-    """A split as an objective takes it: clean images, or pairs."""
-    return split.images if split.noisy is None else Pair(split.noisy, split.images)

@@ -13,12 +13,13 @@ from flax import linen as nn
 
 import jaxdae
 from experiments.run import main
-from jaxdae.corruption import Corruption
+from jaxdae.corruption import Corruption, gaussian
 from jaxdae.data import Dataset, Split
 from jaxdae.errors import DivergenceError, InputError
 from jaxdae.files import tree_sha256
 from jaxdae.losses import image_mean
 from jaxdae.model import Denoiser
+from jaxdae.objectives import Paired, Supervised
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (40, 6, 5, 1), np.uint8)
@@ -110,12 +111,31 @@ def test_stages_follow_each_other():
     assert numbers == [(1, 4), (2, 8), (3, 12)]
 
 
+def test_an_objective_of_ones_own():
+    """It makes the examples and judges them; its corruption is what the test images get."""
+    calls = []
+
+    class Negative(Supervised):
+        def loss(self, apply, example):
+            calls.append(example.input.shape)
+            return image_mean(jnp.abs(apply(example.input) - (1 - example.target)))
+
+    config = jaxdae.recipe(epochs=2, batch_size=16)
+    epochs = list(
+        jaxdae.train(config, DATASET, model=Small(), objective=Negative(gaussian(0.1, 0.0)))
+    )
+    assert calls and [epoch.number for epoch in epochs] == [1, 2]
+    assert epochs[1].metrics["train_loss"] < epochs[0].metrics["train_loss"]
+    assert 0 < epochs[1].metrics["test_mse"] < 1
+
+
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
         ({"model": nn.Dense(3)}, "model Dense must be a jaxdae.model.Denoiser: subclass it"),
         ({"model": Small(channels=3)}, "build it with channels=1, out_channels=1"),
         ({"model": Small(image_size=(8, 8))}, r"build it with image_size=\(6, 5\)"),
+        ({"objective": Paired(), "loss": absolute_error}, "give it alone"),
         ({"dataset": "nothing"}, "is no data set"),
         ({"config": jaxdae.recipe(epochs=0)}, "epochs 0 must be at least 1"),
         ({"config": jaxdae.recipe(batch_size=64)}, "batch size 64 exceeds"),

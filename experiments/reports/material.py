@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxdae.trainer import examples_of, has_sigma, make_corruption
+from jaxdae.from_config import examples_of, has_sigma, make_corruption
 
 from ..runs.finished import Run, load_run
 from ..runs.folder import read_history, read_summary

@@ -29,7 +29,7 @@ METRICS = {"mse", "psnr", "ssim", "bce"}  # of each noise level in "test"
 
 def new_folder(config: Config) -> Path:
     """A folder under runs/ that does not exist, named after the recipe and the noise."""
-    from jaxdae.trainer import has_sigma
+    from jaxdae.from_config import has_sigma
 
     kind = config.corruption if config.objective == "supervised" else config.objective
     level = "-".join(f"{sigma:g}" for sigma in config.sigma)

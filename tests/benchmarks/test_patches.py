@@ -20,8 +20,8 @@ from experiments.runs.finished import load_run
 from jaxdae.data import load
 from jaxdae.errors import InputError
 from jaxdae.files import tree_sha256
+from jaxdae.from_config import make_corruption
 from jaxdae.recipes import RECIPES
-from jaxdae.trainer import make_corruption
 
 SMALL = ["--features", "4", "8", "--epochs", "2", "--devices", "1"]
 QUIET = ["--no-figures", "--no-cache", "--no-progress"]

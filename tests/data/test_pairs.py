@@ -13,9 +13,9 @@ from experiments.run import main
 from jaxdae import data, train_step
 from jaxdae.data import decoded_cache
 from jaxdae.errors import InputError
+from jaxdae.from_config import examples_of
 from jaxdae.model import DenseAutoencoder
 from jaxdae.objectives import Pair, Paired
-from jaxdae.trainer import examples_of
 from tests.data.sources import QUICK, write_images
 
 RNG = np.random.default_rng(0)
