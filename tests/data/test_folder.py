@@ -272,14 +272,21 @@ def test_pictures_of_any_size_are_cut(tmp_path):
     [
         (["--dataset", "pairs:only-one"], "must name two folders"),
         (["--crop", "32"], "--crop 32 makes patches of image files, and 'mnist' has none"),
-        (["--corruption", "paired"], "needs pairs of noisy and clean images"),
+        (["--objective", "paired"], "needs pairs of noisy and clean images"),
         (["--dataset", "folder:PHOTOS"], "all must have one size: .* --crop"),
         (["--dataset", "folder:PHOTOS", "--crop", "4"], "--crop 4 must be at least 8"),
         (["--dataset", "folder:PHOTOS", "--crop", "30"], "smaller than --crop 30: choose at most"),
-        (["--dataset", "pairs:PHOTOS,PHOTOS", "--crop", "9", "--sigma", "1"], "--sigma means"),
+        (
+            ["--dataset", "pairs:PHOTOS,PHOTOS", "--crop", "9", "--sigma", "1"],
+            "--sigma has no effect with --objective paired",
+        ),
         (
             ["--dataset", "pairs:PHOTOS,PHOTOS", "--crop", "9", "--corruption", "masking"],
-            "whose images have their noise: --corruption paired",
+            "--corruption has no effect with --objective paired",
+        ),
+        (
+            ["--dataset", "pairs:PHOTOS,PHOTOS", "--crop", "9", "--objective", "supervised"],
+            "which holds noisy images already: give --objective paired",
         ),
     ],
 )

@@ -98,7 +98,7 @@ def test_a_network_learns_what_pairs_say(tmp_path):
         (lambda root: write_images(root / "clean", 1, suffix=".bmp"), "'000' with two suffixes"),
         (lambda root: write_images(root / "noisy", 1, (9, 9), ".bmp"), "both must have one size"),
         (lambda root: (root / "noisy").rename(root / "other"), "is no folder"),
-        (lambda root: write_images(root / "clean", 1, (9, 9)), "both must have one size"),
+        (lambda root: write_images(root / "clean", 1, (9, 9)), "all must have one size"),
     ],
 )
 def test_pairs_that_do_not_match_are_told(tmp_path, spoil, complaint):
