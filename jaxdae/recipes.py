@@ -249,6 +249,13 @@ def recipe(name: str = "default", **values: Any) -> Config:
     return replace(RECIPES[name][0], **values)
 
 
+def upgraded(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a configuration that an older version wrote, as this version writes them."""
+    if values.get("corruption") == "paired":  # now an objective
+        values = {**values, "objective": "paired", "corruption": DEFAULT.corruption}
+    return {**ADDED, **values}
+
+
 def read_config(folder: Path) -> Config:
     """Reads the configuration of a run from its folder.
 
@@ -260,7 +267,7 @@ def read_config(folder: Path) -> Config:
         if not path.is_file():
             raise InputError(f"{folder} holds no run (no config.json): give the folder of a run")
         values = json.loads(path.read_text())
-        values = {**ADDED, **values} if isinstance(values, dict) else {}
+        values = upgraded(values) if isinstance(values, dict) else {}
         if set(values) != {field.name for field in fields(Config)}:
             raise ValueError("its keys are not the fields of a configuration")
         hints = typing.get_type_hints(Config)

@@ -282,7 +282,7 @@ def test_what_has_no_such_form_is_refused():
         export.to_stablehlo(ODD["unet"], {}, "encoder")
     with pytest.raises(InputError, match="UNet has no latent and so no decoder"):
         export.to_onnx(ODD["unet"], {}, {}, "decoder")
-    with pytest.raises(InputError, match="part 'head' is none"):
+    with pytest.raises(InputError, match="there is no part 'head'"):
         export.to_onnx(SMALL, params, {}, "head")
     with pytest.raises(InputError, match="Wider has no form in ONNX"):
         export.to_onnx(Wider((2, 3, 1), features=(2,), latent_dim=2), params, {})

@@ -113,8 +113,8 @@ def to_onnx(model: Denoiser, params: Any, card: Mapping[str, Any], part: Part = 
       The content of the file.
 
     Raises:
-      InputError: the model has no such part, or is none of `jaxdae.model`; onnx is not
-        installed.
+      InputError: the model has no such part, its architecture is not one of `LAYERS`, or onnx is
+        not installed.
     """
     need("ONNX", "onnx")
     import onnx

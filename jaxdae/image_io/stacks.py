@@ -26,7 +26,9 @@ from jaxdae.image_io.picture import MAX_PIXELS
 
 MAX_BYTES = 1 << 32  # 4 GiB, of an array that is read whole: more may not fit in memory
 CHUNK_BYTES, CHUNK_IMAGES = 1 << 23, 256  # at most this is read at a time
-DEFLATE_RATIO = 1032  # a byte of deflate gives at most so many: https://zlib.net/zlib_tech.html
+DEFLATE_RATIO = (
+    1032  # at most so many bytes from a byte of deflate: https://zlib.net/zlib_tech.html
+)
 SUFFIXES = (".npy", ".npz")
 UINT8, UINT16 = ("u", 1), ("u", 2)  # kind, bytes
 Images = Shaped[np.ndarray, "n h w c"]
