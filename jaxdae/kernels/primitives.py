@@ -113,6 +113,7 @@ def make_primitive(
     primitive.def_impl(lambda *arrays, **options: compiled(**options)(*arrays))
     primitive.def_abstract_eval(abstract)
     batching.primitive_batchers[primitive] = batch
+    mlir.register_lowering(primitive, mlir.lower_fun(function, multiple_results=several))
     mlir.register_lowering(primitive, lower, platform="cpu")
     return primitive
 

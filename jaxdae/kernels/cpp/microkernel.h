@@ -62,7 +62,13 @@ inline void accumulate(VecF32 (&sum)[M][N], const KSegment<T>* segments, long le
 struct StartRows {
   const float* first;
   long ld;
-  VecF32 operator()(int m, int n) const { return vec_f32(first + m * ld + n * LANES); }
+  template <int M, int N>
+  void load(VecF32 (&sum)[M][N]) const {
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+      for (int n = 0; n < N; ++n) sum[m][n] = vec_f32(first + m * ld + n * LANES);
+  }
 };
 
 // Rows of C that are `ldc` apart, and a mask that lies as they do, or nullptr.
@@ -77,14 +83,14 @@ struct StridedRows {
 };
 
 template <class T, int M, int N, class Rows, class Start>
-void microkernel(const Rows& rows, const Start& start, const KSegment<T>* segments, long length,
-                 const Strides& strides) {
+void microkernel(const Rows& given_rows, const Start& given_start, const KSegment<T>* segments,
+                 long length, const Strides& strides) {
+  // Copies, which no store can change: so they stay in registers.
+  const Rows rows = given_rows;
+  const Start start = given_start;
   VecF32 sum[M][N];
   rows.template prefetch<M, N>();
-#pragma GCC unroll 16
-  for (int m = 0; m < M; ++m)
-#pragma GCC unroll 2
-    for (int n = 0; n < N; ++n) sum[m][n] = start(m, n);
+  start.load(sum);
   accumulate(sum, segments, length, strides);
   if (rows.mask)
 #pragma GCC unroll 16

@@ -84,23 +84,31 @@ struct TableRows {
   long at(int m) const { return table[m]; }
   template <int M, int N>
   void prefetch() const {
+    constexpr int STEP = CACHE_LINE / sizeof(Out);
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m)
 #pragma GCC unroll 2
-      for (int n = 0; n < N * LANES; n += CACHE_LINE / sizeof(Out)) {
-        __builtin_prefetch(c + table[m] + n, 1);
-        if (mask) __builtin_prefetch(mask + table[m] + n);
-      }
+      for (int n = 0; n < N * LANES; n += STEP) __builtin_prefetch(c + table[m] + n, 1);
+    if (mask)
+#pragma GCC unroll 16
+      for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+        for (int n = 0; n < N * LANES; n += STEP) __builtin_prefetch(mask + table[m] + n);
   }
 };
 struct TableStart {
-  const float* first;
-  long step;  // 1 to follow the table, 0 if all begin with the same row
-  const float* more;  // added to it, or nullptr
+  const float* row;       // all sums begin with this row,
+  const float* added[2];  // and with rows of these at the table's offsets; or nullptr
   const long* table;
-  VecF32 operator()(int m, int n) const {
-    const VecF32 sum = vec_f32(first + step * table[m] + n * LANES);
-    return more ? sum + vec_f32(more + table[m] + n * LANES) : sum;
+  template <int M, int N>
+  void load(VecF32 (&sum)[M][N]) const {
+    StartRows{row, 0}.load(sum);
+    for (const float* rows : added)
+      if (rows)
+#pragma GCC unroll 16
+        for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+          for (int n = 0; n < N; ++n) sum[m][n] += vec_f32(rows + table[m] + n * LANES);
   }
 };
 
@@ -160,10 +168,10 @@ void winograd_conv(ffi::ThreadPool& pool, const ConvShape& s, const Component (&
         const auto sums = [&](int i, int j) {
           return kept + (i ? P + i : j) * tiles * outputs;
         };
-        TableStart begin{zeros.data(), 0, nullptr, table};
-        if (down.role != JOINED && across.role != JOINED) begin.first = start.data();
-        if (across.role == JOINED) begin.first = sums(i, 0), begin.step = 1;
-        if (down.role == JOINED && j > 0) begin.more = sums(0, j);
+        const bool alone = down.role != JOINED && across.role != JOINED;
+        const float* begin = (alone ? start : zeros).data();
+        const float* added[] = {across.role == JOINED ? sums(i, 0) : nullptr,
+                                down.role == JOINED && j > 0 ? sums(0, j) : nullptr};
         const long count = layout.tiles(down.component, across.component);
         const long depth = layout.depth(down.component, across.component);
         const auto multiply = [&](auto* c, const long* c_table, auto* c_mask) {
@@ -172,7 +180,7 @@ void winograd_conv(ffi::ThreadPool& pool, const ConvShape& s, const Component (&
             for_blocks(count, MR, [&](long m, long tall) {
               run_microkernel<E>(
                   tall, NR, TableRows<Out>{c + n, c_table + m, offset(c_mask, n)},
-                  TableStart{begin.first + n, begin.step, offset(begin.more, n), table + m},
+                  TableStart{begin + n, {offset(added[0], n), offset(added[1], n)}, table + m},
                   segments.data(), segments.size(),
                   {PER * depth, PER, NR, PER * m * depth, n * inputs / PER});
             });
