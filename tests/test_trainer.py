@@ -158,7 +158,7 @@ def test_divergence_is_told():
     ("name", "values", "complaint"),
     [
         ("best", {}, "unknown recipe 'best': it is one of default"),
-        ("default", {"epoch": 1}, "no value 'epoch': did you mean 'epochs'"),
+        ("default", {"epoch": 1}, "no field 'epoch': did you mean 'epochs'"),
         ("default", {"epochs": 1.5}, r"epochs=1.5 is of the wrong type: it must be .*int"),
         ("default", {"sigma": "loud"}, "sigma=.*wrong type"),
         ("default", {"corruption": "rain"}, "corruption='rain' is of the wrong type"),

@@ -23,7 +23,7 @@ from jaxdae.evaluation import Evaluator, means
 from jaxdae.files import tree_sha256, write_whole
 from jaxdae.from_config import examples_of
 from jaxdae.model import parameter_count
-from jaxdae.recipes import ADDED
+from jaxdae.recipes import upgraded
 from jaxdae.train_step import TrainState
 from jaxdae.trainer import Part, Stage, Trainer
 from jaxdae.training import Progress
@@ -186,7 +186,7 @@ class Experiment(Trainer):
 
     def check_same_run(self, meta: dict[str, Any]) -> None:
         """Raises a `ValueError` if a checkpoint has another configuration or other data."""
-        meta = {**meta, "config": {**ADDED, **meta["config"]}}
+        meta = {**meta, "config": upgraded(meta["config"])}
         for name, value in self.identity.items():
             if meta[name] != value:
                 raise ValueError(f"it was made with another {IDENTITY[name]}")
