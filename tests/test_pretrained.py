@@ -17,7 +17,7 @@ from jaxdae.corruption import gaussian
 from jaxdae.data import load
 from jaxdae.errors import InputError
 from jaxdae.evaluation import Evaluator
-from jaxdae.model import DenoisingAutoencoder, UNet, parameter_count
+from jaxdae.model import DenoisingAutoencoder, MaxPoolAutoencoder, UNet, parameter_count
 from jaxdae.objectives import Supervised
 from jaxdae.train_step import create_state, make_train_step
 
@@ -146,3 +146,26 @@ def test_only_a_finished_run_is_published(tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith("error: ") and "holds no run" in error and error.count("\n") == 1
     assert not (tmp_path / "to").exists()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "first", "model"),
+    [
+        ("strided", {"image_shape": [8, 12, 3], "features": [3, 4]},
+         DenoisingAutoencoder(3, image_size=(8, 12), features=(3, 4))),
+        ("maxpool", {"image_shape": [9, 9, 2]}, MaxPoolAutoencoder(2)),
+        ("unet", {"features": [2, 3]},
+         UNet(bridge=384, image_size=(28, 28), features=(2, 3))),
+        ("unet", {"bridge": 0, "image_shape": [8, 8, 3]}, UNet(3)),
+    ],
+)  # fmt: skip
+def test_cards_of_the_first_format_are_read(architecture, first, model, tmp_path):
+    """They have an image shape for every network, and a bridge for every U-Net."""
+    params = jax.jit(model.init)(jax.random.key(0), model.example)["params"]
+    pretrained.save("old", model, params, {}, tmp_path)
+    card = json.loads((tmp_path / "old.json").read_text())
+    del card["format"]
+    card |= {"architecture": architecture, "fields": first}
+    (tmp_path / "old.json").write_text(json.dumps(card))
+    found, _ = pretrained.load("old", tmp_path)
+    assert found == model
