@@ -61,7 +61,7 @@ class Material(NamedTuple):
         return {float(sigma): row["mse"] for sigma, row in self.summary["test"].items()}
 
     def task_at(self, sigma: Any) -> Any:
-        """What the network undoes, with another sigma if it has one."""
+        """The run's corruption or objective, with another sigma if it has one."""
         return make_corruption(self.run.config, sigma) if self.by_sigma else self.run.task
 
 
