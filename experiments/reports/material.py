@@ -147,5 +147,6 @@ def decoded(material: Material, vectors: Float[np.ndarray, "rows steps latent"])
 
     run = material.run
     model = cast(Autoencoder, run.model)
-    images = decode(model, run.params, vectors.reshape(-1, vectors.shape[-1]))
+    size = run.dataset.image_shape[:2]
+    images = decode(model, run.params, vectors.reshape(-1, vectors.shape[-1]), size)
     return images.reshape(*vectors.shape[:2], *images.shape[1:])
