@@ -18,7 +18,8 @@ colour, CMYK).
 A stack has the shape [n h w] or [n h w c], and the type uint8, uint16 or floating point in [0, 1].
 In a .npz all arrays with three or four axes are denoised; the others are copied.
 
-A network takes images of one size. Other images are refused, unless you give
+Some networks take images of one size only, such as those for digits. Other images are refused then,
+unless you give
 
   --tile  to denoise overlapping tiles of that size and blend them; small images are first extended
   by reflection;

@@ -145,7 +145,6 @@ class Playground:
         self.name, self.about = name, str(loaded.card.get("about", ""))
         self.model, self.params = loaded.model, loaded.params
         channels = self.model.channels
-        self.shape = (*(self.model.image_size or (28, 28)), channels)
         try:
             self.noise = noise_of(recipe)
             if channels not in (1, 3):
@@ -156,22 +155,25 @@ class Playground:
                 "digits-blind"
             ) from None
         dataset = str(recipe.get("dataset", "mnist"))
-        self.digits = self.shape == (28, 28, 1) and is_mnist(dataset)
         self.test: data.Split | None = None
         self.missing = ""
         try:
-            test = data.load(dataset).test
-            if test.images.shape[1:] == self.shape:
-                self.test = test
-            else:
-                self.missing = f"the images of {dataset} have another size than the network's"
+            self.test = data.load(dataset).test
         except InputError as error:
             self.missing = str(error)
+        # A network that takes any size is shown at that of its test images.
+        size = (28, 28) if self.test is None else self.test.images.shape[1:3]
+        self.shape = (*(self.model.image_size or size), channels)
+        if self.test is not None and self.test.images.shape[1:] != self.shape:
+            self.test = None
+            self.missing = f"the images of {dataset} have another shape than the network's"
+        self.digits = self.shape == (28, 28, 1) and is_mnist(dataset)
         self._compile()
         self._measure()
 
     def _compile(self) -> None:
         model, encodes = self.model, isinstance(self.model, Autoencoder)
+        height, width, _ = self.shape
         classifier, weights = shipped() if self.digits else (None, None)
         params, weights = jax.device_put((self.params, weights))
 
@@ -185,7 +187,8 @@ class Playground:
             latent, variables = None, {"params": params}
             if encodes:
                 latent = model.apply(variables, noisy, method="encode")
-                denoised = model.apply(variables, latent, method="decode")
+                denoised: Any = model.apply(variables, latent, method="decode")
+                denoised = denoised[:, :height, :width]  # a network of any size pads its input
             else:
                 denoised = model.apply(variables, noisy)
             images: Any = (clean, noisy, denoised)
@@ -195,6 +198,7 @@ class Playground:
         @jax.jit
         def decode(params, weights, latent):
             image: Any = model.apply({"params": params}, latent, method="decode")
+            image = image[:, :height, :width]
             return image[0], classify(weights, image)
 
         self._restore = lambda *inputs: restore(params, weights, *inputs)

@@ -22,10 +22,10 @@ from jaxdae.image_io.pillow import FORMATS, MAX_PIXELS
 
 SIDE, BOX = 28, 20  # sides of an image, and of the box that its digit fills
 PEN = 3.0  # width of a drawn stroke in pixels of 28x28: the median of MNIST's ones
-THIN = 2.0  # thinner strokes of a picture are thickened to so many of these pixels
+THIN = 2.0  # thinner strokes of a picture are thickened to this width
 LONGEST = 320  # larger pictures are shrunk to this side
 CONTRAST = 0.1  # between digit and background; with less there is no digit
-FINE = 8  # a stroke is drawn so many times larger, then shrunk
+FINE = 8  # a stroke is drawn larger by this factor, then shrunk
 SMALL = 25  # a drawing of a smaller extent, of 100, is not enlarged to fill the box
 MAX_POINTS = 100_000  # of a drawing
 Stroke = Sequence[tuple[float, float]]

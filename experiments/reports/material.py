@@ -61,7 +61,7 @@ class Material(NamedTuple):
         return {float(sigma): row["mse"] for sigma, row in self.summary["test"].items()}
 
     def task_at(self, sigma: Any) -> Any:
-        """What the network undoes, with another sigma if it has one."""
+        """The run's corruption or objective, with another sigma if it has one."""
         return make_corruption(self.run.config, sigma) if self.by_sigma else self.run.task
 
 
@@ -147,5 +147,6 @@ def decoded(material: Material, vectors: Float[np.ndarray, "rows steps latent"])
 
     run = material.run
     model = cast(Autoencoder, run.model)
-    images = decode(model, run.params, vectors.reshape(-1, vectors.shape[-1]))
+    size = run.dataset.image_shape[:2]
+    images = decode(model, run.params, vectors.reshape(-1, vectors.shape[-1]), size)
     return images.reshape(*vectors.shape[:2], *images.shape[1:])

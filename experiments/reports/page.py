@@ -85,7 +85,7 @@ def duration(seconds: float) -> str:
 
 
 def spread(values: Sequence[Any] | np.ndarray, most: int) -> np.ndarray:
-    """At most so many of the values, evenly spaced, with the first and the last."""
+    """Evenly spaced values, at most `most`, with the first and the last."""
     count = min(most, len(values))
     return np.asarray(values)[np.linspace(0, len(values) - 1, count).round().astype(int)]
 

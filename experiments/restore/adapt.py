@@ -67,7 +67,11 @@ class Rules:
         return np.repeat(x, self.inputs, 3)
 
     def from_outputs(self, x: Values, channels: int) -> Values:
-        """The network's outputs as images, for inputs that had so many channels."""
+        """The network's outputs as images.
+
+        Args:
+          channels: of the images that the inputs came from.
+        """
         if channels == self.inputs or self.inputs != self.outputs:
             return x
         if self.inputs == 1:

@@ -97,7 +97,7 @@ class Job:
         def network(params: Any, images: Any, piece: int) -> Any:
             return denoise(model, params, images, piece=piece)
 
-        # A network of one size gets one shape; for others each size is a program of its own.
+        # A network of a fixed size has inputs of one shape. For others, each size is compiled.
         for size, inputs in itertools.groupby(self._inputs(), lambda pair: pair[1].shape[1:3]):
             piece = max(1, CACHED_PIXELS // (size[0] * size[1]))
             many = self.rules.size and (self.arguments.tile or len(self.files) > piece)
@@ -246,7 +246,12 @@ class Job:
             print(f"error: {error}", file=sys.stderr)
 
     def _advance(self, images: float, more: int = 0) -> None:
-        """Moves the progress bar by so many images, of which there are so many more."""
+        """Moves the progress bar.
+
+        Args:
+          images: how many more are done.
+          more: how many more there are in total.
+        """
         self._done, self._total = self._done + images, self._total + more
         speed = self._done / (time.perf_counter() - self._begun)
         status = f"{self._done:,.0f} of {self._total:,} images  {speed:,.0f} images/s"

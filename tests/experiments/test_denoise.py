@@ -45,7 +45,14 @@ def networks(tmp_path_factory):
     """Networks untrained: RGB to RGB, and RGB of gray, of 8x8 pixels."""
     folder = tmp_path_factory.mktemp("networks")
     for name, shape, outputs in (("rgb", (8, 8, 3), None), ("colour", (8, 8, 1), 3)):
-        model = build("dense", image_shape=shape, out_channels=outputs, features=(6,), latent_dim=5)
+        model = build(
+            "dense",
+            image_size=shape[:2],
+            channels=shape[2],
+            out_channels=outputs,
+            features=(6,),
+            latent_dim=5,
+        )
         params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *shape)))["params"]
         about = {"about": "Nothing.", "recipe": {"corruption": "grayscale", "mean": 0.5}}
         pretrained.save(name, model, jax.tree.map(np.asarray, params), about, folder)
@@ -568,10 +575,10 @@ def test_the_benchmark_counts_and_compares(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(denoise_files, "whole_process", whole_process)
     words = ["--images", "3", "--write", str(tmp_path / "b.json")]
-    for status, said_last in ((0, "the same bytes"), (1, "NOT the same bytes")):
+    for status, said_last in ((0, "the same bytes both times"), (1, "NOT the same bytes")):
         assert denoise_files.main(words) == status
         printed = capsys.readouterr().out
-        assert f"\n{said_last}" in printed and "| again | 7.0 | 9.0 | 400 |" in printed
+        assert f"\n{said_last}" in printed and "| later run | 7.0 | 9.0 | 400 |" in printed
         different.add("second")
     assert json.loads((tmp_path / "b.json").read_text())["identical"] is False
     assert denoise_files.main(["--images", "0"]) == 2

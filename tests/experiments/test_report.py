@@ -195,7 +195,7 @@ def test_the_page_written_again_is_the_same_to_the_byte(digits, capsys):
 
 def test_worst_and_best_are_of_the_errors_that_the_network_makes(digits, material):
     run = material.run
-    clean, _, output = reconstruct(run.model, run.params, run.corruption, run.dataset.test.images)
+    clean, _, output = reconstruct(run.model, run.params, run.task, run.dataset.test.images)
     errors = ((output - clean) ** 2).mean((1, 2, 3))
     order = np.argsort(errors)
     alts = [image["alt"] for image in Page(digits / "report.html").all("img")]
@@ -323,7 +323,7 @@ def test_times_are_written_as_they_are_read():
 
 
 def test_images_are_restored_as_the_evaluator_sees_them(material):
-    run, at = material.run, material.corruption_at
+    run, at = material.run, material.task_at
     images, sigma = run.dataset.test.images, 0.7
     chosen = np.array([5, 60, 2])
     restore = make_reconstruct(run.model, at)
@@ -340,9 +340,11 @@ def test_images_are_restored_as_the_evaluator_sees_them(material):
 def test_latents_decode_to_what_the_network_restores(request, name):
     run = load_run(request.getfixturevalue(name))
     images = run.dataset.test.images
-    latent = encode(run.model, run.params, run.corruption, images)
-    restored = reconstruct(run.model, run.params, run.corruption, images)[2]
-    np.testing.assert_allclose(decode(run.model, run.params, latent), restored, atol=1e-5)
+    latent = encode(run.model, run.params, run.task, images)
+    restored = reconstruct(run.model, run.params, run.task, images)[2]
+    np.testing.assert_allclose(
+        decode(run.model, run.params, latent, images.shape[1:3]), restored, atol=1e-5
+    )
 
 
 def test_sweeps_keep_all_dimensions_but_one(material, monkeypatch):
