@@ -29,8 +29,8 @@ from jaxtyping import UInt8
 from experiments.common import cli
 from jaxdae.errors import InputError, show
 from jaxdae.files import write_whole
+from jaxdae.image_io.numpy_stacks import MAX_BYTES
 from jaxdae.image_io.pillow import LUMA, SUFFIXES, read_uint8
-from jaxdae.image_io.stacks import MAX_BYTES
 
 PROGRAM = "python -m benchmarks.patches"
 GRAY = 1.0  # of 255: channels that differ by less from each other, on average, show no colour

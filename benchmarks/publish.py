@@ -17,8 +17,8 @@ from typing import Any
 
 from experiments.common import cli
 from experiments.common.flags import to_command
+from jaxdae.config import Config
 from jaxdae.errors import InputError
-from jaxdae.recipes import Config
 
 # What the card says elsewhere, or that does not change the result.
 NOT_RECIPE = {

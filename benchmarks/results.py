@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 from experiments.common import cli
 from experiments.common.flags import parse
 from experiments.runs.folder import rename_accuracy
+from jaxdae.config import read_config
 from jaxdae.errors import InputError
 from jaxdae.files import write_whole
-from jaxdae.recipes import read_config
 
 PROGRAM = "python -m benchmarks.results"
 DATA, IMAGES, PAGE = Path("docs/results"), Path("docs/images"), Path("docs/results.md")

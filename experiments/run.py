@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from jaxdae.recipes import Config
+from jaxdae.config import Config
 
 from .common import cli
 from .common.cluster import exit_at_once

@@ -24,8 +24,8 @@ from typing import Any
 
 import tyro
 
+from jaxdae.config import Config, read_config
 from jaxdae.errors import DivergenceError, InputError
-from jaxdae.recipes import Config, read_config
 
 from . import program
 from .common import cli, flags

@@ -13,14 +13,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxdae.config import Config
     from jaxdae.inference import denoise
-    from jaxdae.recipes import Config, recipe
+    from jaxdae.recipes import recipe
     from jaxdae.trainer import train
 
 __version__ = "0.1.0"
 __all__ = ["Config", "denoise", "recipe", "train"]
 
-_HOMES = {"Config": "recipes", "denoise": "inference", "recipe": "recipes", "train": "trainer"}
+_HOMES = {"Config": "config", "denoise": "inference", "recipe": "recipes", "train": "trainer"}
 
 
 def __getattr__(name: str) -> Any:

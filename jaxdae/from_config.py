@@ -10,13 +10,13 @@ from jaxtyping import Array
 
 from jaxdae import corruption as corruptions
 from jaxdae import data, pretrained
+from jaxdae.config import Config
 from jaxdae.corruption import NOISE_LEVELS, Corruption
 from jaxdae.errors import InputError
 from jaxdae.files import tree_sha256
 from jaxdae.model import Denoiser, build, fields_of
 from jaxdae.objectives import Pair
 from jaxdae.optimizers import make_schedule
-from jaxdae.recipes import Config
 
 
 def has_sigma(config: Config) -> bool:

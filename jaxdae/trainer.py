@@ -22,6 +22,7 @@ from flax import linen as nn
 
 from jaxdae import corruption as corruptions
 from jaxdae import data, train_step, training
+from jaxdae.config import Config
 from jaxdae.corruption import Corruption
 from jaxdae.errors import DivergenceError, InputError
 from jaxdae.evaluation import Evaluator, Task, means
@@ -39,7 +40,6 @@ from jaxdae.losses import LOSSES, Loss
 from jaxdae.model import Denoiser
 from jaxdae.objectives import Objective, Paired, Supervised, as_objective
 from jaxdae.optimizers import make_optimizer, make_schedule
-from jaxdae.recipes import Config
 from jaxdae.train_step import Params, TrainState
 from jaxdae.training import AXIS, Progress
 

@@ -11,9 +11,9 @@ import numpy as np
 import optax
 import pytest
 
+from jaxdae.config import Config
 from jaxdae.errors import InputError
 from jaxdae.optimizers import OPTIMIZERS, SCHEDULES, centered, make_optimizer, make_schedule
-from jaxdae.recipes import Config
 
 RATE = 0.004
 

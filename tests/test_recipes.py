@@ -5,8 +5,9 @@ import json
 
 import pytest
 
+from jaxdae.config import ADDED, read_config
 from jaxdae.errors import InputError
-from jaxdae.recipes import ADDED, RECIPES, read_config, recipe
+from jaxdae.recipes import RECIPES, recipe
 
 
 def written(folder, **values):

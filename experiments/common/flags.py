@@ -7,8 +7,9 @@ from pathlib import Path
 
 import tyro
 
+from jaxdae.config import Config, read_config
 from jaxdae.errors import InputError
-from jaxdae.recipes import RECIPES, Config, read_config
+from jaxdae.recipes import RECIPES
 
 from .. import program
 from . import cli

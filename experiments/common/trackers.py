@@ -19,9 +19,9 @@ import numpy as np
 from jaxtyping import UInt8
 from rich.console import Console
 
+from jaxdae.config import Config
 from jaxdae.errors import InputError
 from jaxdae.files import write_whole
-from jaxdae.recipes import Config
 
 Row = Mapping[str, float]
 Pixels = UInt8[np.ndarray, "height width 3"]

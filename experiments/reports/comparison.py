@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from jaxdae import figures
+from jaxdae.config import Config
 from jaxdae.errors import InputError
-from jaxdae.recipes import Config
 
 from . import material as materials
 from . import page as pages

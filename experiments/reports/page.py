@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdae.recipes import RECIPES, Config
+from jaxdae.config import Config
+from jaxdae.recipes import RECIPES
 
 TEMPLATES = Path(__file__).parent / "templates"
 STYLES = {

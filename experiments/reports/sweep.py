@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxdae.config import read_config
 from jaxdae.files import replacing, write_whole
-from jaxdae.recipes import read_config
 
 from ..runs.folder import read_summary
 

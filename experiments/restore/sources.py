@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxdae.errors import InputError, show
+from jaxdae.image_io.numpy_stacks import SUFFIXES as STACKS
 from jaxdae.image_io.pillow import SUFFIXES, find
-from jaxdae.image_io.stacks import SUFFIXES as STACKS
 
 from .arguments import METRICS, Arguments
 

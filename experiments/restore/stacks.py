@@ -7,8 +7,8 @@ from typing import NamedTuple, Union
 
 from jaxdae.errors import InputError
 from jaxdae.files import replacing
+from jaxdae.image_io.numpy_stacks import Array, Stack, Writer
 from jaxdae.image_io.pillow import Picture
-from jaxdae.image_io.stacks import Array, Stack, Writer
 
 from .adapt import Images
 from .sources import Source

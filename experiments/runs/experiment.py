@@ -18,12 +18,12 @@ from rich.table import Table
 import jaxdae
 from jaxdae import data, kernels, pretrained
 from jaxdae.checkpoint import Checkpoints
+from jaxdae.config import upgraded
 from jaxdae.errors import DivergenceError, InputError
 from jaxdae.evaluation import Evaluator, means
 from jaxdae.files import tree_sha256, write_whole
 from jaxdae.from_config import examples_of
 from jaxdae.model import parameter_count
-from jaxdae.recipes import upgraded
 from jaxdae.train_step import TrainState
 from jaxdae.trainer import Part, Stage, Trainer
 from jaxdae.training import Progress

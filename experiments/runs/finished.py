@@ -14,12 +14,12 @@ from rich.console import Console
 
 from jaxdae import train_step
 from jaxdae.checkpoint import Checkpoints
+from jaxdae.config import Config, read_config
 from jaxdae.data import Dataset
 from jaxdae.errors import InputError
 from jaxdae.evaluation import Task
 from jaxdae.files import tree_sha256
 from jaxdae.model import Denoiser
-from jaxdae.recipes import Config, read_config
 
 from .. import program
 from ..common.flags import Arguments

@@ -13,9 +13,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from jaxdae.config import Config
 from jaxdae.errors import InputError
 from jaxdae.files import write_whole
-from jaxdae.recipes import Config
 
 from .. import program
 from ..common.guard import locked

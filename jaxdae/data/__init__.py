@@ -15,8 +15,8 @@
 
 All images of a data set have one shape. With `crop`, image files may have any sizes, and the data
 set holds patches of them. Large folders of images are decoded into a file in the cache, and read
-from there during training. Other arrays are read into memory, up to
-`jaxdae.image_io.stacks.MAX_BYTES`. No memory is allocated for a size that a file only promises.
+from there during training. Other arrays are read into memory, up to `MAX_BYTES` of
+`jaxdae.image_io.numpy_stacks`. No memory is allocated for a size that a file only promises.
 """
 
 import difflib

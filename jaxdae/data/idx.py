@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxdae.data.dataset import Dataset, Split
 from jaxdae.errors import InputError, explained, show
-from jaxdae.image_io.stacks import DEFLATE_RATIO, MAX_BYTES
+from jaxdae.image_io.numpy_stacks import DEFLATE_RATIO, MAX_BYTES
 
 MAGIC = {"images": 0x0803, "labels": 0x0801}  # 08: unsigned bytes; the last digit: axes
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxdae.data.dataset import Dataset, Split
 from jaxdae.errors import InputError, explained, show
-from jaxdae.image_io.stacks import DEFLATE_RATIO, MAX_BYTES, read_header
+from jaxdae.image_io.numpy_stacks import DEFLATE_RATIO, MAX_BYTES, read_header
 
 IMAGE_KEYS = (("x_train", "x_test"), ("train", "test"), ("train_images", "test_images"))
 LABEL_KEYS = (("y_train", "train_labels"), ("y_test", "test_labels"))

@@ -27,7 +27,7 @@ import numpy as np
 from jaxdae.data.dataset import Dataset, Split
 from jaxdae.errors import InputError, explained, show
 from jaxdae.files import cache_folder, replacing, write_whole
-from jaxdae.image_io.stacks import MAX_BYTES
+from jaxdae.image_io.numpy_stacks import MAX_BYTES
 
 PARTS = ("train", "test")
 PROBE_SECONDS = 5.0  # the time that a download host has to answer

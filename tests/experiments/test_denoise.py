@@ -22,7 +22,7 @@ from experiments.restore import adapt, job, sources
 from jaxdae import metrics, pretrained
 from jaxdae.data import load
 from jaxdae.errors import InputError
-from jaxdae.image_io import stacks
+from jaxdae.image_io import numpy_stacks as stacks
 from jaxdae.inference import denoise as restore
 from jaxdae.model import build
 

@@ -19,9 +19,10 @@ from PIL import Image
 
 from experiments.run import main
 from jaxdae import training
+from jaxdae.config import Config
 from jaxdae.errors import DivergenceError
 from jaxdae.model import DenoisingAutoencoder
-from jaxdae.recipes import RECIPES, Config
+from jaxdae.recipes import RECIPES
 from tests.caches import own_cache
 
 SMALL = ["--train-images", "512", "--test-images", "64", "--features", "4"]

@@ -23,8 +23,9 @@ from experiments.reports.sweep import (
 from experiments.runs import experiment
 from experiments.sweep import main
 from experiments.sweep import parse as parse_sweep
+from jaxdae.config import Config
 from jaxdae.errors import DivergenceError, InputError
-from jaxdae.recipes import RECIPES, Config
+from jaxdae.recipes import RECIPES
 
 SMALL = ["--architecture", "dense", "--features", "8", "--latent-dim", "4", "--optimizer", "adam"]
 SMALL += ["--no-centering", "--epochs", "1", "--eval-sigmas", "0.25", "1"]

@@ -30,10 +30,10 @@ from experiments.runs.experiment import Experiment
 from experiments.runs.finished import load_run
 from jaxdae import train_step, training
 from jaxdae.checkpoint import Checkpoints
+from jaxdae.config import Config, read_config
 from jaxdae.data import load
 from jaxdae.errors import InputError
 from jaxdae.files import tree_sha256
-from jaxdae.recipes import Config, read_config
 
 # The files are the subject: the network is the one that is traced soonest.
 WORDS = ["--epochs", "3", "--architecture", "dense", "--features", "4", "--latent-dim", "3"]

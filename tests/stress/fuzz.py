@@ -30,11 +30,12 @@ from PIL import Image
 
 from jaxdae import data, pretrained
 from jaxdae.checkpoint import Checkpoints
+from jaxdae.config import read_config
 from jaxdae.errors import InputError
+from jaxdae.image_io import numpy_stacks as stacks
 from jaxdae.image_io import pillow as images
-from jaxdae.image_io import stacks
 from jaxdae.model import build
-from jaxdae.recipes import DEFAULT, read_config
+from jaxdae.recipes import DEFAULT
 
 SECONDS, MEGABYTES = 5.0, 500
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 9, 7, 1), np.uint8)
@@ -157,7 +158,7 @@ def kept(form: str) -> list[bytes]:
 
 
 def stacked() -> tuple[list[bytes], list[bytes]]:
-    """Files of `jaxdae.image_io.stacks`: .npy, and .npz."""
+    """Files of `jaxdae.image_io.numpy_stacks`: .npy, and .npz."""
     plain, packed = [], []
     for x in (IMAGES[..., 0], IMAGES / np.float32(255), np.asfortranarray(IMAGES)):
         file = io.BytesIO()

@@ -17,8 +17,8 @@ from experiments.common import trackers
 from experiments.common.flags import parse
 from experiments.run import main as train
 from experiments.runs.folder import read_history
+from jaxdae.config import Config
 from jaxdae.errors import InputError
-from jaxdae.recipes import Config
 
 SMALL = ["--recipe", "dense", "--features", "8", "--train-images", "512", "--test-images", "16"]
 SMALL += ["--no-cache", "--no-progress", "--no-figures", "--devices", "1", "--epochs", "2"]

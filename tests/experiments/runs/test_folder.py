@@ -5,8 +5,9 @@ import json
 import pytest
 
 from experiments.runs import folder
+from jaxdae.config import Config
 from jaxdae.errors import InputError
-from jaxdae.recipes import Config, recipe
+from jaxdae.recipes import recipe
 
 METRICS = {"mse": 0.1, "psnr": None, "ssim": 0.5, "bce": 0.2}
 SUMMARY = {

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxdae.errors import InputError
-from jaxdae.image_io import stacks
-from jaxdae.image_io.stacks import Stack, Writer
+from jaxdae.image_io import numpy_stacks as stacks
+from jaxdae.image_io.numpy_stacks import Stack, Writer
 
 
 def copied(path, new, change=lambda images: images):
