@@ -1,4 +1,4 @@
-"""The layers of the networks, as Flax modules, and what stands between them."""
+"""The layers of the networks, as Flax modules, and the functions between them."""
 
 from typing import Any
 
@@ -17,20 +17,16 @@ from jaxdae.kernels import (
 )
 
 Dtype = Any
-
-
 Images = Float[Array, "batch height width channels"]
-
-
 Latent = Float[Array, "batch *latent"]
 
 
 class Affine(nn.Module):
-    """A kernel and a bias, readable as attributes: what the layers below share.
+    """The base of the layers: a kernel and a bias, which are attributes.
 
     Fields:
       inputs, outputs: channels (or features) in and out.
-      dtype: the type to compute in; None takes the widest of the input's and the parameters'.
+      dtype: the type to compute in; None for the wider of the input's and the parameters'.
     """
 
     inputs: int
@@ -48,20 +44,20 @@ class Affine(nn.Module):
         self.bias = self.param("bias", nn.initializers.zeros, (self.outputs,))
 
     def cast(self, x: Array) -> Array:
-        """The input in the type to compute in."""
+        """The input, converted to the type to compute in."""
         return x.astype(self.dtype or jnp.result_type(x, self.kernel))
 
 
 class Dense(Affine):
-    """A fully connected layer: (batch, ...), `inputs` numbers in each, to (batch, outputs)."""
+    """A fully connected layer: (batch, ...), with `inputs` values in each, to (batch, outputs)."""
 
     def __call__(self, x: Array, rectify: bool = False) -> Array:
-        """The layer on vectors, or on images as vectors, or on what a relu makes of them."""
+        """Applies the layer to x, flattened; to relu(x) if `rectify`."""
         return dense(self.cast(x), self.kernel, self.bias, rectify=rectify)
 
 
 class Conv(Affine):
-    """A convolution by `jaxdae.kernels.conv`; see there for stride and padding."""
+    """A convolution: `jaxdae.kernels.conv`, which describes stride and padding."""
 
     kernel_size: tuple[int, int] = (3, 3)
     stride: int = 1
@@ -72,7 +68,7 @@ class Conv(Affine):
         return self.kernel_size
 
     def __call__(self, x: Images, rectify: bool = False) -> Images:
-        """The convolution of images, or of what a relu makes of them."""
+        """Applies the layer to images; to relu(x) if `rectify`."""
         x = self.cast(x)
         return conv(
             x, self.kernel, self.bias, stride=self.stride, padding=self.padding, rectify=rectify
@@ -80,38 +76,40 @@ class Conv(Affine):
 
 
 class ConvTranspose(Conv):
-    """A transposed convolution: both axes grow by the stride. "SAME" padding only."""
+    """A transposed convolution with "SAME" padding: height and width grow by the stride."""
 
     def __call__(self, x: Images, rectify: bool = False) -> Images:
         x = self.cast(x)
         return conv_transpose(x, self.kernel, self.bias, stride=self.stride, rectify=rectify)
 
     def after_dense(self, layer: Dense, latent: Latent, shape: tuple[int, int, int]) -> Images:
-        """Equals `self(layer(latent).reshape(-1, *shape))`, for less work on a large batch."""
+        """Equals `self(layer(latent).reshape(-1, *shape))`, with less work for a large batch."""
         latent, parameters = self.cast(latent), (layer.kernel, layer.bias, self.kernel, self.bias)
         return dense_then_conv_transpose(latent, *parameters, shape=shape, stride=self.stride)
 
 
-# What stands between convolutions, laid out as they are.
+# Functions between convolutions. `in_conv_layout` keeps the layout that convolutions compute in.
+
+
 def relu(x: Images) -> Images:
-    """What is negative becomes 0."""
+    """max(x, 0)."""
     return in_conv_layout(nn.relu, x)
 
 
 def add(x: Images, *others: Images) -> Images:
-    """A sum of images in the dtype of the first; axes of length 1 broadcast."""
+    """The sum of images, in the dtype of the first. Axes of length 1 broadcast."""
     return in_conv_layout(precise_sum, x, *others)
 
 
 def max_pool(x: Images) -> Images:
-    """2x2 max-pooling with stride 2, rounding up, of values that are not negative.
+    """2x2 max-pooling with stride 2 of values that are at least 0; odd sides are rounded up.
 
-    Of equal values the first receives the gradient, as in TensorFlow.
+    The first of equal values receives the gradient, as in TensorFlow.
     """
 
     def pool(x: Array) -> Array:
         first, height, width, last = x.shape
-        # What is padded with is never above what is at least 0.
+        # The padding is 0, which is never above the values.
         x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
         x = x.reshape(first, x.shape[1] // 2, 2, x.shape[2] // 2, 2, last)
         best, *others = (x[:, :, i, :, j] for i in (0, 1) for j in (0, 1))
@@ -123,7 +121,7 @@ def max_pool(x: Images) -> Images:
 
 
 def upsample(x: Images) -> Images:
-    """Doubles height and width by repeating every pixel (nearest neighbour)."""
+    """Doubles height and width by repeating each pixel (nearest neighbour)."""
 
     def repeat(x: Array) -> Array:
         first, height, width, last = x.shape
