@@ -303,7 +303,7 @@ def test_divergence_is_told(start, place):
     out = place / "diverges"
     code, _, err = finish(start(*words, "--out", out, quick=True))
     assert code == 1
-    assert "(invalid value (" in err and "convolution.py:" in err
+    assert "(invalid value (" in err and "conv.py:" in err
     assert err.startswith("stopped: the loss is ")
     assert err.count("\n") == 1
     for word in ("at step", "at learning rate"):
