@@ -20,7 +20,7 @@ from jaxdae.config import Config
 
 from .common import cli
 from .common.cluster import exit_at_once
-from .common.flags import parse
+from .common.flags import check_meant, parse
 
 if TYPE_CHECKING:
     from jaxdae import data
@@ -50,10 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command: 0 done, 1 diverged, 2 wrong input, 3 a process is lost, 130 or 143 stopped."""
 
     def work() -> None:
-        arguments = parse(sys.argv[1:] if argv is None else argv, description=__doc__ or "")
+        words = sys.argv[1:] if argv is None else argv
+        arguments = parse(words, strict=False, description=__doc__ or "")
         # Nothing heavy is imported until the command line is known to be good.
         devices, cache = arguments.config.devices, arguments.cache
         with _reading(arguments.config) as dataset:
+            if arguments.resume is None:
+                check_meant([arguments.config], words)
             cli.prepare_jax(devices, cache, arguments.cluster)
             from .runs.experiment import run
 
