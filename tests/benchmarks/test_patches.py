@@ -228,7 +228,7 @@ def test_any_recipe_is_read_back(noisy):
     run = load_run(noisy)
     assert run.config.devices == 2
     assert len(run.dataset.train) == 64
-    assert str(run.corruption) == str(make_corruption(RECIPES["dense"][0]))
+    assert str(run.task) == str(make_corruption(RECIPES["dense"][0]))
     summary = json.loads((noisy / "summary.json").read_text())
     assert tree_sha256(run.params) == summary["params_sha256"]
 
@@ -264,10 +264,10 @@ def change_data(folder):
     [
         (break_file("config.json", None), "holds no run"),
         (break_file("config.json", "{"), "is damaged or cannot be read"),
-        (break_file("summary.json", None), "is unfinished: go on with python -m experiments.run"),
+        (break_file("summary.json", None), "is not finished: continue it with python -m experiments.run"),
         (break_file("summary.json", "[]"), "summary.json is damaged"),
-        (lambda folder: (folder / "checkpoints").rename(folder / "x"), "holds no checkpoints/"),
-        (lose_last_checkpoint, "the checkpoint of the end of the run"),
+        (lambda folder: (folder / "checkpoints").rename(folder / "x"), "has no checkpoints/"),
+        (lose_last_checkpoint, "the last checkpoint of the run"),
         (change_data, "no checkpoint"),
     ],
 )
@@ -365,7 +365,7 @@ def test_colorize_refuses_what_it_cannot_judge(noisy, tmp_path, capsys):
 
 @pytest.mark.parametrize("command", ["patches", "colorize"])
 def test_helps(command):
-    words = [sys.executable, "-m", f"experiments.{command}", "--help"]
+    words = [sys.executable, "-m", f"benchmarks.{command}", "--help"]
     helped = subprocess.run(words, capture_output=True, text=True, timeout=60)
     assert (helped.returncode, helped.stderr) == (0, "")
-    assert f"python -m experiments.{command}" in helped.stdout
+    assert f"python -m benchmarks.{command}" in helped.stdout
