@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "weight_grad.h"
 #include "winograd_transform.h"
 
 namespace {
