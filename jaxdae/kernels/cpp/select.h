@@ -5,6 +5,7 @@
 #include "bias_grad.h"
 #include "conv_few_outputs.h"
 #include "conv_implicit_gemm.h"
+#include "conv_one_channel.h"
 #include "conv_row_amx.h"
 #include "gemm.h"
 #include "weight_grad_amx.h"
@@ -22,10 +23,13 @@ void select_forward(ffi::ThreadPool& pool, const ConvShape& s, const MaskedView<
                              mask, y);
   const WeightView<T> weights{w + s.first(), s.tap_step(),  s.x_step(),
                               s.y_step(),    s.x_channels, s.y_channels};
+  const std::vector<Polyphase> components{forward_component(s)};
   if (winograd_applies<T>(s) && !weights.in_place(s.batch * s.y_size[0] * s.y_size[1]))
     return winograd_forward(pool, s, x, (const WeightView<float>&)weights, bias, mask, y);
-  const auto f = few_outputs_applies<T>(s.y_channels) ? small_n_conv<T> : implicit_gemm<T>;
-  f(pool, {forward_component(s)}, x, weights, bias, mask, y, s.batch, s.y_size[0], s.y_size[1]);
+  auto f = few_outputs_applies<T>(s.y_channels) ? small_n_conv<T> : implicit_gemm<T>;
+  if constexpr (std::is_same_v<ComputeType<T>, T>)
+    if (one_channel_applies(s) && !use_amx<T>()) f = conv_one_channel<T>;
+  f(pool, components, x, weights, bias, mask, y, s.batch, s.y_size[0], s.y_size[1]);
 }
 
 // x = the data gradient of y, which is also conv_transpose(y, w), + bias.
@@ -64,6 +68,7 @@ void select_weight_grad(ffi::ThreadPool& pool, const ConvShape& s, const MaskedV
     return weight_grad_amx(pool, s, (const MaskedView<bfloat16>&)x,
                            (const MaskedView<bfloat16>&)y, w);
   if (winograd_applies<T>(s)) return winograd_weight_grad(pool, s, x, y, w);
+  if (one_channel_applies(s)) return weight_grad_one_channel(pool, s, x, y, w);
   weight_grad<T>(pool, s, x, y, w);
 }
 

@@ -2,7 +2,6 @@
 
 #pragma once
 
-#include "weight_grad.h"
 #include "winograd_transform.h"
 
 namespace {

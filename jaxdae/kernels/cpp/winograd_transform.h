@@ -24,10 +24,7 @@
 
 #pragma once
 
-#include <vector>
-
-#include "pack.h"
-#include "padded_tile.h"
+#include "weight_grad_one_channel.h"
 
 namespace {
 
@@ -145,35 +142,6 @@ struct TransformCursor {
     for (int i = 0; i < N; ++i)
 #pragma GCC unroll 8
       for (int j = 0; j < N; ++j) at[i][j] += step[i][j];
-  }
-};
-
-// Neighbouring elements of the images of a word, masked, as words: from one image, or where
-// bfloat16 is multiplied from a pair of them.
-template <class T>
-struct ImagePair {
-  static constexpr int COUNT = COMPUTES_IN_F32<T> ? 1 : 2;
-  const T *x[COUNT], *mask[COUNT];
-
-  template <bool MASKED, int N>
-  void load(VecU32 (&out)[N], long from) const {
-    if constexpr (COMPUTES_IN_F32<T>) {
-#pragma GCC unroll 2
-      for (int n = 0; n < N; ++n, from += LANES) {
-        const VecF32 numbers = load_f32(x[0] + from);
-        out[n] = (VecU32)(MASKED ? apply_relu_mask(numbers, mask[0] + from) : numbers);
-      }
-    } else {
-      static_assert(N == 2);
-      VecU32 a = vec_u32(x[0] + from), b = vec_u32(x[1] + from);
-      if (MASKED)
-        a = apply_relu_mask(a, mask[0] + from), b = apply_relu_mask(b, mask[1] + from);
-      vnni_interleave(out, a, b);
-    }
-  }
-  void advance(long count) {
-#pragma GCC unroll 2
-    for (int i = 0; i < COUNT; ++i) x[i] += count, mask[i] += count;
   }
 };
 
