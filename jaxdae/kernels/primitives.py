@@ -138,7 +138,7 @@ def _weight_grad(x: Array, y: Array, _: Array, *masks: Array, shape: Any, **opti
     return _straight(out, shape, **options)
 
 
-def _straight(w: Array, shape: ConvShape, *, rotated: bool, compiled: bool) -> Array:
+def _straight(w: Array, shape: ConvShape, *, rotated: bool, **_: Any) -> Array:
     """A matrix that lies rotated, as it lies straight; and back."""
     if not rotated:
         return w
@@ -209,7 +209,9 @@ def _layer(name: str, function: Callable[..., Array]) -> Primitive:
         first = b.dtype if name == "conv_weight_grad" else jnp.float32
         if not compiled or b.dtype not in build.TYPES or a.dtype != first or not _known(a, b):
             return None
-        result, dtype = _result(name, a, b, shape, rotated)
+        # The C++ reads a matrix that lies rotated, but writes its gradient straight.
+        turn = rotated and name == "conv_weight_grad"
+        result, dtype = _result(name, a, b, shape, rotated and not turn)
         x, y = {
             "conv_forward": (b.shape, result),
             "conv_data_grad": (result, b.shape),
@@ -220,7 +222,8 @@ def _layer(name: str, function: Callable[..., Array]) -> Primitive:
         flat = jax.ShapeDtypeStruct((result[0], math.prod(result[1:])), dtype)
         call = jax.ffi.ffi_call(build.target(name, b.dtype), flat)
         arrays = map(_rows, (a, b, bias.astype(jnp.float32), *masks))
-        return call(*arrays, shape=np.array(fields, np.int64)).reshape(result)
+        out = call(*arrays, shape=np.array(fields, np.int64)).reshape(result)
+        return _straight(out, shape, rotated=turn)
 
     def shapes(a: Any, b: Any, *_: Any, shape: ConvShape, rotated: bool, compiled: bool) -> Any:
         return _result(name, a, b, shape, rotated)

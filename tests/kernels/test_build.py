@@ -204,7 +204,7 @@ def test_the_library_is_kept_and_mended(monkeypatch, tmp_path):
 
 def test_what_was_traced_without_is_not_kept():
     """A batch for which the dense layer and what follows it are one, through a named function."""
-    model = DenoisingAutoencoder((8, 8, 1), features=(4, 8), latent_dim=3)
+    model = DenoisingAutoencoder(image_size=(8, 8), features=(4, 8), latent_dim=3)
     x = random_normal(0, (40, 8, 8, 1))
     params = jax.jit(model.init)(jax.random.key(0), x)
 
@@ -220,7 +220,7 @@ def test_what_was_traced_without_is_not_kept():
 
 def test_a_model_can_be_exported_as_it_is():
     """By `jax.export` itself: a file knows nothing of these kernels."""
-    model = DenoisingAutoencoder((8, 8, 1), features=(4, 8))
+    model = DenoisingAutoencoder(image_size=(8, 8), features=(4, 8))
     x = random_normal(0, (3, 8, 8, 1))
     params = jax.jit(model.init)(jax.random.key(0), x)
     whole = jax.jit(partial(model.apply, params))

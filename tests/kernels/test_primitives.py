@@ -135,7 +135,7 @@ def test_pairs_of_positions(name, shape, batch, inputs, outputs, dtype, extras):
     extras,
 )
 def test_images_of_few_channels(name, size, pads, stride, batch, inputs, outputs, dtype, extras):
-    """They are summed along a row; all numbers of a patch of one channel are taken at once."""
+    """Whose outputs are too few to fill a vector, or whose patches are small."""
     top, bottom, left, right = pads
     image = (max(size[0], 3 - top - bottom), size[1])
     shape = ConvShape(image, (3, 3), stride, ((top, bottom), (left, right)))

@@ -38,8 +38,8 @@ struct KernelRow {
 };
 
 // Output positions that the same taps reach: position (i, j) of the component is output pixel
-// `step * (i, j) + first`. A convolution has one component. The data gradient of stride s has s * s,
-// pixels with equal remainders modulo s, and each is a convolution of stride 1.
+// `step * (i, j) + first`. A convolution has one component. The data gradient of stride s has
+// s * s, pixels with equal remainders modulo s, and each is a convolution of stride 1.
 struct Polyphase {
   long first[2], step, size[2], source_step;
   std::vector<KernelRow> rows;

@@ -34,11 +34,11 @@ inline void load_row(T* to, const MatrixView<S>& view, long i, long j, long coun
     store_row<T>(to, view.x + from, nullptr, count);
 }
 
-// Packs rows k to k + depth of a view whose rows lie in memory, `count` columns from n on: a line of
-// words, `ld` apart, for each K word. Rows from k + inside on count as zero.
+// Packs rows k to k + depth of a view whose rows lie in memory, `count` columns from n on: a line
+// of words, `ld` apart, for each K word. Rows from k + inside on count as zero.
 template <class T, class S>
-void pack_k_words(uint32_t* to, long ld, const MatrixView<S>& view, long k, long depth, long inside,
-                  long n, long count) {
+void pack_k_words(uint32_t* to, long ld, const MatrixView<S>& view, long k, long depth,
+                  long inside, long n, long count) {
   for (long i = 0; i < depth; i += K_PER_WORD<T>, to += ld) {
     if constexpr (sizeof(T) == 4) {
       load_row((T*)to, view, k + i, n, count);

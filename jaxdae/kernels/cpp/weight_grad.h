@@ -13,43 +13,23 @@ namespace {
 
 constexpr int SPLIT_K = 4;
 
-// Adds up the parts of a split K and writes the kernel's gradient as the kernel lies. Row i of a
+// Adds up the parts of a split K: the kernel's gradient, (taps, x_channels, y_channels). Row i of a
 // part, from column n on (a multiple of NR), is at place(i, n).
 template <class Place>
 void reduce_split_k(ffi::ThreadPool& pool, const ConvShape& s, const float* parts, long count,
                     long size, float* out, const Place& place) {
   const long rows = s.taps() * s.x_channels, columns = s.y_channels;
-  const auto add = [&](float* sums, const float* from, long number) {
-    for (long c = 0; c < number; c += LANES) {
-      VecF32 sum = vec_f32(from + c);
-      for (long part = 1; part < count; ++part) sum += vec_f32(from + part * size + c);
-      vec_f32(sums + c) = sum;
-    }
-  };
-  if (s.rotated) {
-    const long blocks = ceil_div(s.x_channels, BLOCK);
-    parallel_for(pool, s.taps() * blocks, [&](long item) {
-      const long tap = item / blocks, c = item % blocks * BLOCK;
-      const long here = std::min<long>(BLOCK, s.x_channels - c);
-      float* to = out + s.first() + tap * s.tap_step() + c;
-      for (long n = 0; n < columns; n += BLOCK) {
-        float block[BLOCK][BLOCK] = {}, transposed[BLOCK][BLOCK];
-        for (long i = 0; i < here; ++i)
-          add(block[i], parts + place(tap * s.x_channels + c + i, n / NR * NR) + n % NR, BLOCK);
-        transpose_block((uint32_t*)transposed, BLOCK,
-                        [&](int i) { return block_u32(block[i]); });
-        for (long i = 0; i < std::min<long>(BLOCK, columns - n); ++i)
-          std::memcpy(to + (n + i) * s.x_channels, transposed[i], here * sizeof(float));
-      }
-    });
-    return;
-  }
   const long blocks = std::min(rows, std::max(1L, rows * columns / 4096));
   parallel_for(pool, blocks, [&](long block) {
     for (long i = rows * block / blocks; i < rows * (block + 1) / blocks; ++i)
       for (long n = 0; n < columns; n += NR) {
         float sums[NR];
-        add(sums, parts + place(i, n), NR);
+        for (long c = 0; c < NR; c += LANES) {
+          const float* from = parts + place(i, n) + c;
+          VecF32 sum = vec_f32(from);
+          for (long part = 1; part < count; ++part) sum += vec_f32(from + part * size);
+          vec_f32(sums + c) = sum;
+        }
         std::memcpy(out + i * columns + n, sums,
                     std::min<long>(NR, columns - n) * sizeof(float));
       }

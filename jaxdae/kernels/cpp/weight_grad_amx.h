@@ -1,9 +1,9 @@
 // The weight gradient on AMX tiles.
 //
 // What a product sums over, here positions, must be K pairs of neighbours. So an image becomes
-// planes, one for each channel and each remainder of a pixel's place modulo the stride. In a plane a
-// tap is only a shift. The rows of a plane are longer than y's by the reach of the taps; in between,
-// and between images, y counts as zero.
+// planes, one for each channel and each remainder of a pixel's place modulo the stride. In a plane
+// a tap is only a shift. The rows of a plane are longer than y's by the reach of the taps; in
+// between, and between images, y counts as zero.
 
 #pragma once
 

@@ -28,8 +28,8 @@
 
 namespace {
 
-// A component of a tile along an axis: `depth` numbers for each channel. `second`: it belongs to the
-// tile's second position, which the last tile of an odd size does not have.
+// A component of a tile along an axis: `depth` numbers for each channel. `second`: it belongs to
+// the tile's second position, which the last tile of an odd size does not have.
 struct Component {
   int depth;
   bool second;
@@ -70,7 +70,8 @@ struct TileBlock {
   long image, row, images, rows[2], columns[2];
 };
 
-// All blocks: several whole images each, or some rows of one. `images_per_word` images count as one.
+// All blocks: several whole images each, or some rows of one. `images_per_word` images
+// count as one.
 struct TileBlocking {
   long batch, down[2], across[2], taken, several, per_image;
 
@@ -215,7 +216,7 @@ void input_transform(uint32_t* to, const TransformLayout<N>& layout, const Maske
       const auto along_row = [&](int i, int j, int n) {
         return apply_transform(ROWS[j], [&](int j) { return half_of<HALVES>(pixels[i][j], n); });
       };
-      VecF32 row[IN][OUT];  // floats transform all rows first; for halves there are too few registers
+      VecF32 row[IN][OUT];  // of floats all rows first; halves would want too many registers
 #pragma GCC unroll 8
       for (int i = 0; i < IN; ++i) {
 #pragma GCC unroll 8
