@@ -91,6 +91,7 @@ def test_every_architecture_at_an_odd_size(name):
     np.testing.assert_allclose(run_for_cuda(model, params, "whole", x), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANY_SIZE)
 def test_one_file_takes_images_of_all_sizes(name):
     model = ANY_SIZE[name]
@@ -148,6 +149,7 @@ def fields_of(kind):
     return st.fixed_dictionaries(fields | own[kind])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "part"),
     [

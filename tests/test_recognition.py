@@ -127,6 +127,7 @@ def test_the_command_trains_and_writes(noise, tmp_path, capsys):
         assert result["accuracy"]["clean"] == share
 
 
+@pytest.mark.slow
 def test_a_denoiser_and_the_classifier_are_trained_as_one(tmp_path):
     images = np.random.default_rng(0).random((100, 28, 28, 1), np.float32)
     model, params = chain("digits-blind")

@@ -133,6 +133,7 @@ def test_devices_see_the_same_batches_and_agree(devices):
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), one[0].params, many[0].params)
 
 
+@pytest.mark.slow
 def test_microbatches_make_the_devices_agree_to_the_bit():
     """Over 50 steps at a rate that amplifies any difference; and the gradient is the batch's."""
     optimizer = optax.adam(0.01)
@@ -336,6 +337,7 @@ def test_seed_decides_everything():
     assert (orders[0] != orders[3]).any()
 
 
+@pytest.mark.slow
 @given(st.integers(1, 300), st.integers(1, 40))
 def test_epoch_takes_every_example_at_most_once(examples, batch_size):
     batch_size = min(examples, batch_size)
@@ -386,6 +388,7 @@ def test_loss_that_is_not_finite_stops_with_step_and_rate():
         fit(range(9), step=make_step(optimizer=optax.sgd(1e38)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
 def test_debugging_names_the_operation_that_began_it(devices):
     """Of a step whose corruption divides by zero."""

@@ -6,6 +6,8 @@ import pytest
 
 from benchmarks import growth
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_axis_is_measured(tmp_path, capsys):
     file, plot = tmp_path / "figures.json", tmp_path / "plot.png"

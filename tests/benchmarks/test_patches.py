@@ -264,7 +264,10 @@ def change_data(folder):
     [
         (break_file("config.json", None), "holds no run"),
         (break_file("config.json", "{"), "is damaged or cannot be read"),
-        (break_file("summary.json", None), "is not finished: continue it with python -m experiments.run"),
+        (
+            break_file("summary.json", None),
+            "continue it with python -m experiments.run",
+        ),
         (break_file("summary.json", "[]"), "summary.json is damaged"),
         (lambda folder: (folder / "checkpoints").rename(folder / "x"), "has no checkpoints/"),
         (lose_last_checkpoint, "the last checkpoint of the run"),

@@ -8,6 +8,8 @@ import pytest
 
 from benchmarks import peers, time_to_quality
 
+pytestmark = pytest.mark.slow
+
 
 def test_times_a_peer_beside_jaxdae(tmp_path, capsys):
     file = tmp_path / "figures.json"

@@ -9,6 +9,7 @@ from benchmarks.timing import machine
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_a_page_is_written_from_what_is_there(tmp_path, monkeypatch, capsys):
     (tmp_path / "docs").mkdir()
     monkeypatch.chdir(tmp_path)

@@ -9,6 +9,8 @@ import pytest
 from benchmarks import throughput
 from benchmarks.timing import in_turn
 
+pytestmark = pytest.mark.slow
+
 
 def test_times_training_and_inference_beside_plain_layers(tmp_path, capsys):
     file, plot = tmp_path / "figures.json", tmp_path / "plot.png"

@@ -65,6 +65,7 @@ def test_places_are_uniform():
     assert len(counts) == 25 and counts.min() > 40 and counts.max() < 130  # 80 expected
 
 
+@pytest.mark.slow
 def test_training_on_patches_resumes_bit_for_bit(tmp_path, capsys):
     write_images(tmp_path / "photos", 30, (20, 28))
     words = [*QUICK, "--dataset", f"folder:{tmp_path}/photos", "--crop", "8", "--batch-size", "16"]

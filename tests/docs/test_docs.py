@@ -102,6 +102,7 @@ def test_parts_of_ones_own_are_trained():
     assert names["epoch"].metrics["test_loss"] < 0.05  # a black image's is 0.13
 
 
+@pytest.mark.slow
 def test_training_in_python_brings_images_nearer(monkeypatch):
     """Four hundred steps are enough to be nearer to the digits than the noisy images are."""
     recipe = jaxdae.recipe

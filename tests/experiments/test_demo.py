@@ -478,6 +478,7 @@ def session(tmp_path_factory):
             session.process.communicate()
 
 
+@pytest.mark.slow
 def test_page_denoises_an_uploaded_digit_at_any_noise(session, tmp_path):
     assert session.line == f"digits-blind is at http://127.0.0.1:{session.port} (Ctrl-C ends it)\n"
     Image.fromarray(picture(TEST.images[1])).save(tmp_path / "two.jpg")
@@ -506,6 +507,7 @@ def test_page_denoises_an_uploaded_digit_at_any_noise(session, tmp_path):
     assert session.source("clean") == clean
 
 
+@pytest.mark.slow
 def test_page_says_that_an_upload_is_no_image(session, tmp_path):
     shown = [session.source(name) for name in ("clean", "noisy", "denoised")]
     (tmp_path / "broken.png").write_bytes(b"no image")
@@ -518,6 +520,7 @@ def test_page_says_that_an_upload_is_no_image(session, tmp_path):
     assert alert.count() == 0
 
 
+@pytest.mark.slow
 def test_page_redraws_from_the_sliders(session):
     assert session.source("decoded") == session.source("denoised")
     first, shown = session.source("decoded"), session.source("denoised")
@@ -545,6 +548,7 @@ def test_page_redraws_from_the_sliders(session):
         session.after("decoded", lambda: sliders.nth(4).press("End"))
 
 
+@pytest.mark.slow
 def test_page_takes_a_drawing(session):
     session.tab("Draw")
     sheet = session.page.locator("#sheet canvas")
@@ -579,6 +583,7 @@ def test_page_takes_a_drawing(session):
     assert sheet.evaluate("canvas => canvas.toDataURL()") != before
 
 
+@pytest.mark.slow
 def test_page_takes_test_images(session):
     session.tab("Test images")
     session.after("clean", session.page.locator(".thumbs button").nth(4).click)
@@ -589,6 +594,7 @@ def test_page_takes_test_images(session):
     assert (TEST.images[..., 0] == surprise).all((1, 2)).any()
 
 
+@pytest.mark.slow
 def test_page_fits_a_phone_and_the_dark(session):
     phone = session.open(
         viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True, color_scheme="dark"
@@ -602,6 +608,7 @@ def test_page_fits_a_phone_and_the_dark(session):
     phone.context.close()
 
 
+@pytest.mark.slow
 def test_page_asks_nobody_else_and_ends_cleanly(session):
     home = f"//127.0.0.1:{session.port}/"
     assert len(session.asked) > 20

@@ -459,6 +459,7 @@ def test_a_file_system_that_refuses_ends_it_in_one_line(here, capsys, monkeypatc
     assert [path for path in os.listdir("out") if path.startswith(".")] == []
 
 
+@pytest.mark.slow
 def test_stopped_it_leaves_only_whole_files_and_goes_on(here, heeded):
     for i in range(400):
         save(f"in/{i}.png", DIGITS[i % 40, ..., 0])

@@ -241,6 +241,7 @@ def test_a_single_image_has_neither_worst_nor_best(material):
     assert sections(page) == [part for part in pages_report.CONTENTS if part not in absent]
 
 
+@pytest.mark.slow
 def test_embeddings_are_shown_beside_the_principal_components(material, monkeypatch):
     latent = materials.latent_vectors(material)
     titles = [title for title, _ in latents.latent_figures(material, latent, "tsne")]

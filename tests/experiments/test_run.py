@@ -127,6 +127,7 @@ def test_writes_everything_it_promises(finished):
     assert f"{result['parameters']:,} parameters" in out
 
 
+@pytest.mark.slow
 def test_same_seed_same_result_and_resumed_is_never_stopped(finished, start, place):
     """Killed after its first epoch and resumed, the run ends in the same bits and the same rows."""
     whole, _ = finished
@@ -160,6 +161,7 @@ def test_weights_that_diverge_in_the_last_step_are_not_kept(tmp_path, capsys):
     assert not (tmp_path / "out" / "summary.json").exists()
 
 
+@pytest.mark.slow
 def test_damaged_checkpoint_is_skipped_in_a_line(finished, start, place, capsys):
     """The newest is damaged: the run goes on from the one before, to the same end."""
     whole, _ = finished
@@ -183,6 +185,7 @@ def test_damaged_checkpoint_is_skipped_in_a_line(finished, start, place, capsys)
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "word"), [(2, "interrupted"), (15, "terminated")])
 def test_stopped_in_an_epoch_it_goes_on_from_there(number, word, start, place):
     """Within 5 s, with the command that goes on in the last line; to the bits of a whole run."""
@@ -213,6 +216,7 @@ def test_stopped_in_an_epoch_it_goes_on_from_there(number, word, start, place):
     assert rows(out) == rows(whole)
 
 
+@pytest.mark.slow
 def test_a_folder_in_use_is_left_alone(start, place, capsys):
     out = place / "in-use"
     process = start("--epochs", 2000, *SMALL, "--no-figures", "--out", out, quick=True)
@@ -230,6 +234,7 @@ def test_a_folder_in_use_is_left_alone(start, place, capsys):
     process.communicate()
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_costs_no_training(finished, start, place):
     """The run goes on in memory, says what it could not save, and what is on disk stays good."""
     whole, _ = finished
@@ -266,6 +271,7 @@ def test_finished_run_says_so(finished, capsys):
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_devices_share_the_batch(finished, start, place):
     whole, _ = finished
     words = ["--epochs", 3, "--sigma", 0.4, *SMALL, "--devices", 2, "--no-figures"]
@@ -324,6 +330,7 @@ def test_validation_images_are_held_out_of_training(tmp_path):
     assert float(row["train_loss"]) < 0.1 < 0.5 < float(row["test_loss"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_runs(recipe, tmp_path, capfd):
     """On a few images, an epoch of each of its stages."""
@@ -413,6 +420,7 @@ def test_checkpoints_of_another_configuration_are_refused(finished, place, capsy
     assert "another configuration" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_teacher_is_part_of_the_run(tmp_path, monkeypatch, capsys):
     """What is learned depends on it, and another in its place is refused."""
 

@@ -62,6 +62,7 @@ for dtype in (jnp.float32, jnp.bfloat16):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
 def test_the_bits_do_not_depend_on_the_threads():
     def run(processors):
@@ -131,6 +132,7 @@ np.testing.assert_array_equal(normal(key, 5000), jax.random.normal(key, (5000,))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="flags of another processor")
 @pytest.mark.parametrize(
     "flags",

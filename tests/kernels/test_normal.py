@@ -20,6 +20,7 @@ def compiled():
     assert build.available()
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     st.integers(0, 2**31 - 1),
@@ -35,6 +36,7 @@ def test_normal_numbers_are_jax_s(seed, batch, count):
     np.testing.assert_array_equal(jax.jit(got)(keys), jax.jit(want)(keys))
 
 
+@pytest.mark.slow
 def test_all_normal_numbers_are_jax_s():
     """Nearly all of the 2**23 that there are, those of either end among them."""
     key, count = jax.random.key(1), 2**25

@@ -91,6 +91,7 @@ def check(name, shape, batch, inputs, outputs, dtype, extras):
     np.testing.assert_allclose(got, want, rtol=eps, atol=eps * scale)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     st.sampled_from(sorted(PRIMITIVES)),
@@ -105,6 +106,7 @@ def test_each_is_what_it_stands_for(name, shape, batch, inputs, outputs, dtype, 
     check(name, shape, batch, inputs, outputs, dtype, extras)
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(
     st.sampled_from(sorted(PRIMITIVES)),
@@ -122,6 +124,7 @@ def test_pairs_of_positions(name, shape, batch, inputs, outputs, dtype, extras):
     check(name, shape, batch, inputs, outputs, dtype, extras)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     st.sampled_from(sorted(PRIMITIVES)),

@@ -3,7 +3,11 @@
 import random
 from pathlib import Path
 
+import pytest
+
 from tests.stress import damage, fuzz, kill
+
+pytestmark = pytest.mark.slow
 
 
 def test_killed_anywhere_it_comes_to_the_same_end(tmp_path):

@@ -22,7 +22,7 @@ WORDS = ["--epochs", "2", "--train-images", "512", "--validation-images", "64", 
 WORDS += ["--microbatches", "4", "--schedule", "constant", "--no-figures"]
 
 
-pytestmark = pytest.mark.usefixtures("heeded")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("heeded")]
 
 
 @pytest.fixture(scope="module")
