@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from benchmarks import growth, performance, throughput
 from benchmarks.timing import machine
 
