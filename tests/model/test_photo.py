@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax import export
 
 from jaxdae import kernels, pretrained
@@ -254,3 +255,23 @@ def test_layers_without_a_bias(rectify):
             for m, p in ((layer, kernel), (with_bias, zero))
         )
         np.testing.assert_allclose(out, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("biases", [(True, True), (True, False), (False, True), (False, False)])
+def test_a_transposed_convolution_after_a_dense_layer(biases):
+    class Both(nn.Module):
+        def setup(self):
+            self.dense = Dense(6, 36, use_bias=biases[0])
+            self.conv = ConvTranspose(4, 2, stride=2, use_bias=biases[1])
+
+        def __call__(self, x, joined):
+            if joined:
+                return self.conv.after_dense(self.dense, x, (3, 3, 4))
+            return self.conv(self.dense(x).reshape(-1, 3, 3, 4))
+
+    x = jax.random.normal(jax.random.key(0), (40, 6))
+    variables = Both().init(jax.random.key(1), x, False)
+    joined, apart = (
+        jax.jit(Both().apply, static_argnums=2)(variables, x, b) for b in (True, False)
+    )
+    np.testing.assert_allclose(joined, apart, atol=1e-5)
