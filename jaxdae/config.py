@@ -50,6 +50,7 @@ class Config:
         "salt_and_pepper",
         "speckle",
         "poisson",
+        "sensor",
     ] = "gaussian"
     """How the clean images are corrupted."""
     mean: float = 0.5

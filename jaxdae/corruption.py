@@ -29,7 +29,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from jaxdae import kernels
+from jaxdae import camera as cameras
+from jaxdae import jpeg, kernels
 from jaxdae.errors import InputError
 from jaxdae.image_io.pillow import LUMA
 from jaxdae.random import fold_in, unrolled
@@ -37,6 +38,7 @@ from jaxdae.random import fold_in, unrolled
 Image = Float[Array, "height width channels"]
 Images = Float[Array, "batch height width channels"]
 Strength = float | Array | tuple[float, float]
+QUALITIES = (70, 101)  # of JPEG
 
 
 def example_keys(key: Key[Array, ""], positions: Int[Array, " batch"]) -> Key[Array, " batch"]:
@@ -169,6 +171,39 @@ def grayscale() -> Corruption:
     return Corruption("grayscale()", corrupt, out_channels=1)
 
 
+def sensor(compressed: float = 0.5, blur: bool = False) -> Corruption:
+    """What a camera does: noise in linear light, its colours interpolated, gamma, 8 bits, JPEG.
+
+    `jaxdae.camera` describes the steps and where their ranges come from. Each image has a camera of
+    its own: gains, read noise, white balance and place of the colour filter. RGB images have a
+    mosaic of colours; with another number of channels, each channel has noise of its own, without
+    white balance. Values that a camera would clip are clipped, as displayed.
+
+    Args:
+      compressed: the share of images that go through JPEG (`jaxdae.jpeg`), of quality 70 to 100,
+        and half of them with chroma at half size.
+      blur: interpolate the colours of the image, too, which blurs its edges; a network then learns
+        to sharpen. Else those of the noise alone: photographs were interpolated before.
+
+    Raises:
+      InputError: `compressed` is no share.
+    """
+    _check("compressed", compressed, 0, 1)
+
+    def corrupt(key: Key[Array, ""], image: Image) -> Image:
+        keys = jax.random.split(key, 5)
+        camera = cameras.draw_camera(keys[0])
+        out = cameras.shoot(keys[1], image.astype(jnp.float32), camera, blur)
+        out = jpeg.to_bytes(out).astype(jnp.float32) / 255
+        if image.shape[-1] in (1, 3) and not (isinstance(compressed, Real) and compressed == 0):
+            quality = jax.random.randint(keys[2], (), *QUALITIES)
+            small = jpeg.compress(out, quality, jax.random.bernoulli(keys[3]))
+            out = jnp.where(jax.random.uniform(keys[4]) < compressed, small, out)
+        return out.astype(image.dtype)
+
+    return Corruption(f"sensor(compressed={compressed}, blur={blur})", corrupt)
+
+
 def compose(*corruptions: Corruption) -> Corruption:
     """Applies corruptions in the given order, each with its own key."""
 
@@ -202,6 +237,7 @@ CORRUPTIONS: dict[str, Entry] = {
     "salt_and_pepper": Entry(salt_and_pepper, ("strength",)),
     "speckle": Entry(speckle, ("sigma",)),
     "poisson": Entry(poisson, ("strength",)),
+    "sensor": Entry(sensor),
 }
 NOISE_LEVELS = tuple(name for name, entry in CORRUPTIONS.items() if "sigma" in entry.reads)
 

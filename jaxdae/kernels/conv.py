@@ -93,7 +93,7 @@ def _by_platform(fast: Form, plain: Form, x: Array, kernel: Array, bias: Array |
 def dense(
     x: Float[Array, "batch *inputs"],
     kernel: Float[Array, "inputs outputs"],
-    bias: Float[Array, " outputs"],
+    bias: Float[Array, " outputs"] | None = None,
     *,
     rectify: bool = False,
 ) -> Float[Array, "batch outputs"]:
@@ -109,9 +109,7 @@ def dense(
       Vectors in x's dtype, accumulated in float32 at least.
     """
     return lax.platform_dependent(
-        x,
-        kernel,
-        bias,
+        *((x, kernel) if bias is None else (x, kernel, bias)),
         cpu=partial(_dense_cpu, rectify=rectify),
         default=_with_relu_and_bias(_dense_lax, rectify),
     )
@@ -185,13 +183,14 @@ def _data_grad_rotated(
     return convolve(conv_data_grad_p, matrix, x, bias, shape, rectify, rotated=True)
 
 
-def _dense_cpu(x: Array, kernel: Array, bias: Array, *, rectify: bool) -> Array:
+def _dense_cpu(x: Array, kernel: Array, bias: Array | None = None, *, rectify: bool) -> Array:
     if build.available() and x.dtype in build.TYPES and kernel.dtype == jnp.float32:
         pixels = x.reshape(x.shape[0], 1, 1, prod(x.shape[1:]))
         return convolve(conv_forward_p, kernel, pixels, bias, ONE_PIXEL, rectify)[:, 0, 0]
     if rectify:
         x = jax.nn.relu(x) if x.ndim != 4 else im2col.swapped(jax.nn.relu, x)
-    return precise_sum(_dense_lax(x, kernel), bias)
+    out = _dense_lax(x, kernel)
+    return out if bias is None else precise_sum(out, bias)
 
 
 def _weighted_sum_im2col(weights: Array, images: Array, bias: Array) -> Array:

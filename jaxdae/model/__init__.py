@@ -13,8 +13,8 @@ networks that take one.
 
 `method="logits"` gives the output before its nonlinearity, for cross-entropies. Autoencoders have
 two halves, `encode` and `decode`, whose parameters are `encoder` and `decoder`. Each layer has a
-`kernel`, Glorot-uniform at the start, and a `bias`, zero at the start, as in Keras. Parameters are
-float32; `dtype` is the type of the computation, as in Flax.
+`kernel`, Glorot-uniform at the start, and a `bias`, zero at the start, as in Keras; `PhotoDenoiser`
+has no biases. Parameters are float32; `dtype` is the type of the computation, as in Flax.
 """
 
 from jaxdae.model.autoencoders import (
@@ -33,9 +33,12 @@ from jaxdae.model.layers import (
     Latent,
     add,
     max_pool,
+    pixel_shuffle,
+    pixel_unshuffle,
     relu,
     upsample,
 )
+from jaxdae.model.photo import PhotoDenoiser
 from jaxdae.model.registry import ARCHITECTURES, build, fields_of, parameter_count
 from jaxdae.model.unet import UNet
 
@@ -53,12 +56,15 @@ __all__ = [
     "Images",
     "Latent",
     "MaxPoolAutoencoder",
+    "PhotoDenoiser",
     "UNet",
     "add",
     "build",
     "fields_of",
     "max_pool",
     "parameter_count",
+    "pixel_shuffle",
+    "pixel_unshuffle",
     "relu",
     "upsample",
 ]

@@ -1,5 +1,6 @@
 """The layers of the networks, as Flax modules, and the functions between them."""
 
+from dataclasses import KW_ONLY
 from typing import Any
 
 import jax.numpy as jnp
@@ -27,11 +28,16 @@ class Affine(nn.Module):
     Fields:
       inputs, outputs: channels (or features) in and out.
       dtype: the type to compute in; None for the wider of the input's and the parameters'.
+      use_bias: False for a layer without a bias: `bias` is None then.
+      kernel_init: the initialiser of the kernel.
     """
 
     inputs: int
     outputs: int
     dtype: Dtype = None
+    _: KW_ONLY
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = nn.initializers.glorot_uniform()
 
     @property
     def window(self) -> tuple[int, ...]:
@@ -40,8 +46,9 @@ class Affine(nn.Module):
 
     def setup(self) -> None:
         shape = (*self.window, self.inputs, self.outputs)
-        self.kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
-        self.bias = self.param("bias", nn.initializers.zeros, (self.outputs,))
+        self.kernel = self.param("kernel", self.kernel_init, shape)
+        zeros = nn.initializers.zeros
+        self.bias = self.param("bias", zeros, (self.outputs,)) if self.use_bias else None
 
     def cast(self, x: Array) -> Array:
         """The input, converted to the type to compute in."""
@@ -84,6 +91,8 @@ class ConvTranspose(Conv):
 
     def after_dense(self, layer: Dense, latent: Latent, shape: tuple[int, int, int]) -> Images:
         """Equals `self(layer(latent).reshape(-1, *shape))`, with less work for a large batch."""
+        if layer.bias is None or self.bias is None:
+            return self(layer(latent).reshape(-1, *shape))
         latent, parameters = self.cast(latent), (layer.kernel, layer.bias, self.kernel, self.bias)
         return dense_then_conv_transpose(latent, *parameters, shape=shape, stride=self.stride)
 
@@ -129,3 +138,17 @@ def upsample(x: Images) -> Images:
         return x.reshape(first, 2 * height, 2 * width, last)
 
     return in_conv_layout(repeat, x)
+
+
+def pixel_unshuffle(x: Images) -> Images:
+    """Halves height and width: the channels of 2x2 pixels, row by row, become those of one."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // 2, width // 2, 4 * channels)
+
+
+def pixel_shuffle(x: Images) -> Images:
+    """Undoes `pixel_unshuffle`."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height, width, 2, 2, channels // 4)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, channels // 4)

@@ -7,6 +7,7 @@ import jax
 from jaxdae.errors import InputError
 from jaxdae.model.autoencoders import DenoisingAutoencoder, DenseAutoencoder, MaxPoolAutoencoder
 from jaxdae.model.base import ACTIVATIONS, Denoiser
+from jaxdae.model.photo import PhotoDenoiser
 from jaxdae.model.unet import UNet
 
 # A configuration's value that is a field of the class is one that the network reads.
@@ -15,6 +16,7 @@ ARCHITECTURES: dict[str, type[Denoiser]] = {
     "maxpool": MaxPoolAutoencoder,
     "dense": DenseAutoencoder,
     "unet": UNet,
+    "photo": PhotoDenoiser,
 }
 CHOICES = {"upsampling": ("nearest", "transposed"), "output": tuple(ACTIVATIONS)}
 OPTIONAL = ("out_channels", "image_size", "dtype")  # which may be None
