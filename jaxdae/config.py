@@ -63,7 +63,7 @@ class Config:
     clean_epochs: int = 0
     """First epochs, which train on images without noise."""
 
-    architecture: Literal["strided", "maxpool", "dense", "unet"] = "strided"
+    architecture: Literal["strided", "maxpool", "dense", "unet", "photo"] = "strided"
     """The network."""
     features: tuple[int, ...] = (32, 64)
     """Channels at each level of the network; widths of the hidden layers (dense)."""

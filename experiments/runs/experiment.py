@@ -384,6 +384,8 @@ class Experiment(Trainer):
             "sigma" if self.by_sigma else "corruption", title=f"{self.tested} images, restored"
         )
         styles = {"mse": "{:.5f}", "psnr": "{:.2f} dB", "ssim": "{:.4f}", "bce": "{:.4f}"}
+        if self.model.output != "sigmoid":
+            del styles["bce"]
         if "accuracy" in next(iter(rows.values())):
             styles["accuracy"] = "{:.2%}"
         for name in styles:

@@ -43,7 +43,7 @@ def image_rows(path: Path, groups: Sequence[Mapping[str, Images]], title: str) -
     figure = Figure(figsize=(size[0] / 200, size[1] / 200), dpi=200)
     left, top_ = margin_left / size[0], 1 - margin_top / size[1]
     axes = figure.add_axes((left, 0, 1 - left, top_))
-    axes.imshow(canvas, vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+    axes.imshow(np.clip(canvas, 0, 1), vmin=0, vmax=1, interpolation="nearest", aspect="auto")
     axes.set_xticks([])
     axes.set_yticks(list(centres), list(centres.values()), fontsize=8)
     axes.tick_params(length=0)

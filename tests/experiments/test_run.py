@@ -392,6 +392,17 @@ def test_images_of_four_channels(tmp_path):
     assert (tmp_path / "out" / "figures" / "digits.png").exists()
 
 
+def test_a_network_of_any_size_with_a_linear_output(tmp_path, capfd):
+    """It has no cross-entropy, and figures of what leaves [0, 1]."""
+    words = ["--architecture", "photo", "--features", "4", "8", "--train-images", "640"]
+    words += ["--test-images", "60", "--epochs", "1", "--devices", "1", "--no-cache"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    rows = summary(tmp_path / "out")["test"]
+    assert set(rows["0.5"]) == {"mse", "psnr", "ssim", "accuracy"}
+    assert (tmp_path / "out" / "report.html").exists()
+    assert "warn" not in "".join(capfd.readouterr()).lower()
+
+
 def test_resumes_across_the_border_of_two_stages(tmp_path, capfd):
     """One epoch without noise and two with it, stopped after the first, to the same bits."""
     words = ["--recipe", "keras-io", "--architecture", "dense", "--features", "8", "--devices", "1"]
