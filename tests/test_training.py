@@ -280,6 +280,7 @@ def test_streamed_images_give_the_same_run(devices, fixed_noise, tmp_path):
     assert tree_sha256(whole) == tree_sha256(streamed)
 
 
+@pytest.mark.slow
 def test_a_large_batch_in_pieces_has_the_gradient_of_the_whole():
     """On a CPU; 96 images are three pieces of 32, 74 have no good piece, so the whole."""
     images = np.random.default_rng(1).integers(0, 256, (96, 8, 8, 1), np.uint8)

@@ -113,6 +113,7 @@ def test_each_denoiser_denoises(pair, name):
     assert error < (0.5 * np.mean((noisy - clean) ** 2) if name == "pixelwise" else 0.8 * pixelwise)
 
 
+@pytest.mark.slow
 def test_processes_give_what_one_gives(pair):
     _, noisy = pair
     function, parameters = DENOISERS["gaussian"].function, {"width": 1.0}

@@ -96,6 +96,7 @@ def run_blocks(page):
         yield names
 
 
+@pytest.mark.slow
 def test_parts_of_ones_own_are_trained():
     names = next(run_blocks("your-own-parts.md"))
     assert isinstance(names["epoch"].model, names["Small"])

@@ -282,6 +282,7 @@ def colour(tmp_path_factory):
     return card(folder, recipe, image_size=(32, 32), channels=3, features=(4, 8), latent_dim=6)
 
 
+@pytest.mark.slow
 @needs_gradio
 def test_shows_other_images_without_a_sheet_to_draw_on(colour):
     play = backend.Playground(colour)

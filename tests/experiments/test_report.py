@@ -516,6 +516,7 @@ def test_runs_of_one_name_are_told_apart(digits, second, tmp_path):
 # --- in a browser ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_pages_are_whole_on_a_phone_and_in_the_dark(digits, second, color, blind, tmp_path):
     out = tmp_path / "compare.html"

@@ -303,6 +303,7 @@ def test_divergence_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, capsys
     assert len(rows(out)) == 1
 
 
+@pytest.mark.slow
 def test_divergence_is_told(start, place):
     words = ["--epochs", 9, *SMALL, "--features", 4, 8, "--optimizer", "adam"]
     words += ["--schedule", "one-cycle", "--learning-rate", "1e37", "--debug"]
@@ -317,6 +318,7 @@ def test_divergence_is_told(start, place):
     assert not (out / "summary.json").exists()
 
 
+@pytest.mark.slow
 def test_validation_images_are_held_out_of_training(tmp_path):
     """A data set of two kinds of images, the last of which the network must never have seen."""
     images = np.zeros((160, 8, 8, 1), np.uint8)
@@ -381,6 +383,7 @@ def test_other_corruptions_take_their_own_flag(corruption, said, tmp_path, capsy
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_images_of_four_channels(tmp_path):
     """From an array file, to figures, under masking."""
     pixels = np.random.default_rng(0).integers(0, 256, (140, 9, 8, 4), np.uint8)
@@ -403,6 +406,7 @@ def test_a_network_of_any_size_with_a_linear_output(tmp_path, capfd):
     assert "warn" not in "".join(capfd.readouterr()).lower()
 
 
+@pytest.mark.slow
 def test_resumes_across_the_border_of_two_stages(tmp_path, capfd):
     """One epoch without noise and two with it, stopped after the first, to the same bits."""
     words = ["--recipe", "keras-io", "--architecture", "dense", "--features", "8", "--devices", "1"]

@@ -33,6 +33,7 @@ def layers(seed, shapes, low=-1.0):
     return {**tree, "scale": {"scale": uniform_leaves(seed, [(7,)], low)[0]}}
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.sampled_from([(1, 1), (5, 1), (3, 3, 7, 1), (2, 15), (40, 16), (9, 17), (3, 5000)]),

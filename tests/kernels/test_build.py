@@ -191,6 +191,7 @@ def test_a_compiler_that_fails_leaves_nothing(monkeypatch, tmp_path):
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 def test_the_library_is_kept_and_mended(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(build, "OPTIONS", (*build.OPTIONS, "-O0"))  # sooner compiled

@@ -183,6 +183,7 @@ def test_differentiates_both_ways_and_twice(layer, stride, channel):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [conv, conv_transpose])
 def test_under_jit_vmap_scan_and_pmap(layer):
     x, kernel = arrays((6, 7), (3, 3), (3, 4), batch=4)
