@@ -17,7 +17,8 @@ class Example(NamedTuple):
     Fields:
       input: the images that the network is given.
       target: what it should make of them: images, or labels.
-      mask: the weight of each value of the target in the loss; None for one everywhere.
+      mask: for an objective that judges only some values of the target: the weight of each value
+        in its loss. `image_loss` weighs all values alike, and takes no mask.
       sigma: the noise level of each image, for a network that takes one.
     """
 
@@ -47,6 +48,12 @@ class Objective(Protocol):
 
 
 def image_loss(apply: Apply, example: Example, loss: Loss) -> Float[Array, " batch"]:
-    """A loss of the network's outputs, or logits, against the target."""
+    """A loss of the network's outputs, or logits, against the whole target.
+
+    Raises:
+      ValueError: the example has a mask.
+    """
+    if example.mask is not None:
+        raise ValueError("image_loss weighs all values alike: an objective with a mask has its own")
     options = {"method": "logits"} if takes_logits(loss) else {}
     return loss(apply(example.input, example.sigma, **options), example.target)

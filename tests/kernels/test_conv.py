@@ -18,20 +18,7 @@ from jaxdae.kernels.conv import DIMENSIONS
 from jaxdae.kernels.conv_shape import ConvShape
 from jaxdae.kernels.im2col import col2im, im2col
 
-
-@pytest.fixture(scope="module", params=["kernels", "operations"], autouse=True)
-def form(request):
-    """Both forms that a CPU has."""
-    jax.clear_caches()
-    if request.param == "operations":
-        with build.disabled():
-            yield
-    elif not build.available():
-        pytest.skip("there is no C++ compiler")
-    else:
-        yield
-
-
+pytestmark = pytest.mark.usefixtures("form")
 sizes = st.tuples(st.integers(1, 9), st.integers(1, 9))
 windows = st.tuples(st.integers(1, 5), st.integers(1, 5))
 channels = st.tuples(st.integers(1, 4), st.integers(1, 4))

@@ -11,16 +11,7 @@ from tests.kernels.reference import random_normal
 SHAPE = (4, 3, 6)  # of the images between the layers
 
 
-@pytest.fixture(scope="module", params=["kernels", "operations"], autouse=True)
-def form(request):
-    jax.clear_caches()
-    if request.param == "operations":
-        with build.disabled():
-            yield
-    elif not build.available():
-        pytest.skip("there is no C++ compiler")
-    else:
-        yield
+pytestmark = pytest.mark.usefixtures("form")
 
 
 def layers():

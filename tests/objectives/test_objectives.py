@@ -114,4 +114,6 @@ def test_a_mask_and_a_level_travel_with_their_images():
     np.testing.assert_array_equal(half.sigma, [3, 4, 5])
     np.testing.assert_array_equal(half.mask, IMAGES[3:] > 0.5)
     assert jax.tree.map(lambda x: x[3:], Example(IMAGES, IMAGES)).mask is None
+    with pytest.raises(ValueError, match="mask"):  # and is never ignored
+        Paired().loss(lambda *_: IMAGES, example)
     assert optax.tree_utils.tree_sum(half.mask) == (IMAGES[3:] > 0.5).sum()
