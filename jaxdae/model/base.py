@@ -34,6 +34,9 @@ class Denoiser(nn.Module):
     output: Literal["sigmoid", "linear"] = "sigmoid"
     dtype: Dtype = None
 
+    takes_noise_level = False  # True for a class whose output depends on `sigma`
+    estimates = False  # True for one that estimates `sigma` where it is not told: `noise_level`
+
     def __call__(self, images: Images, sigma: NoiseLevel | None = None) -> Images:
         """Denoises images.
 

@@ -1,10 +1,13 @@
 """The network for photographs: a residual U-Net without biases, told the noise level."""
 
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Float
 
 from jaxdae.errors import InputError
 from jaxdae.model.base import Denoiser, NoiseLevel, reflect, round_up
@@ -16,6 +19,7 @@ from jaxdae.model.layers import (
     add,
     pixel_shuffle,
     pixel_unshuffle,
+    upsample,
 )
 
 
@@ -44,6 +48,38 @@ class ResidualBlock(nn.Module):
         return add(x, out)
 
 
+class NoiseEstimator(nn.Module):
+    """The noise's standard deviation at each pixel: (batch, height, width, 1), of few sizes.
+
+    Without biases, it grows with the image: f(a * images) = a * f(images) for a > 0.
+
+    Fields:
+      channels: of the images.
+      features: channels at half size, and after each further halving.
+    """
+
+    channels: int
+    features: tuple[int, ...]
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, images: Images) -> Images:
+        layer = {"dtype": self.dtype, "use_bias": False}
+        x, inputs, window = pixel_unshuffle(images), 4 * self.channels, {}
+        for i, outputs in enumerate(self.features):
+            first = Conv(
+                inputs, outputs, kernel_init=scaled(2), name=f"down_{i}", **window, **layer
+            )
+            second = Conv(outputs, outputs, kernel_init=scaled(2), name=f"conv_{i}", **layer)
+            x = second(first(x, rectify=i > 0), rectify=True)
+            inputs, window = outputs, {"kernel_size": (2, 2), "stride": 2}
+        last = Conv(inputs, 1, kernel_init=scaled(1), name="output", **layer)
+        level = jnp.abs(last(x, rectify=True)).astype(images.dtype)
+        for _ in self.features:
+            level = upsample(level)
+        return level
+
+
 class PhotoDenoiser(Denoiser):
     """`photo`: photographs, gray or in colour, of any size, at every noise level.
 
@@ -58,21 +94,34 @@ class PhotoDenoiser(Denoiser):
     blind image denoising via bias-free convolutional neural networks", 2020). A sigmoid output
     would undo that.
 
-    The noise level is a further channel of the input. Without one, the channel is zero: a network
-    that is trained so is blind, and is to be called so. One that is trained with noise levels takes
-    images without a level for clean ones, and returns them nearly unchanged.
+    The noise level is a further channel of the input. Where it is not given, a small network
+    estimates it at each pixel (as CBDNet's does: Guo, Yan, Zhang, Zuo and Zhang, "Toward
+    convolutional blind denoising of real photographs", 2019), `noise_level`. Without that network,
+    the channel is zero: a network that is trained so is blind.
 
     A fresh network nearly returns its input. With another number of channels out than in, there is
-    nothing to subtract from: the output is `-f(images, sigma)`.
+    nothing to subtract from: the output is `-f(images, sigma)`, and nothing is estimated.
 
     Fields:
       features: channels at half size, and after each further halving.
       blocks: residual blocks at each scale on the way down, in the middle, and on the way up.
+      level_features: likewise of the network that estimates the noise level; () for none.
     """
 
     output: Literal["sigmoid", "linear"] = "linear"
     features: tuple[int, ...] = (48, 64, 96)
     blocks: int = 2
+    level_features: tuple[int, ...] = (24, 48, 64)
+
+    takes_noise_level = True
+
+    @property
+    def estimates(self) -> bool:
+        return bool(self.level_features) and self.outputs == self.channels
+
+    def setup(self) -> None:
+        if self.estimates:
+            self.level = NoiseEstimator(self.channels, self.level_features, self.dtype)
 
     def logits(self, images: Images, sigma: NoiseLevel | None = None) -> Images:
         """As a call, before the output's nonlinearity.
@@ -81,7 +130,19 @@ class PhotoDenoiser(Denoiser):
           InputError: the images do not fit `channels`, or the noise level does not fit the images.
         """
         self._check(images)
+        if sigma is None and self.estimates:
+            sigma = self.noise_level(images)
         return super().logits(images, self._noise_map(images, sigma))
+
+    def noise_level(self, images: Images) -> Float[Array, "batch height width 1"]:
+        """The estimated standard deviation of the noise at each pixel, at least 0.
+
+        Raises:
+          InputError: the images do not fit `channels`, or the network does not estimate it.
+        """
+        if not self.estimates:
+            raise InputError("this network does not estimate noise levels: give sigma")
+        return self._cropped(self.level(self._padded(images)), images.shape[1:3])
 
     @nn.compact
     def forward(self, images: Images, sigma: NoiseLevel | None = None) -> Images:
@@ -121,7 +182,7 @@ class PhotoDenoiser(Denoiser):
         return images - noise if self.outputs == self.channels else -noise
 
     def padded_side(self, side: int) -> int:
-        return round_up(side, 2 ** len(self.features))
+        return round_up(side, 2 ** max(len(self.features), len(self.level_features)))
 
     def _noise_map(self, images: Images, sigma: NoiseLevel | None) -> Images:
         """The noise level of each pixel: (batch, height, width, 1)."""
@@ -135,3 +196,28 @@ class PhotoDenoiser(Denoiser):
             )
         level = level.reshape(-1, 1, 1, 1) if level.ndim == 1 else level
         return jnp.broadcast_to(level, (batch, height, width, 1))
+
+
+def gray_params(params: Any) -> Any:
+    """The parameters of a `PhotoDenoiser` for gray images, from those of one for RGB.
+
+    The gray network does what the other does on three equal channels: to start training from.
+    """
+    flat = flatten_dict(params, sep="/")
+
+    def merge(name: str, axis: int, channels: int, level: int) -> None:
+        """Of each of the four pixels of 2x2, sums three channels; `level` more stay."""
+        kernel = np.asarray(flat[f"{name}/kernel"])
+        shape = list(kernel.shape)
+        parts = kernel.reshape(*shape[:axis], 4, channels, *shape[axis + 1 :])
+        colours, others = np.split(parts, [3], axis=axis + 1)
+        merged = np.concatenate([colours.sum(axis + 1, keepdims=True), others], axis=axis + 1)
+        shape[axis] = 4 * (1 + level)
+        flat[f"{name}/kernel"] = merged.reshape(shape)
+
+    merge("stem", 2, 4, 1)
+    merge("output", 3, 3, 0)
+    flat["output/kernel"] = flat["output/kernel"] / 3
+    if "level/down_0/kernel" in flat:
+        merge("level/down_0", 2, 3, 0)
+    return unflatten_dict(flat, sep="/")
