@@ -68,6 +68,19 @@ class Denoiser(nn.Module):
         return side
 
     @property
+    def stride(self) -> int:
+        """The sides that the network computes on are multiples of it: a tile must begin at one."""
+        return 1
+
+    @property
+    def reach(self) -> int | None:
+        """How many pixels away, along each axis, an output may depend on an input.
+
+        None if that is unknown, or if the network takes images of one size only.
+        """
+        return None
+
+    @property
     def outputs(self) -> int:
         """Channels of the images that go out."""
         return self.channels if self.out_channels is None else self.out_channels

@@ -121,7 +121,47 @@ class PhotoDenoiser(Denoiser):
         return images - noise if self.outputs == self.channels else -noise
 
     def padded_side(self, side: int) -> int:
-        return round_up(side, 2 ** len(self.features))
+        return round_up(side, self.stride)
+
+    @property
+    def stride(self) -> int:
+        return 2 ** len(self.features)
+
+    @property
+    def reach(self) -> int:
+        ends = [self._inputs_of(pixel) for pixel in range(self.stride)]
+        return max(max(pixel - low, high - pixel) for pixel, (low, high) in enumerate(ends))
+
+    def _inputs_of(self, pixel: int) -> tuple[int, int]:
+        """The first and the last pixel, along an axis, that an output pixel depends on."""
+        low = high = pixel
+
+        def convolutions(count: int) -> None:  # 3x3
+            nonlocal low, high
+            low, high = low - count, high + count
+
+        def coarser() -> None:  # a transposed convolution, 2x2, or a pixel shuffle
+            nonlocal low, high
+            low, high = low // 2, high // 2
+
+        def finer() -> None:  # a strided convolution, 2x2, or a pixel unshuffle
+            nonlocal low, high
+            low, high = 2 * low, 2 * high + 1
+
+        # From the output back to the input. A skip connection reaches less far than its way round.
+        levels, stack = len(self.features) - 1, 2 * self.blocks
+        coarser()
+        convolutions(1)
+        for _ in range(levels):
+            convolutions(stack)
+            coarser()
+        convolutions(stack)
+        for _ in range(levels):
+            finer()
+            convolutions(stack)
+        convolutions(1)
+        finer()
+        return low, high
 
     def _noise_map(self, images: Images, sigma: NoiseLevel | None) -> Images:
         """The noise level of each pixel: (batch, height, width, 1)."""
