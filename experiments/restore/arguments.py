@@ -23,9 +23,17 @@ class Arguments:
     """Image files, stacks, folders, or patterns in quotes."""
     out: Path
     """Folder to write to."""
-    model: str = "digits-blind"
-    """A network that comes with jaxdae (digits-blind, digits-unet, digits-sigma-0.5,
-    digits-sigma-1.0), the folder of a finished run, or a model's .npz or .safetensors file."""
+    model: str | None = None
+    """A network that comes with jaxdae (photo, photo-gray, digits-blind, digits-unet,
+    digits-sigma-0.5, digits-sigma-1.0), the folder of a finished run, or a model's .npz or
+    .safetensors file. By default each image decides: digits-blind for gray images of 28x28,
+    photo-gray for other gray images, photo for colour."""
+    strength: float = 1.0
+    """Multiplies the noise level: below 1 more detail stays, above 1 more noise goes."""
+    sigma: float | None = None
+    """The noise level, for images in [0, 1]. By default the network estimates it."""
+    blend: float = 0.0
+    """The share of the input that is mixed back into the result, from 0 to 1."""
     tile: bool = False
     """Denoise images of other sizes in overlapping tiles."""
     fit: bool = False
@@ -70,6 +78,23 @@ def check(arguments: Arguments) -> None:
         raise InputError(
             f"--noise-sigma {sigma} must be finite and at least 0: give a number such as 0.5"
         )
+    for flag in ("sigma", "strength"):
+        value = getattr(arguments, flag)
+        if value is not None and not 0 <= value < math.inf:
+            example = 0.1 if flag == "sigma" else 0.7
+            raise InputError(
+                f"--{flag} {value} must be finite and at least 0: give a number such as {example}"
+            )
+    if not 0 <= arguments.blend <= 1:
+        raise InputError(
+            f"--blend {arguments.blend} must be from 0 to 1: give a number such as 0.2"
+        )
+    for flag in ("tile", "fit"):
+        if getattr(arguments, flag) and arguments.model is None:
+            raise InputError(
+                f"--{flag} is for networks of one size, but none is named: leave it out, or name "
+                "one, such as --model digits-blind"
+            )
     if arguments.seed < 0:
         raise InputError(f"--seed {arguments.seed} must be at least 0: choose another")
     for flag in ("out", "side_by_side"):

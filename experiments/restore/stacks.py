@@ -22,7 +22,8 @@ class Item(NamedTuple):
       name: for messages and metrics.csv.
       images: as they were read.
       reference: the clean images, or None.
-      picture: the file as it was read; None for a stack.
+      picture: the file as it was read; None for a stack. If its three channels are equal, `images`
+        may hold only one of them.
       stack, array, first: the stack, the array in it, and the index of the first image.
     """
 

@@ -44,8 +44,11 @@ def write_item(arguments: Arguments, item: Item, work: Work) -> list[dict[str, A
     from jaxdae import metrics
 
     if item.picture is not None:
+        # A gray image in an RGB file stays in RGB.
+        channels = max(work.result.shape[3], item.picture.pixels.shape[2])
+        pixels = np.broadcast_to(work.result[0], (*work.result.shape[1:3], channels))
         try:
-            data = encode(item.picture._replace(pixels=work.result[0]))
+            data = encode(item.picture._replace(pixels=pixels))
         except InputError as error:
             raise WriteError(item.source, f"{show(item.source.path)}: {error}") from None
         write_whole(arguments.out / item.source.name, data)
