@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from jaxdae.errors import InputError, show
+from jaxdae.image_io.limits import SMALL_PIXELS
 
 METRICS = "metrics.csv"
 
@@ -49,6 +50,9 @@ class Arguments:
     With --noise-sigma the default is the inputs. The errors are written to metrics.csv in --out."""
     side_by_side: Path | None = None
     """Folder for pictures that show each input beside its result (and its reference)."""
+    max_pixels: int = SMALL_PIXELS
+    """Read images of up to so many pixels in any case. Larger ones are refused if their file is far
+    too small for them (a decompression bomb), or if they do not fit the memory."""
     overwrite: bool = False
     """Replace existing files in --out."""
     skip_existing: bool = False
@@ -95,8 +99,11 @@ def check(arguments: Arguments) -> None:
                 f"--{flag} is for networks of one size, but none is named: leave it out, or name "
                 "one, such as --model digits-blind"
             )
-    if arguments.seed < 0:
-        raise InputError(f"--seed {arguments.seed} must be at least 0: choose another")
+    for flag, least in (("seed", 0), ("max_pixels", 1)):
+        value = getattr(arguments, flag)
+        if value < least:
+            name = flag.replace("_", "-")
+            raise InputError(f"--{name} {value} must be at least {least}: choose another")
     for flag in ("out", "side_by_side"):
         path = getattr(arguments, flag)
         if path is not None and os.path.lexists(path) and not path.is_dir():

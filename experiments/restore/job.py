@@ -16,6 +16,7 @@ from rich.console import Console
 
 from jaxdae.errors import InputError, show
 from jaxdae.files import write_whole
+from jaxdae.image_io.limits import TooLarge
 from jaxdae.image_io.pillow import Picture, read
 
 from ..common.progress import progress_bar
@@ -164,7 +165,7 @@ class Job:
             if size > GROUP_BYTES:
                 return found, group[i:]
             try:
-                picture = read(source.path)
+                picture = read(source.path, self.arguments.max_pixels)
                 # Before the reference is read: an image that is refused needs none.
                 self.networks.check_size(*picture.pixels.shape[:2])
                 pixels = self._gray_alone(picture)
@@ -172,7 +173,7 @@ class Job:
                 found.append((source, Item(source, source.name, pixels, reference, picture)))
                 size += pixels.nbytes
             except InputError as error:
-                path, message = show(source.path), str(error)
+                path, message = show(source.path), _with_flag(error)
                 message = message if path in message else f"{path} {message}"
                 found.append((source, InputError(message)))
         return found, ()
@@ -186,14 +187,15 @@ class Job:
         folder = self.arguments.reference
         if folder is None:
             return pixels if self.arguments.noise_sigma is not None else None
-        picture = read(reference_of(folder, source))
+        picture = read(reference_of(folder, source), self.arguments.max_pixels)
         return self._gray_alone(picture) if pixels.shape[3] == 1 else picture.pixels[None]
 
     def _stack_items(self, source: Source) -> Iterator[Item]:
         stack, folder = None, self.arguments.reference
         try:
             reference = None if folder is None else reference_of(folder, source)
-            stack = StackWork(source, self.arguments.out / source.name, reference)
+            target = self.arguments.out / source.name
+            stack = StackWork(source, target, reference, self.arguments.max_pixels)
             self._stacks.append(stack)
             self._advance(0, stack.left - 1)  # it was counted as one image
             for item in stack.items():
@@ -202,7 +204,7 @@ class Job:
                 itself = self.arguments.noise_sigma is not None and folder is None
                 yield item._replace(reference=item.images) if itself else item
         except InputError as error:
-            self._fail(source, str(error), stack)
+            self._fail(source, _with_flag(error), stack)
 
     # Writing
 
@@ -286,6 +288,13 @@ def _grouped(files: Sequence[Source]) -> Iterator[list[Source]]:
             group = []
         group.append(file)
     yield group
+
+
+def _with_flag(error: InputError) -> str:
+    """The message of an error; with the flag that allows an image that is too large."""
+    if not isinstance(error, TooLarge):
+        return str(error)
+    return f"{error}, or give --max-pixels {error.pixels} if you trust it"
 
 
 def _size(shape: Sequence[int]) -> str:

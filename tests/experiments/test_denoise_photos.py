@@ -214,3 +214,19 @@ def test_noise_references_and_pictures(here):
     save("clean/gray.png", np.dstack([GRAY] * 3))
     assert command("in", "--reference", "clean", "--out", "compared") == 0
     assert all(row["mse_before"] == 0 for row in rows("compared").values())
+
+
+def test_bombs_are_refused_and_the_flag_lifts_it(here, capsys):
+    save("in/a.webp", np.zeros((500, 500, 3), np.uint8), lossless=True)
+    save("in/b.png", PHOTO)
+    np.savez_compressed("in/c.npz", x=np.zeros((2, 900, 900, 1), np.uint8))
+    assert command("in", "--out", "out", "--max-pixels", 3000) == 2
+    errors = capsys.readouterr().err.splitlines()
+    for error, name, pixels in zip(errors, ("a.webp", "c.npz"), (250_000, 810_000), strict=False):
+        assert name in error
+        assert error.endswith(f"cut or shrink it, or give --max-pixels {pixels} if you trust it")
+    assert len(errors) == 3 and [path.name for path in Path("out").iterdir()] == ["b.png"]
+    assert command("in", "--out", "out", "--max-pixels", 810_000, "--skip-existing") == 0
+    assert not np.load("out/c.npz")["x"].any()
+    assert command("in", "--out", "out", "--max-pixels", 0) == 2
+    assert "--max-pixels 0 must be at least 1" in capsys.readouterr().err
