@@ -1,8 +1,8 @@
 """Denoises your own images: files, folders and stacks.
 
-    python -m experiments.denoise noisy/ --model digits-blind --out clean
-    python -m experiments.denoise "photos/**/*.png" --model runs/mine --tile --out clean
-    python -m experiments.denoise stack.npz --model digits-unet --out clean
+    python -m experiments.denoise photo.jpg --out clean
+    python -m experiments.denoise "photos/**/*.png" --strength 0.7 --out clean
+    python -m experiments.denoise stack.npz --model runs/mine --out clean
 
 An INPUT is an image file (png, jpg, bmp, gif, tif, webp, pgm, ppm), a .npy or .npz stack, a folder
 (with all its subfolders) or a pattern in quotes. Each result has the name of its input, and its
@@ -18,8 +18,12 @@ colour, CMYK).
 A stack has the shape [n h w] or [n h w c], and the type uint8, uint16 or floating point in [0, 1].
 In a .npz all arrays with three or four axes are denoised; the others are copied.
 
-Some networks take images of one size only, such as those for digits. Other images are refused then,
-unless you give
+Without --model, each image decides which network denoises it: photo for colour, photo-gray for
+gray images, digits-blind for gray images of 28x28, such as handwritten digits. The networks for
+photographs take any size. They estimate the noise, unless --sigma gives it.
+
+Other networks, such as those for digits, take images of one size only. Other images are refused
+then, unless you give
 
   --tile  to denoise overlapping tiles of that size and blend them; small images are first extended
   by reflection;
@@ -29,7 +33,8 @@ unless you give
 
 A network for gray images denoises each channel of an RGB image alone. A network for RGB gets a gray
 image as three equal channels, and the result is the mean of its outputs. A network that makes RGB
-from gray gets the gray values of an RGB image.
+from gray gets the gray values of an RGB image. An RGB image whose channels are equal everywhere
+counts as gray for these networks, and where --model is not given; its result is RGB again.
 
 If a file cannot be denoised, the command prints why, denoises the others, and its exit status is 2.
 """
@@ -86,13 +91,10 @@ def run(arguments: Arguments) -> int:
         return 0
     warnings.simplefilter("ignore")  # of Pillow: a file is either read or refused
     cli.prepare_jax(1, arguments.cache)
-    from .restore.adapt import noise_mean
     from .restore.job import MAX_ERRORS, Job
-    from .runs.models import load_model
+    from .restore.networks import Networks, announce
 
-    loaded = load_model(arguments.model)
-    noisy = arguments.noise_sigma is not None
-    mean = noise_mean(loaded.card, arguments.model) if noisy else None
+    networks = Networks(arguments)
     try:
         write_whole(probe := out / ".writable", b"")
         probe.unlink()
@@ -100,14 +102,11 @@ def run(arguments: Arguments) -> int:
         raise InputError(
             f"--out {show(out)} cannot be written ({error}): choose another folder"
         ) from None
-    # The card says what the model was trained for; with other sizes its limits matter too.
-    keys = ["about"] + ["limits"] * (arguments.tile or arguments.fit)
-    about = " ".join(" ".join(str(loaded.card.get(key, "")).split()) for key in keys).strip()
-    if about:
-        print(f"{arguments.model}: {about}", flush=True)
+    if networks.named is not None:
+        announce(networks.named)
     note = f": every file in {out} is complete; --skip-existing continues with the others"
     with Guard(lambda: note):
-        job = Job(arguments, todo, loaded, mean)
+        job = Job(arguments, todo, networks)
         job.run()
     summarize(job, len(todo), time.perf_counter() - begun)
     if job.failed:
@@ -135,7 +134,10 @@ def summarize(job: "Job", files: int, seconds: float) -> None:
         print(f"means: {', '.join(changes)}; {path} has those of each image")
     done = counted(files - job.failed, "file")
     images = "" if done == counted(job.images, "file") else f"{counted(job.images, 'image')} of "
-    print(f"{images}{done} denoised in {seconds:.1f} s; results in {job.arguments.out}/")
+    used = job.networks.used
+    shares = [f" ({counted(network.images, 'image')})" * (len(used) > 1) for network in used]
+    by = ", ".join(network.name + share for network, share in zip(used, shares, strict=True))
+    print(f"{images}{done} denoised in {seconds:.1f} s by {by}; results in {job.arguments.out}/")
 
 
 def counted(number: int, noun: str) -> str:

@@ -1,15 +1,20 @@
-"""Images of any size for a network of a fixed size: in overlapping tiles, or scaled to fit.
+"""Images of any size for a network of a fixed size, and large images for a network of any size.
 
     restored = tiled(network, images, (28, 28))           # images [n h w c]
     restored = unfit(network(fit(images, (28, 28))), images.shape[1:3])
+    for tile in windows(images.shape[1:3], model.reach, model.stride):
+        restored[:, *tile.kept] = network(images[:, *tile.read])[:, *tile.inside]
 
 It runs in NumPy, because JAX compiles a program for each size of image. For large images, use
-`Grid`, `cut` and `Blend` on one row of tiles at a time: only a few rows are in memory.
+`Grid`, `cut` and `Blend` on one row of tiles at a time: only a few rows are in memory. `windows`
+are tiles without a seam: their results are those of the whole image.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -21,6 +26,8 @@ Images = Float[np.ndarray, "n height width channels"]
 Tiles = Float[np.ndarray, "tiles height width channels"]
 ALL = slice(None)
 Weights = Float[np.ndarray, "positions tile"]
+Box = tuple[slice, slice]  # rows and columns
+WINDOW_PIXELS = 2_400_000  # of a window: `photo` needs 250 bytes for each in float32
 
 
 @dataclass(frozen=True)
@@ -165,6 +172,81 @@ def tiled(
     blend = Blend(grid, len(images))
     rows = [blend.add(apply(cut(padded, grid, row))) for row in range(len(grid.rows))]
     return crop(np.concatenate(rows, 1), images.shape[1:3])
+
+
+class Window(NamedTuple):
+    """A tile of an image, for a network whose outputs depend on nearby pixels only.
+
+    Fields:
+      read: the pixels that the network gets.
+      kept: the pixels whose results are right, and of no other window.
+      inside: the kept pixels, counted from the first pixel read.
+    """
+
+    read: Box
+    kept: Box
+    inside: Box
+
+
+def windows(size: Size, reach: int, stride: int = 1, most: int = WINDOW_PIXELS) -> list[Window]:
+    """Tiles of one shape that give the same results as the whole image, row by row.
+
+    A window overlaps its neighbours by twice the reach. It begins at a multiple of the stride, and
+    its sides leave the remainder of the image's: the network pads all windows alike, and the last
+    ones where it pads the image. Their number is the one that reads the fewest pixels in all.
+
+    Args:
+      size: (height, width) of the image.
+      reach, stride: the network's.
+      most: the pixels of a window, at most, unless the reach needs more. A smaller image is one
+        window.
+    """
+    plans = []  # pixels in all, pixels of a window, the windows of each axis
+    for rows in _plans(size[0], reach, stride):
+        for columns in _plans(size[1], reach, stride):
+            pixels = rows[0] * columns[0]
+            plans.append((pixels * len(rows[1]) * len(columns[1]), pixels, rows, columns))
+            if pixels <= most:
+                break
+    small = [plan for plan in plans if plan[1] <= most]
+    _, _, *axes = min(small) if small else min(plans, key=lambda plan: plan[1])
+    down, along = (_parts(side, *axis, reach) for side, axis in zip(size, axes, strict=True))
+    return [
+        Window((r, c), (r_kept, c_kept), (r_inside, c_inside))
+        for r, r_kept, r_inside in down
+        for c, c_kept, c_inside in along
+    ]
+
+
+def _plans(side: int, reach: int, stride: int) -> Iterator[tuple[int, list[int]]]:
+    """The length of the windows along an axis and where they begin: one window, two, and so on.
+
+    None is shorter than four times the reach: less than half of its results would be kept.
+    """
+    yield side, [0]
+    shortest, count, length = 4 * reach + stride, 2, side
+    while length > shortest + stride:
+        shared = -(-(side + 2 * reach * (count - 1)) // count)  # all windows have the same
+        length = max(shared, shortest)
+        length += (side - length) % stride
+        while (length - 2 * reach) // stride * stride * (count - 1) < side - length:
+            length += stride
+        if length >= side:
+            return
+        steps = (side - length) // stride
+        yield length, [steps * i // (count - 1) * stride for i in range(count)]
+        count += 1
+
+
+def _parts(
+    side: int, length: int, starts: list[int], reach: int
+) -> list[tuple[slice, slice, slice]]:
+    """The pixels of each window along an axis: read, kept and inside."""
+    middles = [(start + length + following) // 2 for start, following in pairwise(starts)]
+    return [
+        (slice(start, start + length), slice(low, high), slice(low - start, high - start))
+        for start, low, high in zip(starts, [0, *middles], [*middles, side], strict=True)
+    ]
 
 
 def fit(images: Images, size: Size) -> Images:

@@ -7,7 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxdae.errors import InputError
-from jaxdae.tiling import Blend, Grid, crop, cut, fit, pad, resize, tiled, unfit
+from jaxdae.tiling import (
+    WINDOW_PIXELS,
+    Blend,
+    Grid,
+    crop,
+    cut,
+    fit,
+    pad,
+    resize,
+    tiled,
+    unfit,
+    windows,
+)
 
 sides = st.integers(1, 40)
 tiles = st.integers(1, 12)
@@ -155,3 +167,31 @@ def test_the_ratio_of_the_sides_is_kept():
     np.testing.assert_allclose(
         unfit(fitted[None, ..., None], (60, 120)).mean(), disc.mean(), rtol=0.1
     )
+
+
+@given(sides, sides, st.integers(0, 3), st.integers(1, 4), st.integers(1, 600))
+def test_windows_keep_each_pixel_once_and_far_from_their_edges(height, width, reach, stride, most):
+    size = (3 * height, 2 * width)
+    found = windows(size, reach, stride, most)
+    kept = np.zeros(size, int)
+    for read, inner, inside in found:
+        kept[inner] += 1
+        for side, r, k, i in zip(size, read, inner, inside, strict=True):
+            assert r.start % stride == 0 and (r.stop - side) % stride == 0
+            assert k.start - r.start == i.start and k.stop - r.start == i.stop
+            assert r.start == 0 or k.start - r.start >= reach
+            assert r.stop == side or r.stop - k.stop >= reach
+    assert (kept == 1).all()
+    shapes = {tuple(r.stop - r.start for r in window.read) for window in found}
+    assert len(shapes) == 1
+    # A side of four times the reach is always possible.
+    least = [min(side, 4 * reach + 3 * stride) for side in size]
+    assert np.prod(shapes.pop()) <= max(most, np.prod(least))
+
+
+def test_windows_of_large_images_read_little_more_than_the_image():
+    for size in ((3000, 4000), (2848, 4272), (6000, 8000), (10000, 10000), (300, 200000)):
+        found = windows(size, 96, 8)
+        area = [np.prod([side.stop - side.start for side in window.read]) for window in found]
+        assert max(area) <= WINDOW_PIXELS and sum(area) < 1.35 * np.prod(size)
+    assert len(windows((1000, 1500), 96, 8)) == 1

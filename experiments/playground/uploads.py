@@ -18,7 +18,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from jaxdae.errors import InputError
-from jaxdae.image_io.pillow import FORMATS, MAX_PIXELS
+from jaxdae.image_io.limits import TooLarge
+from jaxdae.image_io.pillow import FORMATS, open_file
 
 SIDE, BOX = 28, 20  # sides of an image, and of the box that its digit fills
 PEN = 3.0  # width of a drawn stroke in pixels of 28x28: the median of MNIST's ones
@@ -37,29 +38,25 @@ def open_image(path: Path) -> Image.Image:
     """Opens an image file as RGBA, upright by its EXIF data. Of several frames it takes the first.
 
     Raises:
-      InputError: the format is unknown, the file is damaged, or it has too many pixels.
+      InputError: the format is unknown, the file is damaged, or the image is too large.
     """
     try:
-        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as file:
+        with warnings.catch_warnings(), open_file(path, what="this image") as file:
             warnings.simplefilter("ignore")
             file.draft("RGB", (2 * LONGEST, 2 * LONGEST))  # decodes a JPEG no larger than needed
-            if file.width * file.height <= MAX_PIXELS:
-                upright = ImageOps.exif_transpose(file)
-                if upright.mode.startswith(("I", "F")):  # 16 or 32 bits: stretch the range
-                    wide = np.nan_to_num(np.asarray(upright, np.float64), posinf=0, neginf=0)
-                    span = max(np.ptp(wide), 1e-30)
-                    upright = Image.fromarray(_to_uint8((wide - wide.min()) / span))
-                return upright.convert("RGBA")
-            width, height = file.size
+            upright = ImageOps.exif_transpose(file)
+            if upright.mode.startswith(("I", "F")):  # 16 or 32 bits: stretch the range
+                wide = np.nan_to_num(np.asarray(upright, np.float32), posinf=0, neginf=0)
+                span = max(np.ptp(wide), 1e-30)
+                upright = Image.fromarray(_to_uint8((wide - wide.min()) / span))
+            return upright.convert("RGBA")
+    except TooLarge:
+        raise
     except Exception:  # damaged files raise many types
         formats = ", ".join(FORMATS[:-1])
         raise InputError(
             f"this file is not a readable image: give a {formats} or {FORMATS[-1]} file"
         ) from None
-    raise InputError(
-        f"this image has {width}x{height} pixels, and must have at most {MAX_PIXELS:,}: crop or "
-        "shrink it"
-    )
 
 
 def _to_uint8(values: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from jaxdae.errors import InputError
 from jaxdae.image_io.pillow import LUMA
 
 BAND = 256  # rows of a large image that are converted at once
+ALL = slice(None)
 UINT8 = np.dtype(np.uint8)
 Images = Shaped[np.ndarray, "n height width channels"]
 Values = Float[np.ndarray, "n height width channels"]
@@ -29,6 +30,7 @@ class Rules:
     def __init__(self, model: Any, name: str, sizes: Literal["refuse", "fit", "tile"]) -> None:
         self.size: Any = None if model.image_size is None else tuple(model.image_size)
         self.inputs, self.outputs = model.channels, model.outputs
+        self.reach, self.stride = model.reach, model.stride
         self.name, self.sizes = name, sizes
         if self.size is None and sizes != "refuse":
             raise InputError(f"--{sizes} has no use: {name} takes images of any size: leave it out")
@@ -85,15 +87,16 @@ class Work:
     Args:
       images: uint8, uint16, or floating point in [0, 1].
       dtype: the type of the result.
+      blend: the share of the images in the result.
 
     Raises:
       InputError: the rules refuse them.
     """
 
-    def __init__(self, rules: Rules, images: Images, dtype: np.dtype) -> None:
+    def __init__(self, rules: Rules, images: Images, dtype: np.dtype, blend: float = 0) -> None:
         from jaxdae import tiling
 
-        self.rules, self.images, self.dtype = rules, images, dtype
+        self.rules, self.images, self.dtype, self.blend = rules, images, dtype, blend
         self.count, height, width, self.channels = images.shape
         rules.check_size(height, width)
         channels = rules.channels(self.channels)
@@ -101,25 +104,29 @@ class Work:
         self.tiled, self.fitted = other and rules.sizes == "tile", other and rules.sizes == "fit"
         shape = (height, width)
         self.shape = (self.count, height, width, channels)  # of the result
-        self.groups = 1
+        self._windows = [tiling.Window((ALL, ALL), (ALL, ALL), (ALL, ALL))]
+        self._source = images
         if self.tiled:
-            self._padded = tiling.pad(images, rules.size)
-            self._grid = tiling.Grid(self._padded.shape[1:3], rules.size)
+            self._source = tiling.pad(images, rules.size)
+            self._grid = tiling.Grid(self._source.shape[1:3], rules.size)
             self._blend = tiling.Blend(self._grid, self.count)
-            self.groups, shape = len(self._grid.rows), self._grid.shape
+            shape = self._grid.shape
             self._row = 0
+        elif rules.reach is not None:
+            self._windows = tiling.windows(shape, rules.reach, rules.stride)
+        self.groups = len(self._grid.rows) if self.tiled else len(self._windows)
         self.result = np.empty((self.count, *shape, channels), dtype)
         self.left = self.groups
 
     def inputs(self) -> Iterator[Values]:
-        """The inputs of the network, in groups."""
+        """The inputs of the network, in groups of one size."""
         from jaxdae import tiling
 
-        for row in range(self.groups):
+        for group in range(self.groups):
             if self.tiled:
-                images = to_float(tiling.cut(self._padded, self._grid, row))
+                images = to_float(tiling.cut(self._source, self._grid, group))
             else:
-                images = to_float(self.images)
+                images = to_float(self._source[:, *self._windows[group].read])
                 images = tiling.fit(images, self.rules.size) if self.fitted else images
             yield self.rules.to_inputs(images)
 
@@ -132,15 +139,29 @@ class Work:
         if self.tiled:
             complete = self._blend.add(outputs)
             rows = slice(self._row, self._row + complete.shape[1])
-            self.result[:, rows] = from_float(complete, self.dtype)
+            self._store(complete, rows)
             self._row = rows.stop
-        else:
+        elif self.fitted:
             for rows in bands(size[0]):
-                part = tiling.unfit(outputs, size, rows) if self.fitted else outputs[:, rows]
-                self.result[:, rows] = from_float(part, self.dtype)
+                self._store(tiling.unfit(outputs, size, rows), rows)
+        else:
+            window = self._windows[self.groups - self.left]
+            kept = outputs[:, *window.inside]
+            top = window.kept[0].start or 0
+            for rows in bands(kept.shape[1]):
+                part = kept[:, rows]
+                below = slice(top + rows.start, top + rows.start + part.shape[1])
+                self._store(part, below, window.kept[1])
         self.left -= 1
         if not self.left:
             self.result = tiling.crop(self.result, size)
+
+    def _store(self, images: Values, rows: slice, columns: slice = ALL) -> None:
+        """Writes a part of the result."""
+        if self.blend:
+            source = to_float(self._source[:, rows, columns])
+            images = (1 - self.blend) * np.clip(images, 0, 1) + self.blend * source
+        self.result[:, rows, columns] = from_float(images, self.dtype)
 
 
 def to_float(images: Images) -> Values:
@@ -166,6 +187,12 @@ def to_uint8(image: Shaped[np.ndarray, "h w c"]) -> Shaped[np.ndarray, "h w c"]:
     for rows in bands(len(image)):
         rounded[rows] = from_float(to_float(image[rows]), UINT8)
     return rounded
+
+
+def is_gray(images: Images) -> bool:
+    """True if all channels of all images are equal."""
+    first = images[..., :1]
+    return all((images[:, rows] == first[:, rows]).all() for rows in bands(images.shape[1]))
 
 
 def bands(height: int) -> Iterator[slice]:
@@ -197,12 +224,16 @@ def add_noise(
     return noisy
 
 
-def noise_mean(card: Mapping[str, Any], name: str) -> float:
+def noise_mean(card: Mapping[str, Any], name: str, takes_noise_level: bool = False) -> float:
     """The mean of the noise that a model was trained to remove, from its model card.
+
+    It is 0 for a model that takes a noise level.
 
     Raises:
       InputError: the model was not trained to remove Gaussian noise.
     """
+    if takes_noise_level:
+        return 0.0
     recipe = card.get("recipe")
     recipe = recipe if isinstance(recipe, dict) else {}
     mean, corruption = recipe.get("mean"), recipe.get("corruption", "gaussian")

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from jaxdae.errors import InputError, show
+from jaxdae.image_io.limits import SMALL_PIXELS
 
 METRICS = "metrics.csv"
 
@@ -23,9 +24,17 @@ class Arguments:
     """Image files, stacks, folders, or patterns in quotes."""
     out: Path
     """Folder to write to."""
-    model: str = "digits-blind"
-    """A network that comes with jaxdae (digits-blind, digits-unet, digits-sigma-0.5,
-    digits-sigma-1.0), the folder of a finished run, or a model's .npz or .safetensors file."""
+    model: str | None = None
+    """A network that comes with jaxdae (photo, photo-gray, digits-blind, digits-unet,
+    digits-sigma-0.5, digits-sigma-1.0), the folder of a finished run, or a model's .npz or
+    .safetensors file. By default each image decides: digits-blind for gray images of 28x28,
+    photo-gray for other gray images, photo for colour."""
+    strength: float = 1.0
+    """Multiplies the noise level: below 1 more detail stays, above 1 more noise goes."""
+    sigma: float | None = None
+    """The noise level, for images in [0, 1]. By default the network estimates it."""
+    blend: float = 0.0
+    """The share of the input that is mixed back into the result, from 0 to 1."""
     tile: bool = False
     """Denoise images of other sizes in overlapping tiles."""
     fit: bool = False
@@ -41,6 +50,9 @@ class Arguments:
     With --noise-sigma the default is the inputs. The errors are written to metrics.csv in --out."""
     side_by_side: Path | None = None
     """Folder for pictures that show each input beside its result (and its reference)."""
+    max_pixels: int = SMALL_PIXELS
+    """Read images of up to so many pixels in any case. Larger ones are refused if their file is far
+    too small for them (a decompression bomb), or if they do not fit the memory."""
     overwrite: bool = False
     """Replace existing files in --out."""
     skip_existing: bool = False
@@ -70,8 +82,28 @@ def check(arguments: Arguments) -> None:
         raise InputError(
             f"--noise-sigma {sigma} must be finite and at least 0: give a number such as 0.5"
         )
-    if arguments.seed < 0:
-        raise InputError(f"--seed {arguments.seed} must be at least 0: choose another")
+    for flag in ("sigma", "strength"):
+        value = getattr(arguments, flag)
+        if value is not None and not 0 <= value < math.inf:
+            example = 0.1 if flag == "sigma" else 0.7
+            raise InputError(
+                f"--{flag} {value} must be finite and at least 0: give a number such as {example}"
+            )
+    if not 0 <= arguments.blend <= 1:
+        raise InputError(
+            f"--blend {arguments.blend} must be from 0 to 1: give a number such as 0.2"
+        )
+    for flag in ("tile", "fit"):
+        if getattr(arguments, flag) and arguments.model is None:
+            raise InputError(
+                f"--{flag} is for networks of one size, but none is named: leave it out, or name "
+                "one, such as --model digits-blind"
+            )
+    for flag, least in (("seed", 0), ("max_pixels", 1)):
+        value = getattr(arguments, flag)
+        if value < least:
+            name = flag.replace("_", "-")
+            raise InputError(f"--{name} {value} must be at least {least}: choose another")
     for flag in ("out", "side_by_side"):
         path = getattr(arguments, flag)
         if path is not None and os.path.lexists(path) and not path.is_dir():

@@ -16,20 +16,22 @@ from rich.console import Console
 
 from jaxdae.errors import InputError, show
 from jaxdae.files import write_whole
+from jaxdae.image_io.limits import TooLarge
 from jaxdae.image_io.pillow import Picture, read
 
 from ..common.progress import progress_bar
-from .adapt import Images, Rules, Values, Work, add_noise
+from .adapt import Images, Values, Work, add_noise, is_gray
 from .arguments import METRICS, Arguments
+from .networks import Network, Networks
 from .sources import Source, reference_of
 from .stacks import Item, StackWork
 from .write import COLUMNS, WriteError, write_item
 
-CACHED_PIXELS = 64 * 28 * 28  # pixels of a batch whose activations fit the caches of a CPU
 MAX_ERRORS = 10  # errors that are printed
 GROUP, GROUP_BYTES = 64, 1 << 24  # files that a thread reads or writes at once, at most
 
 Rows = list[dict[str, Any]]
+Given = tuple[Item, Network, Work]
 
 
 class Job:
@@ -37,8 +39,7 @@ class Job:
 
     Args:
       files: the files to denoise.
-      loaded: the network, from `load_model`.
-      mean: of the noise to add first; None for no noise.
+      networks: what denoises them.
 
     Attributes:
       images: the number of images that are denoised.
@@ -46,16 +47,12 @@ class Job:
       sums: over all images, the sum of each column of metrics.csv.
     """
 
-    def __init__(
-        self, arguments: Arguments, files: Sequence[Source], loaded: Any, mean: float | None
-    ) -> None:
-        self.arguments, self.files, self.loaded, self.mean = arguments, files, loaded, mean
-        sizes: Any = "tile" if arguments.tile else "fit" if arguments.fit else "refuse"
-        self.rules = Rules(loaded.model, arguments.model, sizes)
+    def __init__(self, arguments: Arguments, files: Sequence[Source], networks: Networks) -> None:
+        self.arguments, self.files, self.networks = arguments, files, networks
         self.images = self.failed = 0
         self.sums: Counter[str] = Counter()
         self._stacks: list[StackWork] = []
-        self._finished: list[Callable[[], Rows]] = []  # calls that write
+        self._finished: list[tuple[Network, Callable[[], Rows]]] = []  # calls that write
         self._finished_bytes = 0
         self._writing: deque[Future] = deque()
         self._table = io.StringIO(newline="")
@@ -86,42 +83,44 @@ class Job:
                 stack.abandon()
 
     def _denoise(self) -> None:
-        """Passes batches of all files through the network."""
-        import jax
+        """Passes batches of all files through their networks."""
+        from jaxdae.inference import stream
 
-        from jaxdae.inference import denoise, stream
+        def alike(pair: tuple[Given, Values]) -> tuple[Network, int, tuple[int, ...]]:
+            (item, network, _), inputs = pair
+            return network, self._batch(item, network, inputs), inputs.shape[1:3]
 
-        model, params = self.loaded.model, jax.device_put(self.loaded.params)
-
-        @functools.partial(jax.jit, static_argnames="piece")
-        def network(params: Any, images: Any, piece: int) -> Any:
-            return denoise(model, params, images, piece=piece)
-
-        # A network of a fixed size has inputs of one shape. For others, each size is compiled.
-        for size, inputs in itertools.groupby(self._inputs(), lambda pair: pair[1].shape[1:3]):
-            piece = max(1, CACHED_PIXELS // (size[0] * size[1]))
-            many = self.rules.size and (self.arguments.tile or len(self.files) > piece)
-            many = many or any(file.is_stack for file in self.files)
-            apply = functools.partial(network, params, piece=piece)
-            for (item, work), outputs in stream(apply, inputs, piece * (8 if many else 1)):
+        # Each size of a batch is compiled.
+        for (network, batch, _), inputs in itertools.groupby(self._inputs(), alike):
+            for (item, _, work), outputs in stream(network.apply, inputs, batch):
                 if item.stack is not None and item.stack.failed:
                     continue
                 work.take(outputs)
                 self._advance(work.count / work.groups)
                 if not work.left:
-                    self._finish(item, work)
+                    self._finish(item, network, work)
+
+    def _batch(self, item: Item, network: Network, inputs: Values) -> int:
+        """The number of inputs to denoise at a time."""
+        piece = network.piece(inputs)
+        if network.rules.size:  # all inputs have one shape
+            many = self.arguments.tile or len(self.files) > piece
+            return piece * (8 if many or any(file.is_stack for file in self.files) else 1)
+        images = 1 if item.array is None else item.array.shape[0]
+        return piece * min(8, -(-images // piece))
 
     # Reading
 
-    def _inputs(self) -> Iterator[tuple[tuple[Item, Work], Values]]:
-        """The inputs of the network, with the images that they belong to."""
+    def _inputs(self) -> Iterator[tuple[Given, Values]]:
+        """The inputs of the networks, with the images that they belong to."""
         sigma, seed = self.arguments.noise_sigma, self.arguments.seed
         for item in self._items():
             images = item.images
             try:
-                if sigma is not None and self.mean is not None:
-                    images = add_noise(images, item.name, item.first, sigma, self.mean, seed)
-                work = Work(self.rules, images, item.images.dtype)
+                network = self.networks.for_images(images)
+                if sigma is not None and network.mean is not None:
+                    images = add_noise(images, item.name, item.first, sigma, network.mean, seed)
+                work = Work(network.rules, images, item.images.dtype, self.arguments.blend)
                 if item.reference is not None and item.reference.shape != work.shape:
                     raise InputError(
                         f"would be {_size(work.shape)}, but its reference is "
@@ -131,7 +130,7 @@ class Job:
                 self._fail(item.source, f"{show(item.source.path)} {error}", item.stack)
                 continue
             for inputs in work.inputs():
-                yield (item, work), inputs
+                yield (item, network, work), inputs
 
     def _items(self) -> Iterator[Item]:
         """The images of all files, in order. One group of files is read ahead."""
@@ -166,43 +165,50 @@ class Job:
             if size > GROUP_BYTES:
                 return found, group[i:]
             try:
-                picture = read(source.path)
+                picture = read(source.path, self.arguments.max_pixels)
                 # Before the reference is read: an image that is refused needs none.
-                self.rules.check_size(*picture.pixels.shape[:2])
-                pixels = picture.pixels[None]
-                reference = self._reference(source, picture)
+                self.networks.check_size(*picture.pixels.shape[:2])
+                pixels = self._gray_alone(picture)
+                reference = self._reference(source, pixels)
                 found.append((source, Item(source, source.name, pixels, reference, picture)))
                 size += pixels.nbytes
             except InputError as error:
-                path, message = show(source.path), str(error)
+                path, message = show(source.path), _with_flag(error)
                 message = message if path in message else f"{path} {message}"
                 found.append((source, InputError(message)))
         return found, ()
 
-    def _reference(self, source: Source, picture: Picture) -> Images | None:
+    def _gray_alone(self, picture: Picture) -> Images:
+        """The pixels of a picture: one channel if they are gray in an RGB file."""
+        pixels = picture.pixels[None]
+        return pixels[..., :1] if self.networks.gray_alone and is_gray(pixels) else pixels
+
+    def _reference(self, source: Source, pixels: Images) -> Images | None:
         folder = self.arguments.reference
-        if folder is not None:
-            return read(reference_of(folder, source)).pixels[None]
-        return picture.pixels[None] if self.mean is not None else None
+        if folder is None:
+            return pixels if self.arguments.noise_sigma is not None else None
+        picture = read(reference_of(folder, source), self.arguments.max_pixels)
+        return self._gray_alone(picture) if pixels.shape[3] == 1 else picture.pixels[None]
 
     def _stack_items(self, source: Source) -> Iterator[Item]:
         stack, folder = None, self.arguments.reference
         try:
             reference = None if folder is None else reference_of(folder, source)
-            stack = StackWork(source, self.arguments.out / source.name, reference)
+            target = self.arguments.out / source.name
+            stack = StackWork(source, target, reference, self.arguments.max_pixels)
             self._stacks.append(stack)
             self._advance(0, stack.left - 1)  # it was counted as one image
             for item in stack.items():
                 if stack.failed:
                     return
-                itself = self.mean is not None and folder is None
+                itself = self.arguments.noise_sigma is not None and folder is None
                 yield item._replace(reference=item.images) if itself else item
         except InputError as error:
-            self._fail(source, str(error), stack)
+            self._fail(source, _with_flag(error), stack)
 
     # Writing
 
-    def _finish(self, item: Item, work: Work) -> None:
+    def _finish(self, item: Item, network: Network, work: Work) -> None:
         """Takes denoised images, to be written by a thread."""
         if item.stack is not None and item.array is not None:
             try:
@@ -210,7 +216,8 @@ class Job:
             except InputError as error:
                 self._fail(item.source, str(error), item.stack)
                 return
-        self._finished.append(functools.partial(write_item, self.arguments, item, work))
+        write = functools.partial(write_item, self.arguments, item, work)
+        self._finished.append((network, write))
         self._finished_bytes += work.result.nbytes + work.images.nbytes
         if len(self._finished) >= GROUP or self._finished_bytes > GROUP_BYTES:
             self._write()
@@ -224,11 +231,12 @@ class Job:
 
     def _collect(self) -> None:
         """Waits for the thread that writes longest, and takes the rows of metrics.csv."""
-        for rows in self._writing.popleft().result():
+        for network, rows in self._writing.popleft().result():
             if isinstance(rows, WriteError):
                 self._fail(rows.source, str(rows))
                 continue
             self.images += len(rows)
+            network.images += len(rows)
             for row in filter(None, rows):
                 self._rows.writerow({k: v if k == "image" else f"{v:.6g}" for k, v in row.items()})
                 self.sums.update({k: v for k, v in row.items() if k != "image"})
@@ -258,14 +266,16 @@ class Job:
         self._change_bar(completed=self._done, total=self._total, status=status)
 
 
-def _call_all(calls: Sequence[Callable[[], Rows]]) -> list[Rows | WriteError]:
+def _call_all(
+    calls: Sequence[tuple[Network, Callable[[], Rows]]],
+) -> list[tuple[Network, Rows | WriteError]]:
     """The results of the calls; a `WriteError` is returned, not raised."""
-    results: list[Rows | WriteError] = []
-    for call in calls:
+    results: list[tuple[Network, Rows | WriteError]] = []
+    for network, call in calls:
         try:
-            results.append(call())
+            results.append((network, call()))
         except WriteError as error:
-            results.append(error)
+            results.append((network, error))
     return results
 
 
@@ -278,6 +288,13 @@ def _grouped(files: Sequence[Source]) -> Iterator[list[Source]]:
             group = []
         group.append(file)
     yield group
+
+
+def _with_flag(error: InputError) -> str:
+    """The message of an error; with the flag that allows an image that is too large."""
+    if not isinstance(error, TooLarge):
+        return str(error)
+    return f"{error}, or give --max-pixels {error.pixels} if you trust it"
 
 
 def _size(shape: Sequence[int]) -> str:

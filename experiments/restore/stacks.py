@@ -22,7 +22,8 @@ class Item(NamedTuple):
       name: for messages and metrics.csv.
       images: as they were read.
       reference: the clean images, or None.
-      picture: the file as it was read; None for a stack.
+      picture: the file as it was read; None for a stack. If its three channels are equal, `images`
+        may hold only one of them.
       stack, array, first: the stack, the array in it, and the index of the first image.
     """
 
@@ -47,12 +48,16 @@ class StackWork:
       InputError: the stack or its reference cannot be read.
     """
 
-    def __init__(self, source: Source, target: Path, reference: Path | None) -> None:
+    def __init__(
+        self, source: Source, target: Path, reference: Path | None, max_pixels: int
+    ) -> None:
         self._open = ExitStack()
-        self.stack = self._open.enter_context(Stack(source.path))
+        self.stack = self._open.enter_context(Stack(source.path, max_pixels))
         self.failed = False
         try:
-            self.clean = self._open.enter_context(Stack(reference)) if reference else None
+            self.clean = None
+            if reference is not None:
+                self.clean = self._open.enter_context(Stack(reference, max_pixels))
         except BaseException:
             self._open.close()
             raise

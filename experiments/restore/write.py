@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Shaped
 
 from jaxdae.errors import InputError, show
-from jaxdae.files import write_whole
-from jaxdae.image_io.pillow import Picture, encode
+from jaxdae.files import replacing
+from jaxdae.image_io.pillow import Picture, write
 
 from .adapt import Work, to_uint8
 from .arguments import Arguments
@@ -44,11 +44,14 @@ def write_item(arguments: Arguments, item: Item, work: Work) -> list[dict[str, A
     from jaxdae import metrics
 
     if item.picture is not None:
+        # A gray image in an RGB file stays in RGB.
+        channels = max(work.result.shape[3], item.picture.pixels.shape[2])
+        pixels = np.broadcast_to(work.result[0], (*work.result.shape[1:3], channels))
         try:
-            data = encode(item.picture._replace(pixels=work.result[0]))
+            with replacing(arguments.out / item.source.name) as path, path.open("wb") as file:
+                write(item.picture._replace(pixels=pixels), file)
         except InputError as error:
             raise WriteError(item.source, f"{show(item.source.path)}: {error}") from None
-        write_whole(arguments.out / item.source.name, data)
     rows = []
     for i, (before, after) in enumerate(zip(work.images, work.result, strict=True)):
         clean = None if item.reference is None else item.reference[i]
@@ -64,7 +67,9 @@ def write_item(arguments: Arguments, item: Item, work: Work) -> list[dict[str, A
         if arguments.side_by_side is not None:
             shown = [before, after] if clean is None else [before, after, clean]
             picture = Picture(beside([to_uint8(image) for image in shown]))
-            write_whole(arguments.side_by_side / picture_name(item, number), encode(picture))
+            target = arguments.side_by_side / picture_name(item, number)
+            with replacing(target) as path, path.open("wb") as file:
+                write(picture, file)
     return rows
 
 

@@ -24,6 +24,8 @@ from jaxtyping import UInt8
 from jaxdae.errors import InputError, explained, show
 
 MEMORY = 1 << 29  # more bytes of decoded images than this are kept in a file
+AHEAD = 1 << 28  # bytes of decoded images that wait for their turn, beside one larger image
+LARGE_FILE = 1 << 16  # bytes; smaller files are not worth asking for their size
 READERS = 8  # threads that read the file: a disk serves several reads at once
 
 Pixels = UInt8[np.ndarray, "h w c"]
@@ -165,23 +167,35 @@ def read_cache(folder: Path) -> DecodedImages | None:
         return None
 
 
-def decode_ahead(decode: Callable[[Path], Pixels], paths: Sequence[Path]) -> Iterator[Pixels]:
+def decode_ahead(
+    decode: Callable[[Path], Pixels],
+    paths: Sequence[Path],
+    size: Callable[[Path], int] = lambda path: 0,
+) -> Iterator[Pixels]:
     """Decodes files in several threads, and yields their pixels in order.
 
-    At most four files a thread are decoded in advance, so that memory stays small.
+    At most four files a thread are decoded in advance, and few large ones, so that memory stays
+    small.
+
+    Args:
+      size: the bytes that a file has decoded; it is asked for files of at least `LARGE_FILE` bytes.
     """
     workers = os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
-        ahead: deque[Future[Pixels]] = deque()
+        ahead: deque[tuple[Future[Pixels], int]] = deque()
         try:
             for path in paths:
-                ahead.append(pool.submit(decode, path))
+                large = os.path.isfile(path) and os.path.getsize(path) >= LARGE_FILE
+                count = size(path) if large else 0
+                while ahead and sum(count for _, count in ahead) + count > AHEAD:
+                    yield ahead.popleft()[0].result()
+                ahead.append((pool.submit(decode, path), count))
                 if len(ahead) > 4 * workers:
-                    yield ahead.popleft().result()
+                    yield ahead.popleft()[0].result()
             while ahead:
-                yield ahead.popleft().result()
+                yield ahead.popleft()[0].result()
         finally:
-            for future in ahead:
+            for future, _ in ahead:
                 future.cancel()
 
 

@@ -28,7 +28,7 @@ from jaxdae.data.decoded_cache import (
 from jaxdae.data.patches import Crops
 from jaxdae.errors import InputError, show
 from jaxdae.files import cache_folder
-from jaxdae.image_io.pillow import SUFFIXES, find, read_uint8
+from jaxdae.image_io.pillow import SUFFIXES, decoded_bytes, find, read_uint8
 
 MIN_CROP = 8  # pixels
 MAX_TEST_PATCHES = 10_000
@@ -231,7 +231,7 @@ def _decode(
     while True:
         with ImageCollector(entry) as collector:
             shapes: list[tuple[int, ...]] = []
-            for i, pixels in enumerate(decode_ahead(read, paths)):
+            for i, pixels in enumerate(decode_ahead(read, paths, decoded_bytes)):
                 height, width, found = pixels.shape
                 shapes.append(pixels.shape)
                 if found > channels:  # the first file in colour

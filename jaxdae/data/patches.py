@@ -105,11 +105,9 @@ class Crops:
             self._drawn = (seed, epoch), self._corners(seed, epoch), self._ways(seed, epoch)
         _, corners, ways = self._drawn
         out, *others = (self._cut(each, rows) for each in corners)
-        best = texture(out) if others else None
         for other in others:
-            found = texture(other)
-            better = found > best
-            out[better], best = other[better], np.maximum(found, best)
+            better = texture(other) > texture(out)
+            out[better] = other[better]
         if ways is not None:
             for i, way in enumerate(ways[self._numbers[rows]]):
                 out[i] = turned(out[i], int(way)).copy()

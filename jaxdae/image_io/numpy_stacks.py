@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from jaxdae.errors import InputError, explained, show
-from jaxdae.image_io.picture import MAX_PIXELS
+from jaxdae.image_io.limits import SMALL_PIXELS, check_size
 
 MAX_BYTES = 1 << 32  # 4 GiB, of an array that is read whole: more may not fit in memory
 CHUNK_BYTES, CHUNK_IMAGES = 1 << 23, 256  # at most this is read at a time
@@ -69,6 +69,9 @@ def read_header(stream: Any, key: str = "") -> Array:
 class Stack:
     """A .npy or .npz file, open for reading. A context manager.
 
+    Args:
+      max_pixels: images of at most so many pixels are read, whatever `jaxdae.image_io.limits` says.
+
     Fields:
       images: its arrays of images, at least one.
 
@@ -77,8 +80,8 @@ class Stack:
         their channels first, or too large.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, max_pixels: int = SMALL_PIXELS) -> None:
+        self.path, self.max_pixels = path, max_pixels
         self.what, self.again = show(path), "write it again with numpy.save or numpy.savez"
         if not path.is_file():
             raise InputError(f"{self.what} is no regular file: remove it")
@@ -148,9 +151,14 @@ class Stack:
             raise InputError(f"{found}, but must hold pixels: add some")
         if len(shape) == 4 and shape[1] in (1, 3) and shape[2] > 4 < shape[3]:
             raise InputError(f"{found}, but channels come last: save numpy.moveaxis(x, 1, 3)")
-        limit = 4 * MAX_PIXELS
-        if prod(shape[1:]) > limit:
-            raise InputError(f"{found}, but an image has at most {limit} values: shrink them")
+        # Of a compressed array, one image has its share.
+        compressed = None
+        if self.archive is not None:
+            info = self.archive.getinfo(array.key)
+            compressed = min(info.compress_size, self.path.stat().st_size) // shape[0]
+        bits = 8 * array.dtype.itemsize * prod(shape[3:])
+        name = f"an image of {self.name(array)}"
+        check_size(name, shape[2], shape[1], bits, compressed, self.max_pixels)
         if array.fortran and prod(shape) * array.dtype.itemsize > MAX_BYTES:
             raise InputError(
                 f"{found} in Fortran order, but only {MAX_BYTES} bytes of that are read: save "

@@ -6,8 +6,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt, UInt8
 
-MAX_PIXELS = 1 << 25  # of one image; a small file can promise any number
-
 
 class Picture(NamedTuple):
     """The pixels of an image file, and what else is written back.

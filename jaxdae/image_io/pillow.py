@@ -11,17 +11,19 @@
 import contextlib
 import io
 import os
+import threading
 import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import UInt, UInt8
 
 from jaxdae.errors import InputError, explained, show
-from jaxdae.image_io.picture import MAX_PIXELS, Picture
+from jaxdae.image_io.limits import SMALL_PIXELS, check_size
+from jaxdae.image_io.picture import Picture
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile as Image
@@ -33,6 +35,8 @@ LUMA = (0.299, 0.587, 0.114)  # gray = LUMA . (red, green, blue): Y of Rec. 601,
 FORMATS_16_BITS = ("PNG", "PPM")  # of which some versions of Pillow give 16 bits as mode I
 WHITE_IS_ZERO, PHOTOMETRIC, BITS_PER_SAMPLE = 0, 262, 258  # TIFF: a value, and two tags
 _NO_RANGE = "32-bit pixels, whose range is unknown"
+BITS = {"1": 1, "I": 32, "F": 32}  # of a pixel, by Pillow's mode; else 8 for each band
+BAND_PIXELS = 1 << 20  # that are copied at once
 LOSSLESS = ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "zstd", "lzma")  # in TIFF
 
 
@@ -68,25 +72,71 @@ def find(root: Path, suffixes: Sequence[str] = SUFFIXES) -> list[tuple[str, Path
     return sorted(found)
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator["Image"]:
-    """Opens an image file. Pixels are not decoded yet. Any exception inside is an `InputError`."""
+_opening = threading.Lock()
+
+
+def open_file(path: Path, max_pixels: int = SMALL_PIXELS, what: str | None = None) -> "Image":
+    """Opens an image file by Pillow. Pixels are not decoded yet.
+
+    Args:
+      max_pixels: images of at most so many pixels are read, whatever `jaxdae.image_io.limits` says.
+      what: the image, for messages; None for its path.
+
+    Raises:
+      TooLarge: see `jaxdae.image_io.limits`.
+      Exception: of many types, for a damaged file.
+    """
     from PIL import Image
 
+    with _opening:  # Pillow's own limit knows neither the file's size nor the memory's
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(path, formats=FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    try:
+        bits = BITS.get(image.mode, 16 if ";16" in image.mode else 8 * len(image.getbands()))
+        size = os.path.getsize(path)
+        check_size(what or show(path), *image.size, bits, size, max_pixels)
+    except BaseException:
+        image.close()
+        raise
+    return image
+
+
+@contextlib.contextmanager
+def _opened(path: Path, max_pixels: int) -> Iterator["Image"]:
+    """As `open_file`; a context manager. Any exception inside is an `InputError`."""
     what = show(path)
     if not os.path.isfile(path):
         raise InputError(f"{what} is no regular file: remove it")
     reading = explained(f"{what} is no readable image", "replace or remove it")
     with reading, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise InputError(
-                    f"{what} is {width}x{height}, but at most {MAX_PIXELS} pixels are read: cut or "
-                    "shrink it"
-                )
+        with open_file(path, max_pixels) as image:
             yield image
+
+
+def decoded_bytes(path: Path) -> int:
+    """The bytes of an image in 8 bits, from its header; 0 if the file cannot be read."""
+    try:
+        with open_file(path) as image:
+            return image.width * image.height * (1 if image.mode in GRAY else 3)
+    except Exception:  # reading the file reports it
+        return 0
+
+
+def _to_array(image: Any) -> UInt8[np.ndarray, "h w ..."]:
+    """The pixels of a decoded image. Copied at once, Pillow would hold them twice more."""
+    band = max(1, BAND_PIXELS // image.width)
+    if image.height <= band:
+        return np.asarray(image)
+    first = np.asarray(image.crop((0, 0, image.width, band)))
+    pixels = np.empty((image.height, *first.shape[1:]), first.dtype)
+    for top in range(0, image.height, band):
+        bottom = min(top + band, image.height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+    return pixels
 
 
 def _sixteen_bits(image: "Image") -> UInt[np.ndarray, "h w"] | None:
@@ -105,20 +155,23 @@ def _tag(image: "Image", number: int) -> Any:
     return getattr(image, "tag_v2", {}).get(number)
 
 
-def read_uint8(path: Path, gray: bool = False) -> UInt8[np.ndarray, "h w c"]:
+def read_uint8(
+    path: Path, gray: bool = False, max_pixels: int = SMALL_PIXELS
+) -> UInt8[np.ndarray, "h w c"]:
     """Reads an image file in 8 bits, gray or RGB, upright.
 
     16 bits are rounded to 8. Alpha is dropped. Of several frames, the first is read.
 
     Args:
       gray: make colours gray, by Rec. 601 luma.
+      max_pixels: images of at most so many pixels are read, whatever `jaxdae.image_io.limits` says.
 
     Raises:
-      InputError: the file cannot be read, has 32-bit pixels or more than `MAX_PIXELS` pixels.
+      InputError: the file cannot be read, has 32-bit pixels, or is too large.
     """
     from PIL import ImageOps
 
-    with _opened(path) as image:
+    with _opened(path, max_pixels) as image:
         ImageOps.exif_transpose(image, in_place=True)
         image.load()
         wide = _sixteen_bits(image)
@@ -127,23 +180,26 @@ def read_uint8(path: Path, gray: bool = False) -> UInt8[np.ndarray, "h w c"]:
         if image.mode in ("I", "F"):
             raise InputError(f"{show(path)} has {_NO_RANGE}: save it with 8 or 16 bits")
         mode = "L" if gray or image.mode in GRAY else "RGB"
-        pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+        pixels = _to_array(image if image.mode == mode else image.convert(mode))
         return pixels[..., None] if mode == "L" else pixels
 
 
-def read(path: Path) -> Picture:
+def read(path: Path, max_pixels: int = SMALL_PIXELS) -> Picture:
     """Reads an image file at its full depth, upright.
 
     A palette becomes gray or RGB, 1 bit becomes 8.
 
+    Args:
+      max_pixels: images of at most so many pixels are read, whatever `jaxdae.image_io.limits` says.
+
     Raises:
-      InputError: the file cannot be read, has more than `MAX_PIXELS` pixels, or holds what could
-        not be written again: several frames, 16 bits in colour or with alpha, 32 bits, or colours
+      InputError: the file cannot be read, is too large (`TooLarge`), or holds what could not be
+        written again: several frames, 16 bits in colour or with alpha, 32 bits, or colours
         other than gray and RGB, such as CMYK.
     """
     from PIL import ImageOps
 
-    with _opened(path) as image:
+    with _opened(path, max_pixels) as image:
         what, form = show(path), image.format or ""
         deep = _bits(image) > 8 and image.mode not in ("I", "F")
         options = _options(image)
@@ -179,7 +235,7 @@ def read(path: Path) -> Picture:
         mode = ("L" if gray else "RGB") + "A" * clear
         # Pillow loses a palette's alpha if it converts to LA directly.
         plain = image.convert("RGBA") if mode == "LA" and image.mode in ("P", "PA") else image
-        pixels = np.asarray(plain if plain.mode == mode else plain.convert(mode))
+        pixels = _to_array(plain if plain.mode == mode else plain.convert(mode))
         if clear:
             return Picture(pixels[..., :-1], pixels[..., -1], form, options)
         return Picture(pixels.reshape(*pixels.shape[:2], -1), None, form, options)
@@ -218,7 +274,14 @@ def _options(image: "Image") -> dict[str, Any]:
 
 
 def encode(picture: Picture) -> bytes:
-    """Encodes a picture as the bytes of a file of its format.
+    """Encodes a picture as the bytes of a file of its format: see `write`."""
+    file = io.BytesIO()
+    write(picture, file)
+    return file.getvalue()
+
+
+def write(picture: Picture, file: IO[bytes]) -> None:
+    """Writes a picture as a file of its format.
 
     JPEG uses the quantisation tables of the file that was read. All other formats are written
     without loss, WebP too.
@@ -226,6 +289,7 @@ def encode(picture: Picture) -> bytes:
     Raises:
       InputError: the format cannot hold the picture: colours or alpha in a GIF, alpha in a BMP,
         .pgm or .ppm file, 16 bits in colour.
+      OSError: the file system refuses.
     """
     from PIL import Image
 
@@ -245,7 +309,12 @@ def encode(picture: Picture) -> bytes:
     if form == "JPEG" and len(options.get("qtables", ())) < 2 and channels > 1:
         # The picture was gray: its file has no table for colours.
         options = {**options, "qtables": None, "subsampling": -1, "quality": 95}
-    file = io.BytesIO()
     with explained(f"a {form} cannot be written", "save it as .png first"):
-        image.save(file, form, **options)
-    return file.getvalue()
+        try:
+            image.save(file, form, **options)
+            return
+        except OSError as error:
+            if error.errno is None:  # it is Pillow's own, and not the file system's
+                raise
+            refusal = error
+    raise refusal

@@ -35,7 +35,6 @@ class Denoiser(nn.Module):
     dtype: Dtype = None
 
     takes_noise_level = False  # True for a class whose output depends on `sigma`
-    estimates = False  # True for one that estimates `sigma` where it is not told: `noise_level`
 
     def __call__(self, images: Images, sigma: NoiseLevel | None = None) -> Images:
         """Denoises images.
@@ -69,6 +68,24 @@ class Denoiser(nn.Module):
     def padded_side(self, side: int) -> int:
         """The height or width that an image is padded to, for the network's strides."""
         return side
+
+    @property
+    def stride(self) -> int:
+        """The sides that the network computes on are multiples of it: a tile must begin at one."""
+        return 1
+
+    @property
+    def reach(self) -> int | None:
+        """How many pixels away, along each axis, an output may depend on an input.
+
+        None if that is unknown, or if the network takes images of one size only.
+        """
+        return None
+
+    @property
+    def estimates(self) -> bool:
+        """True if the network estimates the noise level where it is not given: `noise_level`."""
+        return False
 
     @property
     def outputs(self) -> int:

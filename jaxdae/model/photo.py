@@ -1,5 +1,6 @@
 """The network for photographs: a residual U-Net without biases, told the noise level."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -64,14 +65,15 @@ class NoiseEstimator(nn.Module):
 
     @nn.compact
     def __call__(self, images: Images) -> Images:
-        layer = {"dtype": self.dtype, "use_bias": False}
-        x, inputs, window = pixel_unshuffle(images), 4 * self.channels, {}
+        layer: dict[str, Any] = {"dtype": self.dtype, "use_bias": False}
+        window: dict[str, Any] = {}
+        x, inputs = pixel_unshuffle(images), 4 * self.channels
         for i, outputs in enumerate(self.features):
-            first = Conv(
-                inputs, outputs, kernel_init=scaled(2), name=f"down_{i}", **window, **layer
+            down, conv = (
+                partial(Conv, n, outputs, kernel_init=scaled(2), **layer) for n in (inputs, outputs)
             )
-            second = Conv(outputs, outputs, kernel_init=scaled(2), name=f"conv_{i}", **layer)
-            x = second(first(x, rectify=i > 0), rectify=True)
+            x = down(name=f"down_{i}", **window)(x, rectify=i > 0)
+            x = conv(name=f"conv_{i}")(x, rectify=True)
             inputs, window = outputs, {"kernel_size": (2, 2), "stride": 2}
         last = Conv(inputs, 1, kernel_init=scaled(1), name="output", **layer)
         level = jnp.abs(last(x, rectify=True)).astype(images.dtype)
@@ -142,7 +144,8 @@ class PhotoDenoiser(Denoiser):
         """
         if not self.estimates:
             raise InputError("this network does not estimate noise levels: give sigma")
-        return self._cropped(self.level(self._padded(images)), images.shape[1:3])
+        _, height, width, _ = images.shape
+        return self._cropped(self.level(self._padded(images)), (height, width))
 
     @nn.compact
     def forward(self, images: Images, sigma: NoiseLevel | None = None) -> Images:
@@ -182,7 +185,34 @@ class PhotoDenoiser(Denoiser):
         return images - noise if self.outputs == self.channels else -noise
 
     def padded_side(self, side: int) -> int:
-        return round_up(side, 2 ** max(len(self.features), len(self.level_features)))
+        return round_up(side, self.stride)
+
+    @property
+    def stride(self) -> int:
+        return 2 ** max(len(self.features), len(self.level_features))
+
+    @property
+    def reach(self) -> int:
+        ends = [self._inputs_of(pixel, pixel) for pixel in range(self.stride)]
+        return max(max(pixel - low, high - pixel) for pixel, (low, high) in enumerate(ends))
+
+    def _inputs_of(self, low: int, high: int) -> tuple[int, int]:
+        """The first and the last input pixel that output pixels `low` to `high` depend on."""
+        # From the output back to the input. A skip connection reaches less far than its way round.
+        levels, stack = len(self.features) - 1, 2 * self.blocks
+        way: list[int | str] = ["coarser", 1]
+        for _ in range(levels):
+            way += [stack, "coarser"]
+        way += [stack]
+        for _ in range(levels):
+            way += ["finer", stack]
+        low, high = inputs_of(low, high, [*way, 1, "finer"])
+        if self.estimates:  # which the noise levels of those pixels depend on
+            halvings = len(self.level_features)
+            back: list[int | str] = [1, "finer"]  # from a scale to the next, twice as fine
+            way = [*["coarser"] * halvings, 1, *back * (halvings - 1), 2, "finer"]
+            low, high = inputs_of(low, high, way)
+        return low, high
 
     def _noise_map(self, images: Images, sigma: NoiseLevel | None) -> Images:
         """The noise level of each pixel: (batch, height, width, 1)."""
@@ -196,6 +226,24 @@ class PhotoDenoiser(Denoiser):
             )
         level = level.reshape(-1, 1, 1, 1) if level.ndim == 1 else level
         return jnp.broadcast_to(level, (batch, height, width, 1))
+
+
+def inputs_of(low: int, high: int, way: Sequence[int | str]) -> tuple[int, int]:
+    """The pixels, along an axis, that others depend on.
+
+    Args:
+      low, high: the first and the last of those others.
+      way: from them back: a number of 3x3 convolutions; "coarser" for what doubles the size, such
+        as a transposed 2x2 convolution; "finer" for what halves it.
+    """
+    for step in way:
+        if step == "coarser":
+            low, high = low // 2, high // 2
+        elif step == "finer":
+            low, high = 2 * low, 2 * high + 1
+        else:
+            low, high = low - int(step), high + int(step)
+    return low, high
 
 
 def gray_params(params: Any) -> Any:

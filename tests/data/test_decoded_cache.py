@@ -11,6 +11,7 @@ from experiments.run import main
 from jaxdae import data, training
 from jaxdae.data import decoded_cache
 from jaxdae.data import folder as folders
+from jaxdae.data.decoded_cache import decode_ahead
 from jaxdae.errors import InputError
 from tests.data.sources import QUICK, write_images
 
@@ -49,6 +50,29 @@ def test_a_file_holds_what_memory_does(tmp_path, monkeypatch, crop):
     changed = data.load(name, crop=crop, cache_dir=cache)
     assert changed.sha256 != mapped.sha256
     assert len(list((cache / "folders").iterdir())) == 2
+
+
+@pytest.mark.parametrize(("most", "ahead"), [(99, 1), (100, 1), (350, 3)])
+def test_few_large_images_wait_in_memory(tmp_path, monkeypatch, most, ahead):
+    monkeypatch.setattr(decoded_cache, "AHEAD", most)
+    paths = [tmp_path / f"{i}" for i in range(9)]
+    for i, path in enumerate(paths):
+        path.write_bytes(bytes(decoded_cache.LARGE_FILE - i % 2))
+    asked, begun = [], []
+
+    def size(path):
+        asked.append(path)
+        return 100
+
+    def decode(path):
+        begun.append(path)
+        return path.name
+
+    for i, name in enumerate(decode_ahead(decode, paths[::2], size)):
+        assert name == str(2 * i) and len(begun) <= i + ahead
+    assert asked == paths[::2]
+    assert list(decode_ahead(decode, paths[1::2], size)) == ["1", "3", "5", "7"]
+    assert asked == paths[::2]  # small files are not asked
 
 
 def test_a_cache_that_cannot_be_written_is_told(tmp_path, monkeypatch):

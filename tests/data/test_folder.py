@@ -217,11 +217,8 @@ def test_folder_too_small_to_split(tmp_path):
     refused(f"folder:{tmp_path}", "of 1 images", "train/ and test/")
 
 
-@pytest.mark.parametrize(
-    ("side", "said"), [(1 << 13, "8192x8192, but at most"), (1 << 20, "DecompressionBombError")]
-)
-def test_folder_png_that_promises_too_much(pictures, side, said):
-    """Too large for this reader, and for Pillow, which does not even look further."""
+@pytest.mark.parametrize("side", [1 << 13, 1 << 20])
+def test_folder_png_that_promises_too_much(pictures, side):
 
     def chunk(kind, body):
         size, check = struct.pack(">I", len(body)), struct.pack(">I", zlib.crc32(kind + body))
@@ -230,15 +227,7 @@ def test_folder_png_that_promises_too_much(pictures, side, said):
     header = chunk(b"IHDR", struct.pack(">2I5B", side, side, 8, 0, 0, 0, 0))
     body = chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
     (pictures / "00.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + body)
-    refused(f"folder:{pictures}", "00.png", said)
-
-
-def test_folder_of_as_many_pixels_as_may_be(pictures, monkeypatch):
-    width, height = data.load(f"folder:{pictures}").train.images.shape[2:0:-1]
-    monkeypatch.setattr(images, "MAX_PIXELS", width * height)
-    data.load(f"folder:{pictures}")
-    monkeypatch.setattr(images, "MAX_PIXELS", width * height - 1)
-    refused(f"folder:{pictures}", "00.png", f"{width}x{height}", "cut or shrink")
+    refused(f"folder:{pictures}", "00.png", f"is {side}x{side}", "at most 600 times as many")
 
 
 def test_mutated_images(pictures):

@@ -26,6 +26,7 @@ from jaxdae.image_io import numpy_stacks as stacks
 from jaxdae.inference import denoise as restore
 from jaxdae.model import build
 
+FIT = ["--model", "digits-blind", "--fit"]
 DIGITS = load("mnist").test.images[:40]
 PHOTO = np.random.default_rng(0).integers(0, 256, (45, 70, 3), np.uint8)
 
@@ -145,7 +146,7 @@ def test_other_sizes_in_tiles_and_fitted(here, blind, capsys):
     save("in/b.png", gray.astype(np.uint16) * 257)
     save("in/small.png", gray[:5, :9])
     for flag in ("tile", "fit"):
-        assert command("in", f"--{flag}", "--out", flag) == 0
+        assert command("in", "--model", "digits-blind", f"--{flag}", "--out", flag) == 0
         assert "draws a digit whatever it is shown" in capsys.readouterr().out
     for name in ("a.png", "b.png", "small.png"):
         image = pixels(f"in/{name}")
@@ -324,7 +325,7 @@ def test_references_by_name(here, capsys):
 def test_pictures_side_by_side(here):
     photo = PHOTO[:, :64]
     save("a.jpg", photo, quality=95)
-    assert command("a.jpg", "--fit", "--out", "out", "--side-by-side", "side") == 0
+    assert command("a.jpg", *FIT, "--out", "out", "--side-by-side", "side") == 0
     picture = pixels("side/a.jpg.png")  # twice as large, to be seen
     assert picture.shape == (45, 64 + 4 + 64, 3)
     np.testing.assert_array_equal(picture[:, :64], pixels("a.jpg"))
@@ -504,7 +505,7 @@ def test_many_files_are_few_groups_and_little_memory(here, monkeypatch):
         return found, rest
 
     monkeypatch.setattr(job.Job, "_read", watched_read)
-    assert command("in", "--fit", "--out", "out") == 0
+    assert command("in", *FIT, "--out", "out") == 0
     assert max(held) <= 4 and sum(held) == 30
     assert tree("out") == [f"{i:02}.png" for i in range(30)]
 

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxdae.errors import InputError
+from jaxdae.image_io import limits
 from jaxdae.image_io import numpy_stacks as stacks
+from jaxdae.image_io.limits import TooLarge
 from jaxdae.image_io.numpy_stacks import Stack, Writer
 
 
@@ -130,9 +132,19 @@ def test_large_promises_are_not_believed(tmp_path, monkeypatch):
     (tmp_path / "a.npy").write_bytes(header.getvalue() + bytes(100))
     refused(tmp_path / "a.npy", "but holds 100 bytes")
     np.save(tmp_path / "b.npy", np.zeros((2, 4, 4), np.uint8))
-    monkeypatch.setattr(stacks, "MAX_PIXELS", 3)
-    refused(tmp_path / "b.npy", "at most 12 values")
+    monkeypatch.setattr(limits, "memory", lambda: 8 * 15)
+    with pytest.raises(
+        TooLarge, match=r"an image of '.*b.npy' is 4x4, 16 bytes, but .* memory, 15"
+    ):
+        stacks.Stack(tmp_path / "b.npy", max_pixels=15)
     monkeypatch.undo()
+    with stacks.Stack(tmp_path / "b.npy", max_pixels=15):
+        pass
+    np.savez_compressed(tmp_path / "d.npz", x=np.zeros((3, 900, 900), np.uint8))
+    with pytest.raises(TooLarge, match=r"'x' is 900x900, 810,000 bytes from 8.. in its file, but"):
+        stacks.Stack(tmp_path / "d.npz", max_pixels=900 * 900 - 1)
+    with stacks.Stack(tmp_path / "d.npz"):
+        pass
     np.save(tmp_path / "c.npy", np.asfortranarray(np.zeros((2, 4, 4), np.uint8)))
     monkeypatch.setattr(stacks, "MAX_BYTES", 31)
     refused(tmp_path / "c.npy", "ascontiguousarray")

@@ -10,8 +10,9 @@ import tifffile
 from PIL import Image
 
 from jaxdae.errors import InputError
+from jaxdae.image_io import limits
 from jaxdae.image_io import pillow as images
-from jaxdae.image_io.pillow import encode, read, read_uint8
+from jaxdae.image_io.pillow import encode, read, read_uint8, write
 
 RGB = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
 GRAY = RGB[..., 0]
@@ -245,8 +246,66 @@ def test_a_phones_jpeg_with_more_behind_it(tmp_path):
     assert again(tmp_path / "a.jpg")[0].format == "JPEG"
 
 
-def test_only_so_many_pixels_are_read(tmp_path, monkeypatch):
-    path = saved(tmp_path, "a.png", GRAY)
-    monkeypatch.setattr(images, "MAX_PIXELS", 62)
-    with pytest.raises(InputError, match="7x9, but at most 62 pixels"):
-        read(path)
+NAMES = ("a.png", "a.tif", "a.webp", "a.gif", "a.bmp", "a.jpg", "a.pgm")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bombs_are_refused_by_what_their_files_hold(tmp_path, monkeypatch, name):
+    black = np.zeros((3000, 3000), np.uint8)
+    options = {"a.tif": {"compression": "zstd"}, "a.webp": {"lossless": True}}.get(name, {})
+    path = saved(tmp_path, name, black, **options)
+    bands = 3 if name == "a.webp" else 1
+    ratio = bands * black.size // path.stat().st_size
+    read(path)  # so few pixels are read in any case
+    monkeypatch.setattr(limits, "SMALL_PIXELS", black.size - 1)
+    least = {"max_pixels": black.size - 1}
+    for reader in (read, read_uint8):
+        if name in ("a.bmp", "a.pgm", "a.jpg"):  # no bombs: at most as much as their format gives
+            assert ratio < limits.RATIO
+            reader(path, **least)
+            continue
+        assert ratio > limits.RATIO
+        with pytest.raises(limits.TooLarge, match=r"3000x3000, \d+,000,000 bytes from") as raised:
+            reader(path, **least)
+        assert "at most 600 times as many: cut or shrink it" in str(raised.value)
+        assert str(raised.value).count("\n") == 0
+        reader(path, max_pixels=raised.value.pixels)
+
+
+def test_a_header_alone_is_refused(tmp_path):
+    header = chunk(b"IHDR", struct.pack(">2I5B", 1 << 20, 1 << 20, 8, 0, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + body)
+    for reader in (read, read_uint8):
+        with pytest.raises(InputError, match="1048576x1048576, 1,099,511,627,776 bytes from"):
+            reader(tmp_path / "a.png")
+
+
+def test_what_does_not_fit_the_memory_is_refused(tmp_path, monkeypatch):
+    path = saved(tmp_path, "a.bmp", RGB)
+    monkeypatch.setattr(limits, "memory", lambda: 8 * RGB.size)
+    read(path, max_pixels=62)
+    monkeypatch.setattr(limits, "memory", lambda: 8 * RGB.size - 1)
+    with pytest.raises(InputError, match="7x9, 189 bytes, but images above 62 pixels may have at "):
+        read(path, max_pixels=62)
+    read(path, max_pixels=63)
+    monkeypatch.undo()
+    assert 1 << 28 < limits.memory() < 1 << 50
+
+
+def test_images_above_pillows_own_limits_are_read(tmp_path, monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 256, (301, 203, 3), np.uint8)
+    path = saved(tmp_path, "a.png", noise)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)
+    monkeypatch.setattr(images, "BAND_PIXELS", 9000)
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(path)
+    np.testing.assert_array_equal(read(path).pixels, noise)
+    np.testing.assert_array_equal(read_uint8(path), noise)
+    assert Image.MAX_IMAGE_PIXELS == 20_000
+
+
+def test_what_the_file_system_refuses_is_its_own_error(tmp_path):
+    picture = read(saved(tmp_path, "a.png", RGB))
+    with pytest.raises(OSError, match="No space left"), open("/dev/full", "wb") as file:
+        write(picture, file)

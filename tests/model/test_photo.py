@@ -9,12 +9,13 @@ import pytest
 from flax import linen as nn
 from jax import export
 
-from jaxdae import kernels, pretrained
+from jaxdae import kernels, pretrained, tiling
 from jaxdae.errors import InputError
 from jaxdae.losses import mean_squared_error
 from jaxdae.model import (
     Conv,
     ConvTranspose,
+    DenoisingAutoencoder,
     Dense,
     PhotoDenoiser,
     build,
@@ -317,3 +318,58 @@ def test_a_transposed_convolution_after_a_dense_layer(biases):
         jax.jit(Both().apply, static_argnums=2)(variables, x, b) for b in (True, False)
     )
     np.testing.assert_allclose(joined, apart, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("features", "blocks", "level"),
+    [((3,), 1, ()), ((2, 3), 1, ()), ((2, 2, 3), 2, ()), ((2, 3), 1, (2,)), ((2,), 1, (2, 2, 2))],
+)
+def test_reaches_as_far_as_it_says(features, blocks, level):
+    """A changed pixel changes outputs up to the reach, and none beyond."""
+    model = PhotoDenoiser(features=features, blocks=blocks, level_features=level)
+    reach, stride = model.reach, model.stride
+    side = 2 * (reach + stride) + stride
+    params = jax.tree.map(jnp.abs, random_params(model))  # no two influences cancel
+    images = jnp.ones((1, side, side, 1))
+    changes = jnp.zeros((stride, side, side, 1))
+    middle, sigma = reach + stride, None if level else 0.5
+    for i in range(stride):  # every place within a stride
+        changes = changes.at[i, middle + i, middle + i].set(1)
+    images = jnp.broadcast_to(images, changes.shape)
+
+    @jax.jit
+    def derivative(images, changes):  # a difference would lose the small ones to rounding
+        return jax.jvp(lambda x: model.apply({"params": params}, x, sigma), (images,), (changes,))[
+            1
+        ]
+
+    farthest = 0
+    for i, change in enumerate(np.asarray(derivative(images, changes))[..., 0] != 0):
+        for axis in (0, 1):
+            lines = np.flatnonzero(change.any(1 - axis))
+            farthest = max(farthest, *np.abs(lines - (middle + i)))
+    assert farthest == reach
+
+
+def test_the_reach_of_the_network_at_its_defaults():
+    assert PhotoDenoiser(level_features=()).reach == 91 and PhotoDenoiser().stride == 8
+    assert DenoisingAutoencoder().reach is None and DenoisingAutoencoder().stride == 1
+
+
+@pytest.mark.parametrize("size", [(90, 131), (64, 200), (127, 64), (1, 300), (300, 1), (7, 9)])
+@pytest.mark.parametrize("level", [(), (3, 3)])
+def test_windows_give_the_result_of_the_whole_image(size, level):
+    model = PhotoDenoiser(channels=3, features=(4, 4), blocks=1, level_features=level)
+    params = random_params(model)
+    sigma = None if level else 0.3
+    apply = jax.jit(lambda x: model.apply({"params": params}, x, sigma))
+    images = np.random.default_rng(0).random((2, *size, 3), np.float32)
+    whole = np.asarray(apply(images))
+    assert np.abs(whole - images).mean() > 0.02
+    found = tiling.windows(size, model.reach, model.stride, 60 * 70)
+    if not level:  # whose estimate reaches farther
+        assert (len(found) > 1) == (size[0] * size[1] > 60 * 70)
+    restored = np.full_like(images, np.nan)
+    for read, kept, inside in found:
+        restored[:, *kept] = np.asarray(apply(images[:, *read]))[:, *inside]
+    np.testing.assert_allclose(restored, whole, atol=1e-5)
