@@ -1,0 +1,368 @@
+"""How well photographs are denoised: by the networks of jaxdae, by BM3D, and as published.
+
+    python -m benchmarks.photos                                          # write docs/photos.md
+    python -m benchmarks.photos --photos DIR --measure quality           # first measure what is new
+    python -m benchmarks.photos --photos DIR --measure quality --model runs/mine --json mine.json
+    python -m benchmarks.photos --photos DIR --measure bm3d --sets Set12 --minutes 30
+
+DIR holds a folder for each test set: Set12, BSD68, CBSD68, Kodak24, McMaster and CC15. The figures
+lie in docs/results/photos.json, a row for each method, set and noise level, and the page is written
+from them. `benchmarks/photo_protocol.py` says what noise the images get and how they are measured.
+
+`quality` measures the noisy images and the networks that come with jaxdae, or those of --model. A
+network that was trained with noise levels is told the noise level. `photo` is told nothing, and
+neither is a network of --model with --blind. CC15 is real noise of cameras, whose level nobody
+knows; a network that must be told one is told 15. Each network also gets the clean images, without
+a noise level: they should come back as they were.
+
+`bm3d` runs BM3D (CBM3D for colour) on the same noisy images, in an environment of its own, which is
+made from benchmarks/requirements/bm3d.txt. It takes seconds to half a minute an image, so its
+outputs are kept in --cache, and the same command continues where it stopped. Its licence allows
+non-commercial use only.
+
+A row that is there is measured again only if the network has other parameters or the set more
+images, or with --again.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.peers import Worker, environment
+from benchmarks.photo_protocol import (
+    REAL,
+    SETS,
+    Bytes,
+    Case,
+    Image,
+    Photo,
+    measure,
+    names,
+    read,
+    summary,
+    to_bytes,
+)
+from experiments.common import cli
+from jaxdae.errors import InputError, show
+from jaxdae.files import replacing, write_whole
+
+PROGRAM = "python -m benchmarks.photos"
+FIGURES, PAGE = Path("docs/results/photos.json"), Path("docs/photos.md")
+PARTS = ("quality", "bm3d")
+
+# The networks of jaxdae, and if they are told the noise level.
+NETWORKS = {"photo-gaussian": True, "photo-gaussian-gray": True, "photo": False}
+SIGMAS = (15.0, 25.0, 50.0)
+BLIND_SIGMAS = (5.0, *SIGMAS)
+REAL_LEVEL = 15.0  # what a network is told of real noise if it must be told a level
+
+
+class Method(NamedTuple):
+    """A denoiser.
+
+    Fields:
+      name: of its rows.
+      about: what its results depend on, beside the images: the row has it, too.
+      restore: maps a noisy image and its sigma (in 8-bit levels, or None) to the restored one.
+      channels: of its images; None for any.
+      told: True if it is told the noise level.
+    """
+
+    name: str
+    about: dict[str, Any]
+    restore: Callable[[Image, float | None], Image]
+    channels: int | None = None
+    told: bool = True
+
+
+def network(name: str, told: bool, label: str | None = None) -> Method:
+    """A network, by its name, its run's folder or its file.
+
+    Raises:
+      InputError: there is no such network, or it takes images of one size only.
+    """
+    import jax
+
+    from experiments.runs.models import load_model
+    from jaxdae.inference import denoise
+
+    model, params, card = load_model(name)
+    if model.image_size is not None:
+        raise InputError(f"--model {name} takes images of one size only: give another network")
+    apply = jax.jit(lambda images, sigma: denoise(model, params, images, sigma))
+
+    def restore(noisy: Image, sigma: float | None) -> Image:
+        level = None if sigma is None else np.float32(sigma / 255)
+        return np.asarray(apply(noisy[None], level)[0])
+
+    about = {"parameters": card["parameters"], "params_sha256": card["params_sha256"]}
+    label = label or Path(name).stem
+    return Method(label, {**about, "told": told}, restore, model.channels, told)
+
+
+NOISY = Method("noisy", {}, lambda noisy, sigma: noisy)
+
+
+def cases(method: Method, sets: Sequence[str], sigmas: Sequence[float] | None) -> Iterator[Case]:
+    """What a method is measured on."""
+    for name in sets:
+        if method.channels not in (None, SETS[name].channels):
+            continue
+        if name == REAL:
+            yield Case(name, None)
+            continue
+        levels = sigmas or (SIGMAS if method.told and method.channels else BLIND_SIGMAS)
+        yield from (Case(name, sigma) for sigma in levels)
+        if method.channels:
+            yield Case(name, 0)
+
+
+def given(method: Method, case: Case) -> float | None:
+    """The noise level that a method is told; None for none."""
+    if not method.told or case.sigma == 0:
+        return None
+    return REAL_LEVEL if case.sigma is None else case.sigma
+
+
+def restored(method: Method, root: Path, case: Case) -> Iterator[tuple[Photo, Bytes]]:
+    """Each image of a case, and what a method makes of it."""
+    for name in names(root, case.name):
+        photo = read(root, case, name)
+        yield photo, to_bytes(method.restore(photo.noisy, given(method, case)))
+
+
+class Figures:
+    """The file of all figures, read and written whole after every change.
+
+    Fields:
+      all: part to method to case to row.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.all: dict[str, Any] = {}
+        if path.exists():
+            try:
+                self.all = json.loads(path.read_text())
+            except ValueError as error:
+                mend = "restore or delete it"
+                raise InputError(f"{show(path)} is damaged ({error}): {mend}") from None
+
+    def row(self, method: str, case: Case) -> dict[str, Any] | None:
+        """A row of "quality", or None."""
+        return self.all.get("quality", {}).get(method, {}).get(case.key)
+
+    def add(self, method: str, case: Case, row: dict[str, Any]) -> None:
+        """Adds a row, or replaces it, and writes the file."""
+        self.all.setdefault("quality", {}).setdefault(method, {})[case.key] = row
+        self.write()
+
+    def write(self) -> None:
+        """Writes the file."""
+        write_whole(self.path, json.dumps(self.all, indent=1, allow_nan=False) + "\n")
+
+
+def is_new(row: dict[str, Any] | None, about: dict[str, Any], images: int) -> bool:
+    """True if a row is missing, or is of another network or of fewer images."""
+    return row is None or row["images"] < images or any(row.get(k) != v for k, v in about.items())
+
+
+def quality(figures: Figures, method: Method, flags: argparse.Namespace, command: str) -> None:
+    """Measures a method on all its cases."""
+    from benchmarks.timing import machine
+
+    for case in cases(method, flags.sets, flags.sigmas):
+        images = len(names(flags.photos, case.name))
+        if flags.again or is_new(figures.row(method.name, case), method.about, images):
+            pairs = restored(method, flags.photos, case)
+            found = summary(measure(photo, image) for photo, image in pairs)
+            row = {**found, **method.about, "command": command, "machine": machine()}
+            figures.add(method.name, case, row)
+            report(method.name, case, row)
+
+
+def report(method: str, case: Case, row: dict[str, Any]) -> None:
+    """Prints a row as it comes."""
+    psnr = "equal" if row["psnr"] is None else f"{row['psnr']:.2f} dB"
+    print(f"{method} on {case.key}, {row['images']} images: {psnr}", flush=True)
+
+
+class Bm3d:
+    """BM3D in its own process; what it has restored is kept as PNG files of 8 bits.
+
+    Args:
+      python: of its environment.
+      cache: folder of the results, one folder for each version and case.
+    """
+
+    def __init__(self, python: str, cache: Path, threads: int) -> None:
+        self.worker = Worker(f"bm3d:{threads}", python, "float32", {}, "bm3d_worker.py")
+        versions = self.worker.ask({"task": "about"})
+        self.about = {name: versions[name] for name in ("bm3d", "bm4d")}
+        self.cache = cache / f"bm3d-{versions['bm3d']}"
+
+    def path(self, case: Case, name: str) -> Path:
+        """The file that keeps a restored image."""
+        return self.cache / case.key / f"{name}.png"
+
+    def restore(self, root: Path, case: Case, name: str) -> None:
+        """Restores an image and keeps the result, if it is not there.
+
+        Raises:
+          RuntimeError: the process has stopped.
+        """
+        from PIL import Image as Picture
+
+        if self.path(case, name).exists():
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            noisy, result = Path(folder, "noisy.npy"), Path(folder, "restored.npy")
+            np.save(noisy, read(root, case, name).noisy)
+            words = {"task": "restore", "noisy": str(noisy), "restored": str(result)}
+            level = {} if case.sigma is None else {"sigma": case.sigma / 255}
+            self.worker.ask({**words, **level})
+            pixels = to_bytes(np.load(result))
+        with replacing(self.path(case, name)) as temporary:
+            Picture.fromarray(pixels.squeeze()).save(temporary)
+
+    def kept(self, case: Case, name: str) -> Bytes | None:
+        """A restored image that is kept, or None."""
+        from jaxdae.image_io.pillow import read_uint8
+
+        path = self.path(case, name)
+        return read_uint8(path) if path.exists() else None
+
+
+def bm3d(figures: Figures, flags: argparse.Namespace, command: str) -> None:
+    """Runs BM3D on images that it has not restored; adds a row for each case that is complete.
+
+    Raises:
+      RuntimeError: its process has stopped.
+    """
+    from benchmarks.timing import machine
+
+    method = Bm3d(environment(flags.envs, "bm3d"), flags.cache, flags.threads)
+    end = time.monotonic() + 60 * flags.minutes
+    todo = [
+        Case(name, sigma)
+        for name in flags.sets
+        for sigma in ([None] if name == REAL else flags.sigmas or SIGMAS)
+    ]
+    try:
+        for case in todo:
+            images = names(flags.photos, case.name)
+            if not (flags.again or is_new(figures.row("bm3d", case), method.about, len(images))):
+                continue
+            for name in images:
+                if time.monotonic() > end:
+                    print(f"stopped in {case.key}, after --minutes: the same command continues")
+                    return
+                method.restore(flags.photos, case, name)
+            pairs = ((read(flags.photos, case, name), method.kept(case, name)) for name in images)
+            found = summary(measure(photo, image) for photo, image in pairs if image is not None)
+            row = {**found, **method.about, "command": command, "machine": machine()}
+            figures.add("bm3d", case, row)
+            report("bm3d", case, row)
+    finally:
+        method.worker.close()
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line.
+
+    Raises:
+      InputError: it asks for what cannot be.
+    """
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(PROGRAM, description=__doc__, formatter_class=formatter)
+    add = parser.add_argument
+    add("--photos", type=Path, metavar="DIR", help="folder of the test sets")
+    add("--measure", nargs="+", default=[], choices=PARTS, metavar="PART",
+        help=f"first measure some of {', '.join(PARTS)}")  # fmt: skip
+    add("--model", nargs="+", metavar="NAME",
+        help="networks: names, run folders or .npz files (default: those of jaxdae)")  # fmt: skip
+    add("--blind", action="store_true", help="tell the networks of --model no noise level")
+    add("--sets", nargs="+", default=list(SETS), choices=SETS, metavar="SET",
+        help=f"some of {', '.join(SETS)} (default: all)")  # fmt: skip
+    add("--sigmas", type=float, nargs="+", metavar="SIGMA",
+        help="in 8-bit levels (default: 15 25 50, and 5 for blind networks)")  # fmt: skip
+    add("--again", action="store_true", help="measure rows that are there, too")
+    add("--minutes", type=float, default=float("inf"), help="stop BM3D after so long")
+    add("--threads", type=int, default=1, help="of BM3D: 0 for all cores; 1 repeats its bits")
+    add("--envs", type=Path, default=Path(".peers"), help="folder of the environments")
+    add("--cache", type=Path, default=Path("runs/photos"), help="folder of BM3D's results")
+    add("--json", type=Path, default=FIGURES, metavar="FILE", help=f"figures (default: {FIGURES})")
+    add("--page", type=Path, metavar="FILE",
+        help=f"the page to write (default: {PAGE}, and none with another --json)")  # fmt: skip
+    flags = parser.parse_args(argv)
+    if flags.measure and flags.photos is None:
+        raise InputError("--measure needs --photos DIR, the folder of the test sets")
+    if flags.sigmas and not all(0 < sigma <= 255 for sigma in flags.sigmas):
+        raise InputError(f"--sigmas {flags.sigmas} must be above 0 and at most 255")
+    if flags.page is None and flags.json == FIGURES:
+        flags.page = PAGE
+    return flags
+
+
+def networks(flags: argparse.Namespace) -> list[Method]:
+    """The networks that the flags name; those of jaxdae that are there if they name none.
+
+    Raises:
+      InputError: there is no such network.
+    """
+    from jaxdae import pretrained
+
+    if flags.model:
+        return [network(name, NETWORKS.get(name, not flags.blind)) for name in flags.model]
+    here = [name for name in NETWORKS if name in pretrained.names()]
+    return [network(name, NETWORKS[name]) for name in here]
+
+
+def command_line(flags: argparse.Namespace, part: str) -> str:
+    """The command that measures a part; folders of this machine are left out."""
+    words = [PROGRAM, "--photos DIR --measure", part]
+    if flags.model:
+        words += ["--model", *(Path(name).name for name in flags.model)]
+        words += ["--blind"] * flags.blind
+    if flags.sigmas:
+        words += ["--sigmas", *(f"{sigma:g}" for sigma in flags.sigmas)]
+    return " ".join(words)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command: 0 done, 1 a peer failed, 2 bad input."""
+
+    def work() -> int:
+        from benchmarks.photo_page import page
+
+        flags = parse(argv)
+        figures = Figures(flags.json)
+        try:
+            if "quality" in flags.measure:
+                cli.prepare_jax()
+                methods = networks(flags)
+                quality(figures, NOISY, flags, f"{PROGRAM} --photos DIR --measure quality")
+                for method in methods:
+                    quality(figures, method, flags, command_line(flags, "quality"))
+            if "bm3d" in flags.measure:
+                bm3d(figures, flags, command_line(flags, "bm3d"))
+        except RuntimeError as error:
+            print(f"stopped: {error}", file=sys.stderr)
+            return 1
+        if flags.page:
+            write_whole(flags.page, page(figures.all))
+            print(f"wrote {flags.page}")
+        return 0
+
+    return cli.status(work, "fix that", "interrupted: the same command continues")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
