@@ -35,8 +35,7 @@ How close denoised photographs come to the clean ones, beside BM3D and published
 White Gaussian noise of standard deviation sigma (in 8-bit levels) is added to the test images and
 not clipped. Outputs are clipped and rounded to 8 bits. PSNR is that of whole images, averaged over
 a set; higher is better. Every method that was *measured here* got the same noisy images. Rows
-marked *published* are the papers' own figures by the same protocol, on other draws of the noise:
-such draws differ by about 0.02 dB.
+marked *published* are the papers' own figures by the same protocol, on other draws of the noise.
 
 `python -m benchmarks.photos` writes this page from the figures in
 [results/photos.json](results/photos.json), which name the command, the machine, the versions and

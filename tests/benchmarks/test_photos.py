@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,6 +13,8 @@ from benchmarks import photo_page, photos
 from benchmarks.photo_protocol import SETS, Case, Photo, measure, names, read, summary, to_bytes
 from jaxdae import pretrained
 from jaxdae.model import build
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -190,6 +193,11 @@ def test_the_page_has_published_figures_and_a_section_only_for_rows_that_are_the
     assert "| `photo` | 37.00 | 0.500 |" in text and "told sigma 15 |" not in text
     assert "| `photo` | equal | 0.10% |  |  |  | 0.10% |" in text
     assert all(name in SETS for name in (*photo_page.GRAY, *photo_page.COLOUR))
+
+
+def test_the_committed_page_is_what_the_figures_say():
+    figures = json.loads((ROOT / photos.FIGURES).read_text())
+    assert photo_page.page(figures) == (ROOT / photos.PAGE).read_text()
 
 
 @pytest.mark.parametrize(
