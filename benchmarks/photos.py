@@ -4,6 +4,7 @@
     python -m benchmarks.photos --photos DIR --measure quality           # first measure what is new
     python -m benchmarks.photos --photos DIR --measure quality --model runs/mine --json mine.json
     python -m benchmarks.photos --photos DIR --measure bm3d --sets Set12 --minutes 30
+    python -m benchmarks.photos --photos DIR --measure strips
 
 DIR holds a folder for each test set: Set12, BSD68, CBSD68, Kodak24, McMaster and CC15. The figures
 lie in docs/results/photos.json, a row for each method, set and noise level, and the page is written
@@ -20,6 +21,9 @@ made from benchmarks/requirements/bm3d.txt. It takes seconds to half a minute an
 outputs are kept in --cache, and the same command continues where it stopped. Its licence allows
 non-commercial use only.
 
+`strips` draws crops of three images: noisy, by BM3D if `bm3d` has restored them, by each network,
+and clean. Only those of Kodak24 may be published; of other sets --images names a folder for them.
+
 A row that is there is measured again only if the network has other parameters or the set more
 images, or with --again.
 """
@@ -27,7 +31,6 @@ images, or with --again.
 import argparse
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -35,7 +38,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.peers import Worker, environment
+from benchmarks import photo_strips
+from benchmarks.peers import environment
+from benchmarks.photo_bm3d import Bm3d, kept
 from benchmarks.photo_protocol import (
     REAL,
     SETS,
@@ -51,17 +56,21 @@ from benchmarks.photo_protocol import (
 )
 from experiments.common import cli
 from jaxdae.errors import InputError, show
-from jaxdae.files import replacing, write_whole
+from jaxdae.files import write_whole
 
 PROGRAM = "python -m benchmarks.photos"
 FIGURES, PAGE = Path("docs/results/photos.json"), Path("docs/photos.md")
-PARTS = ("quality", "bm3d")
+IMAGES = Path("docs/images")
+PARTS = ("quality", "bm3d", "strips")
 
 # The networks of jaxdae, and if they are told the noise level.
 NETWORKS = {"photo-gaussian": True, "photo-gaussian-gray": True, "photo": False}
 SIGMAS = (15.0, 25.0, 50.0)
 BLIND_SIGMAS = (5.0, *SIGMAS)
 REAL_LEVEL = 15.0  # what a network is told of real noise if it must be told a level
+FREE = "Kodak24"  # the set whose images may be published
+SHOWN = {FREE: ("kodim08", "kodim19", "kodim23")}  # in strips; of other sets the first three
+STRIP_SIGMA = 25.0
 
 
 class Method(NamedTuple):
@@ -194,52 +203,6 @@ def report(method: str, case: Case, row: dict[str, Any]) -> None:
     print(f"{method} on {case.key}, {row['images']} images: {psnr}", flush=True)
 
 
-class Bm3d:
-    """BM3D in its own process; what it has restored is kept as PNG files of 8 bits.
-
-    Args:
-      python: of its environment.
-      cache: folder of the results, one folder for each version and case.
-    """
-
-    def __init__(self, python: str, cache: Path, threads: int) -> None:
-        self.worker = Worker(f"bm3d:{threads}", python, "float32", {}, "bm3d_worker.py")
-        versions = self.worker.ask({"task": "about"})
-        self.about = {name: versions[name] for name in ("bm3d", "bm4d")}
-        self.cache = cache / f"bm3d-{versions['bm3d']}"
-
-    def path(self, case: Case, name: str) -> Path:
-        """The file that keeps a restored image."""
-        return self.cache / case.key / f"{name}.png"
-
-    def restore(self, root: Path, case: Case, name: str) -> None:
-        """Restores an image and keeps the result, if it is not there.
-
-        Raises:
-          RuntimeError: the process has stopped.
-        """
-        from PIL import Image as Picture
-
-        if self.path(case, name).exists():
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            noisy, result = Path(folder, "noisy.npy"), Path(folder, "restored.npy")
-            np.save(noisy, read(root, case, name).noisy)
-            words = {"task": "restore", "noisy": str(noisy), "restored": str(result)}
-            level = {} if case.sigma is None else {"sigma": case.sigma / 255}
-            self.worker.ask({**words, **level})
-            pixels = to_bytes(np.load(result))
-        with replacing(self.path(case, name)) as temporary:
-            Picture.fromarray(pixels.squeeze()).save(temporary)
-
-    def kept(self, case: Case, name: str) -> Bytes | None:
-        """A restored image that is kept, or None."""
-        from jaxdae.image_io.pillow import read_uint8
-
-        path = self.path(case, name)
-        return read_uint8(path) if path.exists() else None
-
-
 def bm3d(figures: Figures, flags: argparse.Namespace, command: str) -> None:
     """Runs BM3D on images that it has not restored; adds a row for each case that is complete.
 
@@ -248,7 +211,7 @@ def bm3d(figures: Figures, flags: argparse.Namespace, command: str) -> None:
     """
     from benchmarks.timing import machine
 
-    method = Bm3d(environment(flags.envs, "bm3d"), flags.cache, flags.threads)
+    peer = Bm3d(environment(flags.envs, "bm3d"), flags.cache, flags.threads)
     end = time.monotonic() + 60 * flags.minutes
     todo = [
         Case(name, sigma)
@@ -258,20 +221,41 @@ def bm3d(figures: Figures, flags: argparse.Namespace, command: str) -> None:
     try:
         for case in todo:
             images = names(flags.photos, case.name)
-            if not (flags.again or is_new(figures.row("bm3d", case), method.about, len(images))):
+            if not (flags.again or is_new(figures.row("bm3d", case), peer.about, len(images))):
                 continue
             for name in images:
                 if time.monotonic() > end:
                     print(f"stopped in {case.key}, after --minutes: the same command continues")
                     return
-                method.restore(flags.photos, case, name)
-            pairs = ((read(flags.photos, case, name), method.kept(case, name)) for name in images)
+                peer.restore(flags.photos, case, name)
+            done = ((name, kept(peer.folder, case, name)) for name in images)
+            pairs = ((read(flags.photos, case, name), pixels) for name, pixels in done)
             found = summary(measure(photo, image) for photo, image in pairs if image is not None)
-            row = {**found, **method.about, "command": command, "machine": machine()}
+            row = {**found, **peer.about, "command": command, "machine": machine()}
             figures.add("bm3d", case, row)
             report("bm3d", case, row)
     finally:
-        method.worker.close()
+        peer.worker.close()
+
+
+def strips(flags: argparse.Namespace, methods: Sequence[Method]) -> None:
+    """Draws crops of some images of each set, before and after."""
+    folders = sorted(flags.cache.glob("bm3d-*"))
+    for name in flags.strip_sets:
+        case = Case(name, None if name == REAL else (flags.sigmas or [STRIP_SIGMA])[0])
+        channels, rows = SETS[name].channels, []
+        for image in SHOWN.get(name, names(flags.photos, name)[:3]):
+            photo = read(flags.photos, case, image)
+            row = {"noisy": to_bytes(photo.noisy)}
+            if folders and (restored := kept(folders[-1], case, image)) is not None:
+                row["BM3D" if channels == 1 else "CBM3D"] = restored
+            for method in methods:
+                if method.channels == channels:
+                    row[method.name] = to_bytes(method.restore(photo.noisy, given(method, case)))
+            rows.append({**row, "clean": photo.clean})
+        path = flags.images / f"photos-{case.key.lower()}.png"
+        photo_strips.draw(path, rows)
+        print(f"wrote {path}")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -289,8 +273,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--model", nargs="+", metavar="NAME",
         help="networks: names, run folders or .npz files (default: those of jaxdae)")  # fmt: skip
     add("--blind", action="store_true", help="tell the networks of --model no noise level")
-    add("--sets", nargs="+", default=list(SETS), choices=SETS, metavar="SET",
-        help=f"some of {', '.join(SETS)} (default: all)")  # fmt: skip
+    add("--sets", nargs="+", choices=SETS, metavar="SET",
+        help=f"some of {', '.join(SETS)} (default: all; for strips {FREE})")  # fmt: skip
     add("--sigmas", type=float, nargs="+", metavar="SIGMA",
         help="in 8-bit levels (default: 15 25 50, and 5 for blind networks)")  # fmt: skip
     add("--again", action="store_true", help="measure rows that are there, too")
@@ -298,6 +282,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--threads", type=int, default=1, help="of BM3D: 0 for all cores; 1 repeats its bits")
     add("--envs", type=Path, default=Path(".peers"), help="folder of the environments")
     add("--cache", type=Path, default=Path("runs/photos"), help="folder of BM3D's results")
+    add("--images", type=Path, default=IMAGES, metavar="DIR",
+        help=f"folder of the strips (default: {IMAGES}, for {FREE} alone)")  # fmt: skip
     add("--json", type=Path, default=FIGURES, metavar="FILE", help=f"figures (default: {FIGURES})")
     add("--page", type=Path, metavar="FILE",
         help=f"the page to write (default: {PAGE}, and none with another --json)")  # fmt: skip
@@ -306,6 +292,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         raise InputError("--measure needs --photos DIR, the folder of the test sets")
     if flags.sigmas and not all(0 < sigma <= 255 for sigma in flags.sigmas):
         raise InputError(f"--sigmas {flags.sigmas} must be above 0 and at most 255")
+    flags.sets, flags.strip_sets = flags.sets or list(SETS), flags.sets or [FREE]
+    if "strips" in flags.measure and flags.images == IMAGES and flags.strip_sets != [FREE]:
+        raise InputError(f"only images of {FREE} may be published: give --images DIR for others")
     if flags.page is None and flags.json == FIGURES:
         flags.page = PAGE
     return flags
@@ -345,14 +334,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags = parse(argv)
         figures = Figures(flags.json)
         try:
+            cli.prepare_jax()
+            methods = networks(flags) if flags.measure else []
             if "quality" in flags.measure:
-                cli.prepare_jax()
-                methods = networks(flags)
                 quality(figures, NOISY, flags, f"{PROGRAM} --photos DIR --measure quality")
                 for method in methods:
                     quality(figures, method, flags, command_line(flags, "quality"))
             if "bm3d" in flags.measure:
                 bm3d(figures, flags, command_line(flags, "bm3d"))
+            if "strips" in flags.measure:
+                strips(flags, methods)
         except RuntimeError as error:
             print(f"stopped: {error}", file=sys.stderr)
             return 1

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import photo_page, photos
+from benchmarks import photo_bm3d, photo_page, photo_strips, photos
 from benchmarks.photo_protocol import SETS, Case, Photo, measure, names, read, summary, to_bytes
 from jaxdae import pretrained
 from jaxdae.model import build
@@ -128,7 +128,7 @@ class FakeWorker:
 
 
 def test_bm3d_continues_where_it_stopped(root, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(photos, "Worker", FakeWorker)
+    monkeypatch.setattr(photo_bm3d, "Worker", FakeWorker)
     monkeypatch.setattr(photos, "environment", lambda *words: "python")
     monkeypatch.setattr(FakeWorker, "tasks", [])
     figures = photos.Figures(tmp_path / "figures.json")
@@ -193,6 +193,27 @@ def test_the_page_has_published_figures_and_a_section_only_for_rows_that_are_the
     assert "| `photo` | 37.00 | 0.500 |" in text and "told sigma 15 |" not in text
     assert "| `photo` | equal | 0.10% |  |  |  | 0.10% |" in text
     assert all(name in SETS for name in (*photo_page.GRAY, *photo_page.COLOUR))
+
+
+def test_strips_show_the_crop_with_most_texture(root, tmp_path, capsys):
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[20:30, 35:45] = np.random.default_rng(0).integers(0, 256, (10, 10, 3), np.uint8)
+    rows, columns = photo_strips.busiest(image, 12)
+    assert rows.start <= 20 and rows.stop >= 30 and columns.start <= 35 and columns.stop >= 45
+    assert photo_strips.busiest(image, 99) == (slice(0, 40), slice(0, 60))
+    assert photo_strips.busiest(image[..., :1], 40)[0] == slice(0, 40)
+
+    words = f"--photos {root} --measure strips --sets Set12 --json {tmp_path / 'f.json'}"
+    assert photos.main(words.split()) == 2
+    assert "only images of Kodak24" in capsys.readouterr().err
+    args = flags(root, strip_sets=["Set12", "CC15"], images=tmp_path)
+    half = photos.Method("half", {}, lambda noisy, sigma: noisy / 2, channels=1)
+    photos.strips(args, [half])
+    sizes = {}
+    for name in ("set12-25", "cc15"):
+        with Image.open(tmp_path / f"photos-{name}.png") as drawn:
+            sizes[name] = drawn.size
+    assert sizes == {"set12-25": (3 * 198 - 6, 20 + 2 * 212), "cc15": (2 * 198 - 6, 20 + 212)}
 
 
 def test_the_committed_page_is_what_the_figures_say():
