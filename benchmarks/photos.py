@@ -5,6 +5,7 @@
     python -m benchmarks.photos --photos DIR --measure quality --model runs/mine --json mine.json
     python -m benchmarks.photos --photos DIR --measure bm3d --sets Set12 --minutes 30
     python -m benchmarks.photos --photos DIR --measure strips
+    python -m benchmarks.photos --measure speed --envs .peers            # nothing else may run
 
 DIR holds a folder for each test set: Set12, BSD68, CBSD68, Kodak24, McMaster and CC15. The figures
 lie in docs/results/photos.json, a row for each method, set and noise level, and the page is written
@@ -24,6 +25,10 @@ non-commercial use only.
 `strips` draws crops of three images: noisy, by BM3D if `bm3d` has restored them, by each network,
 and clean. Only those of Kodak24 may be published; of other sets --images names a folder for them.
 
+`speed` times jaxdae's network, the same network in PyTorch and onnxruntime, DnCNN and BM3D, each in
+its own process and environment, in turn (`benchmarks/photo_worker.py` says how), and takes the
+memory of each. Every part replaces its own figures only.
+
 A row that is there is measured again only if the network has other parameters or the set more
 images, or with --again.
 """
@@ -38,7 +43,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import photo_strips
+from benchmarks import photo_speed, photo_strips
 from benchmarks.peers import environment
 from benchmarks.photo_bm3d import Bm3d, kept
 from benchmarks.photo_protocol import (
@@ -61,7 +66,7 @@ from jaxdae.files import write_whole
 PROGRAM = "python -m benchmarks.photos"
 FIGURES, PAGE = Path("docs/results/photos.json"), Path("docs/photos.md")
 IMAGES = Path("docs/images")
-PARTS = ("quality", "bm3d", "strips")
+PARTS = ("quality", "bm3d", "strips", "speed")
 
 # The networks of jaxdae, and if they are told the noise level.
 NETWORKS = {"photo-gaussian": True, "photo-gaussian-gray": True, "photo": False}
@@ -238,8 +243,9 @@ def bm3d(figures: Figures, flags: argparse.Namespace, command: str) -> None:
         peer.worker.close()
 
 
-def strips(flags: argparse.Namespace, methods: Sequence[Method]) -> None:
-    """Draws crops of some images of each set, before and after."""
+def strips(flags: argparse.Namespace, methods: Sequence[Method]) -> list[str]:
+    """Draws crops of some images of each set, before and after; returns the files' names."""
+    drawn = []
     folders = sorted(flags.cache.glob("bm3d-*"))
     for name in flags.strip_sets:
         case = Case(name, None if name == REAL else (flags.sigmas or [STRIP_SIGMA])[0])
@@ -256,6 +262,38 @@ def strips(flags: argparse.Namespace, methods: Sequence[Method]) -> None:
         path = flags.images / f"photos-{case.key.lower()}.png"
         photo_strips.draw(path, rows)
         print(f"wrote {path}")
+        drawn.append(path.name)
+    return drawn
+
+
+def speed(flags: argparse.Namespace) -> dict[str, Any]:
+    """The figures of speed and memory, of the first network for colour or of a random one.
+
+    Raises:
+      InputError: there is no such network, or onnx is not installed.
+      RuntimeError: a peer has stopped, or gives another image.
+    """
+    from benchmarks.exported import random_params
+    from benchmarks.timing import machine
+    from experiments.runs.models import load_model
+    from jaxdae import pretrained
+    from jaxdae.model import build
+
+    here = [name for name in NETWORKS if name in pretrained.names()]
+    if chosen := flags.model or here:
+        name, (model, params, card) = Path(chosen[0]).stem, load_model(chosen[0])
+    else:
+        model, name = build("photo", channels=3), "photo, random parameters"
+        params, card = random_params(model), {}
+    options = {name: getattr(flags, name) for name in ("envs", "side", "memory_sides", "repeats")}
+    peers = [photo_speed.OURS, *(name for name in flags.peers if name != photo_speed.OURS)]
+    report = photo_speed.run(model, params, card, names=peers, **options)
+    return {
+        **report,
+        "network": name,
+        "command": command_line(flags, "speed"),
+        "machine": machine(),
+    }
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -282,14 +320,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--threads", type=int, default=1, help="of BM3D: 0 for all cores; 1 repeats its bits")
     add("--envs", type=Path, default=Path(".peers"), help="folder of the environments")
     add("--cache", type=Path, default=Path("runs/photos"), help="folder of BM3D's results")
+    add("--peers", nargs="+", default=list(photo_speed.PEERS), choices=photo_speed.PEERS,
+        metavar="NAME", help="whose speed (default: all)")  # fmt: skip
+    add("--side", type=int, default=512, help="of the images that are timed, in pixels")
+    add("--memory-sides", type=int, nargs=2, default=[256, 1024], metavar="N",
+        help="of two images whose memory is compared (default: 256 1024)")  # fmt: skip
+    add("--repeats", type=int, default=5, help="timed turns")
     add("--images", type=Path, default=IMAGES, metavar="DIR",
         help=f"folder of the strips (default: {IMAGES}, for {FREE} alone)")  # fmt: skip
     add("--json", type=Path, default=FIGURES, metavar="FILE", help=f"figures (default: {FIGURES})")
     add("--page", type=Path, metavar="FILE",
         help=f"the page to write (default: {PAGE}, and none with another --json)")  # fmt: skip
     flags = parser.parse_args(argv)
-    if flags.measure and flags.photos is None:
+    if set(flags.measure) - {"speed"} and flags.photos is None:
         raise InputError("--measure needs --photos DIR, the folder of the test sets")
+    small, large = flags.memory_sides
+    if min(flags.side, flags.repeats) < 1 or not 8 <= small < large:
+        raise InputError("--side and --repeats must be at least 1, --memory-sides two rising sizes")
     if flags.sigmas and not all(0 < sigma <= 255 for sigma in flags.sigmas):
         raise InputError(f"--sigmas {flags.sigmas} must be above 0 and at most 255")
     flags.sets, flags.strip_sets = flags.sets or list(SETS), flags.sets or [FREE]
@@ -316,7 +363,7 @@ def networks(flags: argparse.Namespace) -> list[Method]:
 
 def command_line(flags: argparse.Namespace, part: str) -> str:
     """The command that measures a part; folders of this machine are left out."""
-    words = [PROGRAM, "--photos DIR --measure", part]
+    words = [PROGRAM, *(["--photos DIR"] if part != "speed" else []), "--measure", part]
     if flags.model:
         words += ["--model", *(Path(name).name for name in flags.model)]
         words += ["--blind"] * flags.blind
@@ -335,7 +382,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures = Figures(flags.json)
         try:
             cli.prepare_jax()
-            methods = networks(flags) if flags.measure else []
+            methods = networks(flags) if set(flags.measure) & {"quality", "strips"} else []
             if "quality" in flags.measure:
                 quality(figures, NOISY, flags, f"{PROGRAM} --photos DIR --measure quality")
                 for method in methods:
@@ -343,7 +390,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             if "bm3d" in flags.measure:
                 bm3d(figures, flags, command_line(flags, "bm3d"))
             if "strips" in flags.measure:
-                strips(flags, methods)
+                drawn = strips(flags, methods)
+                if flags.images == IMAGES:
+                    figures.all["strips"] = drawn
+                    figures.write()
+            if "speed" in flags.measure:
+                figures.all["speed"] = speed(flags)
+                figures.write()
         except RuntimeError as error:
             print(f"stopped: {error}", file=sys.stderr)
             return 1

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import photo_bm3d, photo_page, photo_strips, photos
+from benchmarks import photo_bm3d, photo_page, photo_speed, photo_strips, photo_worker, photos
+from benchmarks.exported import random_params
 from benchmarks.photo_protocol import SETS, Case, Photo, measure, names, read, summary, to_bytes
 from jaxdae import pretrained
 from jaxdae.model import build
@@ -213,7 +214,79 @@ def test_strips_show_the_crop_with_most_texture(root, tmp_path, capsys):
     for name in ("set12-25", "cc15"):
         with Image.open(tmp_path / f"photos-{name}.png") as drawn:
             sizes[name] = drawn.size
-    assert sizes == {"set12-25": (3 * 198 - 6, 20 + 2 * 212), "cc15": (2 * 198 - 6, 20 + 212)}
+    assert sizes == {"set12-25": (3 * 182 - 6, 20 + 2 * 196), "cc15": (2 * 182 - 6, 20 + 196)}
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """A small network as the workers read it, and the function itself."""
+    folder = tmp_path_factory.mktemp("network")
+    model = build("photo", channels=3, features=(4, 6, 5), blocks=1)
+    params = random_params(model)
+    photo_speed.write_network(folder, model, params, {})
+    apply = jax.jit(lambda image, sigma: model.apply({"params": params}, image[None], sigma)[0])
+    return folder, apply
+
+
+def agrees(worker, folder, apply, sizes, allowed=1e-4):
+    assert worker.load(folder) == 3
+    for size in sizes:
+        noisy = np.random.default_rng(0).random((*size, 3), np.float32)
+        expected = np.asarray(apply(noisy, 0.1))
+        assert expected.std() > 0.1
+        difference = np.abs(worker.work(noisy, 0.1)() - expected).max()
+        assert difference <= allowed * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("setting", ["eager", pytest.param("compile", marks=pytest.mark.slow)])
+def test_the_network_in_pytorch_is_the_same(network, setting):
+    pytest.importorskip("torch")
+    sizes = [(24, 40), (21, 30)] if setting == "eager" else [(24, 40)]
+    agrees(photo_worker.Torch(setting, "float32"), *network, sizes)
+
+
+def test_the_network_in_onnxruntime_is_the_same(network):
+    agrees(photo_worker.OnnxRuntime("", "float32"), *network, [(21, 30)])
+
+
+def test_jaxdae_is_timed_as_it_is_applied(network):
+    agrees(photo_worker.Jaxdae("", "float32"), *network, [(16, 24)])
+    agrees(photo_worker.Jaxdae("", "bfloat16"), *network, [(16, 24)], allowed=0.05)
+
+
+def test_dncnn_has_one_form_in_flax_and_in_the_layers_of_jaxdae(network, monkeypatch):
+    monkeypatch.setattr(photo_worker, "DEPTH", 3)
+    for name in ("dncnn-flax", "dncnn-jaxdae"):
+        worker = photo_worker.FRAMEWORKS[name]("", "float32")
+        worker.load(network[0])
+        image = photo_worker.image(16, 3)
+        out = worker.work(image, 0.1)()
+        assert out.shape == image.shape and not np.allclose(out, image)
+
+
+def test_speed_is_a_ratio_within_a_turn_and_memory_a_slope():
+    report = {
+        "side": 1000,
+        "memory_sides": (1000, 2000),
+        "seconds": {"jaxdae": [1.0, 2.0, 4.0], "BM3D": [20.0, 60.0, 120.0]},
+        "memory": {"jaxdae": {"1000": 300, "2000": 600}, "BM3D": {"1000": 100, "2000": 1300}},
+    }
+    lines = photo_speed.table(report).splitlines()
+    assert lines[2] == "| jaxdae | 2.00 (1.00 to 4.00) | 1.00× | 100 | 600 |"
+    assert lines[3] == "| BM3D | 60.0 (20.0 to 120.0) | 30.00× | 400 | 1,300 |"
+
+
+@pytest.mark.slow
+def test_speed_and_memory_are_measured_in_processes_of_their_own(tmp_path):
+    file, page = tmp_path / "figures.json", tmp_path / "page.md"
+    words = "--measure speed --peers jaxdae --side 16 --memory-sides 16 24 --repeats 2"
+    files = ["--json", str(file), "--page", str(page), "--envs", str(tmp_path)]
+    assert photos.main([*words.split(), *files]) == 0
+    report = json.loads(file.read_text())["speed"]
+    assert len(report["seconds"]["jaxdae"]) == 2 and min(report["seconds"]["jaxdae"]) > 0
+    assert min(report["memory"]["jaxdae"].values()) > 50
+    assert report["command"] == "python -m benchmarks.photos --measure speed"
+    assert "## Speed and memory" in page.read_text()
 
 
 def test_the_committed_page_is_what_the_figures_say():
