@@ -3,7 +3,8 @@
     model, params = jaxdae.pretrained.load("digits-blind")
     images = model.apply({"params": params}, noisy)      # in [0, 1]
 
-A network is two files. `NAME.npz` holds the parameters, an array for each path in the tree.
+A network is two files. `NAME.npz` holds the parameters, an array for each path in the tree, in
+float32, or in float16 where rounding to it costs nothing that can be seen.
 `NAME.json`, the model card, holds the architecture and its fields, the SHA-256 of the parameters,
 and what a user wants to know: data, recipe, seed, command, results, limits.
 """
@@ -68,7 +69,12 @@ def load(name: str, folder: Path = FOLDER) -> tuple[nn.Module, Any]:
     described = card(name, folder)
     try:
         with np.load(folder / f"{name}.npz", allow_pickle=False) as file:
-            params = unflatten_dict({path: file[path] for path in file.files}, sep="/")
+            arrays = {path: file[path] for path in file.files}
+        arrays = {
+            path: array.astype(np.float32) if array.dtype == np.float16 else array
+            for path, array in arrays.items()
+        }
+        params = unflatten_dict(arrays, sep="/")
         return build(described, params), params
     except Exception as error:  # a damaged zip file raises exceptions of many types
         raise InputError(f"{folder / name}.npz is damaged ({error}): {_mend(folder)}") from None
@@ -139,14 +145,25 @@ def describe(name: str, model: nn.Module, params: Any, about: Mapping[str, Any])
 
 
 def save(
-    name: str, model: nn.Module, params: Any, about: Mapping[str, Any], folder: Path = FOLDER
+    name: str,
+    model: nn.Module,
+    params: Any,
+    about: Mapping[str, Any],
+    folder: Path = FOLDER,
+    half: bool = False,
 ) -> None:
     """Writes the two files of a network.
 
     Args:
       about: what the card says beside the network itself: JSON values.
       folder: created if missing.
+      half: round the parameters to float16: half the size.
     """
+    arrays = flat(params)
+    if half:
+        arrays = {path: array.astype(np.float16) for path, array in arrays.items()}
+        rounded = {path: array.astype(np.float32) for path, array in arrays.items()}
+        params = unflatten_dict(rounded, sep="/")
     text = json.dumps(describe(name, model, params, about), indent=2, allow_nan=False) + "\n"
     # The card comes last: it holds the SHA-256 of the arrays.
     with (
@@ -154,4 +171,4 @@ def save(
         replacing(folder / f"{name}.npz") as arrays_file,
     ):
         card_file.write_text(text)
-        np.savez_compressed(arrays_file, **flat(params))
+        np.savez_compressed(arrays_file, **arrays)

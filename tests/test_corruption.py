@@ -11,10 +11,13 @@ import pytest
 from jaxdae.corruption import (
     Corruption,
     compose,
+    compressed,
     gaussian,
     grayscale,
     identity,
     masking,
+    one_of,
+    photo,
     poisson,
     salt_and_pepper,
     speckle,
@@ -146,6 +149,56 @@ def test_gaussian_and_speckle_are_clipped_normals(level):
     x = level / 15
     assert_moments(draws("levels")["gaussian"][:, level], *clipped_normal(x + 0.5, 0.5))
     assert_moments(draws("levels")["speckle"][:, level], *clipped_normal(x, 0.4 * x))
+
+
+def test_unclipped_noise_is_normal():
+    """Around every gray level, at the level that it is said to have."""
+    corrupt = gaussian((0.1, 0.5), mean=0, clip=False)
+    images = np.broadcast_to(LEVELS[:, :1, :1, :], (16, 60, 70, 3))
+    noise = np.asarray(jax.jit(corrupt)(jax.random.key(0), images, POSITIONS)) - images
+    levels = np.asarray(corrupt.levels(jax.random.key(0), 16, POSITIONS))
+    assert levels.min() > 0.1 and levels.max() < 0.5 and np.ptp(levels) > 0.1
+    normal = noise / levels[:, None, None, None]
+    assert abs(normal.mean()) < 0.02
+    np.testing.assert_allclose(normal.std((1, 2, 3)), 1, atol=0.02)
+    np.testing.assert_allclose((normal**4).mean(), 3, atol=0.1)
+    assert (noise + images).min() < 0 and (noise + images).max() > 1
+    assert masking(0.5).levels(jax.random.key(0), 16) is None
+    assert gaussian(0.25).levels(jax.random.key(0), 3).tolist() == [0.25] * 3
+
+
+def test_one_of_several():
+    """Each equally often, each as if alone."""
+    parts = [masking(1.0), identity(), speckle(0.0)]
+    mixed = one_of(*parts, masking(1.0))
+    images = np.broadcast_to(np.float32(0.5), (400, 4, 4, 1))
+    lost = np.asarray(jax.jit(mixed)(jax.random.key(1), images)) == 0
+    assert (lost.all((1, 2, 3)) | ~lost.any((1, 2, 3))).all()
+    assert 0.42 < lost.mean() < 0.58
+    assert str(one_of(identity(), masking(0.5))) == "one_of(identity(), masking(p=0.5))"
+
+
+def test_photographs_suffer_from_all_of_it():
+    """Some images from noise that leaves [0, 1], most from 8 bits; at most a fifth little."""
+    images = np.random.default_rng(0).uniform(0.2, 0.8, (64, 4, 4, 3)).astype(np.float32)
+    images = images.repeat(8, 1).repeat(8, 2)
+    noisy = np.asarray(jax.jit(photo())(jax.random.key(1), images))
+    assert photo().levels(jax.random.key(1), 64) is None
+    whole = np.abs(noisy * 255 - np.rint(noisy * 255)).max((1, 2, 3)) < 1e-3
+    assert 0.6 < whole.mean() < 0.9
+    deviation = (noisy - images).std((1, 2, 3))
+    assert (deviation < 0.01).mean() < 0.25 and deviation.max() < 0.3
+    assert len({round(float(d), 6) for d in deviation}) == 64
+
+
+def test_compressed_noise():
+    images = np.full((4, 32, 32, 3), 0.5, np.float32)
+    plain, noisy = (
+        np.asarray(jax.jit(compressed(sigma))(jax.random.key(0), images)) for sigma in (0.0, 0.1)
+    )
+    np.testing.assert_allclose(plain, images, atol=1 / 255)
+    assert (np.abs(noisy * 255 - np.rint(noisy * 255)) < 1e-3).all()
+    assert 0.02 < noisy.std() < 0.12
 
 
 def test_noise_is_not_shared_by_pixels_or_channels():

@@ -17,7 +17,13 @@ from jaxdae.corruption import gaussian
 from jaxdae.data import load
 from jaxdae.errors import InputError
 from jaxdae.evaluation import Evaluator
-from jaxdae.model import DenoisingAutoencoder, MaxPoolAutoencoder, UNet, parameter_count
+from jaxdae.model import (
+    DenoisingAutoencoder,
+    MaxPoolAutoencoder,
+    PhotoDenoiser,
+    UNet,
+    parameter_count,
+)
 from jaxdae.objectives import Supervised
 from jaxdae.train_step import create_state, make_train_step
 
@@ -169,3 +175,28 @@ def test_cards_of_the_first_format_are_read(architecture, first, model, tmp_path
     (tmp_path / "old.json").write_text(json.dumps(card))
     found, _ = pretrained.load("old", tmp_path)
     assert found == model
+
+
+def test_half_the_size_is_float32_again(tmp_path):
+    model = PhotoDenoiser(features=(4, 4))
+    params = jax.jit(model.init)(jax.random.key(0), model.example)["params"]
+    for name, half in (("whole", False), ("half", True)):
+        pretrained.save(name, model, params, {}, tmp_path, half=half)
+    sizes = [(tmp_path / f"{name}.npz").stat().st_size for name in ("whole", "half")]
+    assert sizes[1] < 0.65 * sizes[0]
+    _, found = pretrained.load("half", tmp_path)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(params), strict=True):
+        assert one.dtype == np.float32
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-7)
+
+
+def test_the_card_of_photographs():
+    words = ["--recipe", "photo-gaussian", "--dataset", "folder:photos", "--gray", "--epochs", "3"]
+    card = describe(parse(words).config, {"test": {"0.1": {}}, "versions": {}})
+    assert card["about"] == (
+        "Removes white Gaussian noise up to sigma 55/255 from gray photographs of any size."
+    )
+    assert "CC BY-SA 4.0" in card["data"] and card["recipe"]["clip"] is False
+    assert sorted(card["command"].split()) == sorted(["python", "-m", "experiments.run", *words])
+    parts = (pretrained.FOLDER / "NOTICE").read_text()
+    assert "CID22" in parts and "lomiri" in parts

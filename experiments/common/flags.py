@@ -143,6 +143,7 @@ def meant_for() -> dict[str, list[tuple[str, tuple[str, ...]]]]:
             if 0 < len(users) < len(entries):
                 found.setdefault(part.name, []).append((choice, users))
     found["eval_sigmas"] = found["sigma"]
+    found["noise_level"] = [("architecture", ("photo",))]
     supervised = [("objective", ("supervised",))]
     for name in ("sigma", "eval_sigmas", "mean", "strength", "corruption", "noise", "teacher"):
         found[name] = supervised + found.get(name, [])

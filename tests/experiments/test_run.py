@@ -18,12 +18,13 @@ import pytest
 from PIL import Image
 
 from experiments.run import main
-from jaxdae import training
+from jaxdae import pretrained, training
 from jaxdae.config import Config
 from jaxdae.errors import DivergenceError
-from jaxdae.model import DenoisingAutoencoder
+from jaxdae.model import DenoisingAutoencoder, gray_params
 from jaxdae.recipes import RECIPES
 from tests.caches import own_cache
+from tests.data.sources import write_images
 
 SMALL = ["--train-images", "512", "--test-images", "64", "--features", "4"]
 FIGURES = ["curves", "digits", "error_against_sigma", "first_ten", "latent_space"]
@@ -342,11 +343,15 @@ def test_every_recipe_runs(recipe, tmp_path, capfd):
     words += ["--devices", "1", "--no-cache", "--out", str(tmp_path / "out")]
     if recipe == "colorize":
         words += ["--dataset", f"npz:{tmp_path}/colour.npz", "--features", "4", "8"]
+    if RECIPES[recipe][0].architecture == "photo":
+        write_images(tmp_path / "photos", 24, (40, 48, 3))
+        words += ["--dataset", f"folder:{tmp_path}/photos", "--crop", "16", "--features", "4", "8"]
+        words[words.index("--train-images") + 1] = "64"
     stages = 1
     if RECIPES[recipe][0].clean_epochs:
         words += ["--clean-epochs", "1"]
         stages = 2
-    drawn = recipe in ("default", "maxpool-noisy", "colorize")
+    drawn = recipe in ("default", "maxpool-noisy", "colorize", "photo", "photo-gaussian")
     # What is drawn is also read by the classifier, which images that are held out are not.
     words += ["--test-images", "16"] if drawn else ["--validation-images", "16", "--no-figures"]
     assert main(words) == 0
@@ -356,13 +361,50 @@ def test_every_recipe_runs(recipe, tmp_path, capfd):
     assert len(rows(tmp_path / "out")) == stages
     figures = sorted(path.stem for path in (tmp_path / "out").glob("figures/*.png"))
     by_sigma = RECIPES[recipe][0].corruption == "gaussian"
-    latent = RECIPES[recipe][0].architecture != "unet"
+    latent = RECIPES[recipe][0].architecture not in ("unet", "photo")
     has = {"error_against_sigma": by_sigma, "latent_space": latent}
     expected = [name for name in FIGURES if has.get(name, True)]
     assert figures == (expected if drawn else [])
     assert (tmp_path / "out" / "report.html").exists() == drawn
     parameters = {"classic": 178_001, "maxpool-noisy": 4_385, "keras-io": 28_353}
     assert result["parameters"] == parameters.get(recipe, result["parameters"])
+
+
+def test_starts_from_the_weights_of_another_network(tmp_path, capsys):
+    """Those in colour start a gray network; at a tiny rate it stays there."""
+    write_images(tmp_path / "photos", 24, (40, 48, 3))
+    words = ["--recipe", "photo-gaussian", "--dataset", f"folder:{tmp_path}/photos"]
+    words += ["--crop", "16", "--features", "4", "8", "--epochs", "1", "--train-images", "32"]
+    words += ["--no-figures", "--no-cache", "--devices", "1", "--test-images", "8", "--out"]
+    assert main([*words, str(tmp_path / "first")]) == 0
+    _, first = pretrained.load("model", tmp_path / "first")
+    started = ["--init", str(tmp_path / "first/model.npz"), "--learning-rate", "1e-9"]
+    assert main([*words, str(tmp_path / "second"), *started]) == 0
+    assert main([*words, str(tmp_path / "gray"), *started, "--gray"]) == 0
+    for name, expected in (("second", first), ("gray", gray_params(first))):
+        model, found = pretrained.load("model", tmp_path / name)
+        assert model.channels == (1 if name == "gray" else 3)
+        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-6)
+    capsys.readouterr()
+    assert main([*words, str(tmp_path / "other"), *started, "--features", "4", "9"]) == 2
+    error = capsys.readouterr().err
+    assert "another network than this run's: choose one of the same" in error
+
+
+def test_photographs_resume_to_the_bit(tmp_path):
+    """Patches, turns, noise levels and the average go on where they stopped."""
+    write_images(tmp_path / "photos", 24, (40, 48, 3))
+    words = ["--recipe", "photo", "--dataset", f"folder:{tmp_path}/photos", "--crop", "16"]
+    words += ["--features", "4", "8", "--epochs", "2", "--train-images", "32", "--keep", "2"]
+    words += ["--no-figures", "--no-cache", "--devices", "1", "--test-images", "8", "--out"]
+    assert main([*words, str(tmp_path / "whole")]) == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "part")
+    (tmp_path / "part/summary.json").unlink()
+    shutil.rmtree(tmp_path / "part/checkpoints/4")
+    assert main(["--resume", str(tmp_path / "part"), "--no-figures", "--no-cache"]) == 0
+    hashes = [summary(tmp_path / name)["params_sha256"] for name in ("whole", "part")]
+    assert hashes[0] == hashes[1]
 
 
 @pytest.mark.parametrize(
@@ -490,6 +532,16 @@ BAD = [
     ("--devices 0", ["--devices 0", "at least 1"]),
     ("--microbatches 5", ["5 microbatches", "batch size 32", "1, 2, 4, 8, 16, 32"]),
     ("--recipe colorize", ["grayscale", "colour", "mnist"]),
+    ("--recipe photo", ["--crop 64", "'mnist' has none", "folder:DIR"]),
+    ("--turns", ["--turns", "--crop 64"]),
+    ("--candidates 2", ["--candidates", "--crop 64"]),
+    ("--candidates 0", ["--candidates 0", "at least 1"]),
+    ("--gray", ["--gray", "'mnist' has none", "folder:DIR"]),
+    ("--init nobody", ["no pretrained network 'nobody'", "photo"]),
+    ("--init digits-unet", ["--init digits-unet", "another network", "same architecture"]),
+    ("--init digit-classifier", ["another network"]),
+    ("--corruption masking --no-clip", ["--no-clip", "masking", "gaussian"]),
+    ("--noise-level estimated", ["--noise-level", "strided", "photo"]),
     ("--teacher nobody", ["'nobody'", "digits-unet"]),
     ("--teacher digit-classifier", ["digit-classifier", "restores no images"]),
     ("--teacher digits-unet --corruption masking", ["gaussian", "leave out"]),
