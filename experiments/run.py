@@ -34,9 +34,11 @@ def _reading(config: Config) -> Iterator["Future[data.Dataset] | None"]:
     """
     from jaxdae import data
 
-    name, crop = config.dataset, config.crop
+    def load() -> data.Dataset:
+        return data.load(config.dataset, crop=config.crop, gray=config.gray)
+
     with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(data.load, name, crop=crop) if name == "mnist" else None
+        yield pool.submit(load) if config.dataset == "mnist" else None
 
 
 def show(*results: Any) -> None:

@@ -119,11 +119,11 @@ def make_initial(config: Config, model: Denoiser) -> Any:
     """
     if config.init is None:
         return None
-    if config.init in pretrained.names():
-        source, params = pretrained.load(config.init)
-    else:
-        path = Path(config.init)
+    path = Path(config.init)
+    if path.suffix == ".npz":
         source, params = pretrained.load(path.stem, path.parent)
+    else:
+        source, params = pretrained.load(config.init)
     if isinstance(source, PhotoDenoiser) and (source.channels, model.channels) == (3, 1):
         params = gray_params(params)
     fits = jax.tree.map(np.shape, params) == parameter_shapes(model)

@@ -153,8 +153,8 @@ def meant_for() -> dict[str, list[tuple[str, tuple[str, ...]]]]:
 def check_meant(configs: Sequence[Config], argv: Sequence[str]) -> None:
     """Raises an `InputError` if a given flag has no effect in any of the configurations."""
     conditions = meant_for()
-    for flag in sorted(flags_in(argv) & conditions.keys()):
-        for name, choices in conditions[flag]:
+    for flag in sorted(flags_in(argv)):
+        for name, choices in conditions.get(flag.replace("--no-", "--"), []):
             chosen = [getattr(config, name) for config in configs]
             if not set(chosen) & set(choices):
                 raise InputError(
