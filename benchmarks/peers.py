@@ -50,13 +50,28 @@ KEPT = {
 
 
 class Worker:
-    """A peer in its process, with these variables in its environment."""
+    """A peer in its process, with these variables in its environment.
 
-    def __init__(self, name: str, python: str, dtype: str, variables: dict[str, str]) -> None:
+    Args:
+      name: of the peer, FRAMEWORK:SETTING.
+      python: of its environment.
+      dtype: to compute in.
+      variables: of its environment, beside those that are set.
+      script: what the process runs, in benchmarks/.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        python: str,
+        dtype: str,
+        variables: dict[str, str],
+        script: str = "peer_worker.py",
+    ) -> None:
         self.name = name
         self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115  as long as the process
         self.process = subprocess.Popen(
-            [python, str(ROOT / "benchmarks/peer_worker.py"), name, dtype],
+            [python, str(ROOT / "benchmarks" / script), name, dtype],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.said,

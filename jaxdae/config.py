@@ -29,6 +29,12 @@ class Config:
     crop: int | None = None
     """For folder: and pairs:, train on random square patches, this many pixels a side. The images
     may have any sizes then."""
+    turns: bool = False
+    """Mirror and turn each random patch at random."""
+    candidates: int = 1
+    """Of so many random patches, train on the one with the most texture."""
+    gray: bool = False
+    """For folder: and pairs:, make images in colour gray."""
     sigma: Range = (0.5,)
     """Standard deviation of the noise, for images in [0, 1]. Two numbers are a range: each image
     gets a random value from it."""
@@ -51,10 +57,16 @@ class Config:
         "speckle",
         "poisson",
         "sensor",
+        "photo",
     ] = "gaussian"
     """How the clean images are corrupted."""
     mean: float = 0.5
     """Mean of Gaussian noise."""
+    clip: bool = True
+    """Clip images with Gaussian noise to [0, 1]."""
+    noise_level: Literal["known", "estimated"] = "known"
+    """What a network that takes the noise level (photo) is told in training: the true one, where
+    the corruption has one, or what it estimates itself."""
     strength: Range = (0.3,)
     """Strength of the other corruptions: the share of corrupted pixels (masking, salt_and_pepper)
     or the photons in a white pixel (poisson)."""
@@ -77,8 +89,12 @@ class Config:
     """Type that the network computes in. bfloat16 is faster on processors with bfloat16
     instructions (AVX512-BF16, AMX, GPUs, TPUs). Weights and sums over images stay float32."""
 
-    loss: Literal["mse", "bce"] = "mse"
-    """mse: mean squared error. bce: binary cross-entropy."""
+    init: str | None = None
+    """Start from the weights of this network: one that comes with jaxdae, or a .npz file. The same
+    network in colour may start one for gray images."""
+    loss: Literal["mse", "log_mse", "bce"] = "mse"
+    """mse: mean squared error. log_mse: its logarithm, which weighs all noise levels alike. bce:
+    binary cross-entropy."""
     teacher: str | None = None
     """Train towards the output of this pretrained network, such as digits-unet, instead of the
     clean images. Slower."""
@@ -86,9 +102,9 @@ class Config:
     """The optimiser."""
     learning_rate: float = 5e-3
     """Highest learning rate."""
-    schedule: Literal["constant", "one-cycle", "plateau"] = "one-cycle"
-    """How the learning rate changes: not at all, up and down over the run, or down when the loss
-    stops falling."""
+    schedule: Literal["constant", "one-cycle", "cosine", "plateau"] = "one-cycle"
+    """How the learning rate changes: not at all, up and down over the run (cosine: after a short
+    rise, down along a cosine), or down when the loss stops falling."""
     b1: float = 0.9
     """Decay of the first moment (adam, nadam, adamw)."""
     b2: float = 0.999
@@ -117,7 +133,16 @@ class Config:
 
 
 # Fields that older runs do not have, with the values that those runs stand for.
-ADDED: dict[str, Any] = {"objective": "supervised", "bridge": 384}
+ADDED: dict[str, Any] = {
+    "objective": "supervised",
+    "bridge": 384,
+    "turns": False,
+    "candidates": 1,
+    "gray": False,
+    "clip": True,
+    "noise_level": "known",
+    "init": None,
+}
 
 
 def upgraded(values: dict[str, Any]) -> dict[str, Any]:

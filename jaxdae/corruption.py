@@ -57,11 +57,14 @@ class Corruption:
       name: how it is shown.
       corrupt: (key, image) to image, (height, width, channels) in [0, 1].
       out_channels: the channels of the result, if it changes their number.
+      level: the same key to the standard deviation of the noise, if it has one: what a network
+        that takes a noise level is told in training.
     """
 
     name: str
     corrupt: Callable[[Key[Array, ""], Image], Image]
     out_channels: int | None = None
+    level: Callable[[Key[Array, ""]], Float[Array, ""]] | None = None
 
     def __call__(
         self,
@@ -82,6 +85,15 @@ class Corruption:
         positions = jnp.arange(len(images)) if positions is None else positions
         return jax.vmap(self.corrupt)(example_keys(key, positions), images)
 
+    def levels(
+        self, key: Key[Array, ""], batch: int, positions: Int[Array, " batch"] | None = None
+    ) -> Float[Array, " batch"] | None:
+        """The noise level of each image that a call with the same key corrupts, if it has one."""
+        if self.level is None:
+            return None
+        positions = jnp.arange(batch) if positions is None else positions
+        return jax.vmap(self.level)(example_keys(key, positions))
+
     def __repr__(self) -> str:
         return self.name
 
@@ -91,11 +103,12 @@ def identity() -> Corruption:
     return Corruption("identity()", lambda key, image: image)
 
 
-def gaussian(sigma: Strength, mean: float = 0.5) -> Corruption:
-    """Adds N(mean, sigma^2) to every value and clips to [0, 1].
+def gaussian(sigma: Strength, mean: float = 0.5, clip: bool = True) -> Corruption:
+    """Adds N(mean, sigma^2) to every value, and clips to [0, 1] unless told not to.
 
     The tutorial of the strided network has mean 0.5; that of the max-pool network has mean 0 and
-    sigma 0.4.
+    sigma 0.4. Papers on photographs have mean 0, and do not clip: results with and without clipping
+    cannot be compared.
     """
     _check("sigma", sigma, 0, math.inf)
     if not math.isfinite(mean):
@@ -103,11 +116,19 @@ def gaussian(sigma: Strength, mean: float = 0.5) -> Corruption:
 
     def corrupt(key: Key[Array, ""], image: Image) -> Image:
         key, strength = _strength(key, sigma, image.dtype)
-        return _with_normal(
-            key, image, lambda x, noise: jnp.clip(x + mean + strength * noise, 0, 1)
-        )
 
-    return Corruption(f"gaussian(sigma={sigma}, mean={mean})", corrupt)
+        def add(x: Array, noise: Array) -> Array:
+            noisy = x + mean + strength * noise
+            return jnp.clip(noisy, 0, 1) if clip else noisy
+
+        return _with_normal(key, image, add)
+
+    def level(key: Key[Array, ""]) -> Array:
+        return _strength(key, sigma, jnp.float32)[1]
+
+    unclipped = "" if clip else ", clip=False"
+    name = f"gaussian(sigma={sigma}, mean={mean}{unclipped})"
+    return Corruption(name, corrupt, level=level)
 
 
 def masking(p: Strength) -> Corruption:
@@ -204,6 +225,41 @@ def sensor(compressed: float = 0.5, blur: bool = False) -> Corruption:
     return Corruption(f"sensor(compressed={compressed}, blur={blur})", corrupt)
 
 
+def compressed(sigma: Strength = 0.0) -> Corruption:
+    """White noise N(0, sigma^2), 8 bits, and JPEG of quality 70 to 100 (`jaxdae.jpeg`)."""
+
+    def corrupt(key: Key[Array, ""], image: Image) -> Image:
+        keys = jax.random.split(key, 3)
+        noisy = gaussian(sigma, 0.0).corrupt(keys[0], image)
+        quality = jax.random.randint(keys[1], (), *QUALITIES)
+        return jpeg.compress(noisy, quality, jax.random.bernoulli(keys[2])).astype(image.dtype)
+
+    return Corruption(f"compressed(sigma={sigma})", corrupt)
+
+
+def one_of(*corruptions: Corruption) -> Corruption:
+    """Applies one of the corruptions to each image, all equally likely."""
+
+    def corrupt(key: Key[Array, ""], image: Image) -> Image:
+        key, chosen = jax.random.split(key)
+        which = jax.random.randint(chosen, (), 0, len(corruptions))
+        return jax.lax.switch(which, [c.corrupt for c in corruptions], key, image)
+
+    return Corruption(f"one_of({', '.join(c.name for c in corruptions)})", corrupt)
+
+
+def photo() -> Corruption:
+    """What photographs suffer from, for a network for all of them: each image one of these.
+
+    Twice `sensor`, a camera's noise; white noise up to sigma 50/255, unclipped; white noise up to
+    25/255, compressed as JPEG. White noise alone makes networks that fail on real photographs: Guo
+    et al., "Toward convolutional blind denoising of real photographs" (2019).
+    """
+    white = gaussian((0.0, 50 / 255), 0.0, clip=False)
+    made = one_of(sensor(), sensor(), white, compressed((0.0, 25 / 255)))
+    return Corruption("photo()", made.corrupt)
+
+
 def compose(*corruptions: Corruption) -> Corruption:
     """Applies corruptions in the given order, each with its own key."""
 
@@ -230,7 +286,7 @@ class Entry(NamedTuple):
 
 
 CORRUPTIONS: dict[str, Entry] = {
-    "gaussian": Entry(gaussian, ("sigma", "mean")),
+    "gaussian": Entry(gaussian, ("sigma", "mean", "clip")),
     "identity": Entry(identity),
     "grayscale": Entry(grayscale),
     "masking": Entry(masking, ("strength",)),
@@ -238,6 +294,7 @@ CORRUPTIONS: dict[str, Entry] = {
     "speckle": Entry(speckle, ("sigma",)),
     "poisson": Entry(poisson, ("strength",)),
     "sensor": Entry(sensor),
+    "photo": Entry(photo),
 }
 NOISE_LEVELS = tuple(name for name, entry in CORRUPTIONS.items() if "sigma" in entry.reads)
 

@@ -2,8 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -12,9 +15,10 @@ from jaxdae import corruption as corruptions
 from jaxdae import data, pretrained
 from jaxdae.config import Config
 from jaxdae.corruption import NOISE_LEVELS, Corruption
+from jaxdae.data.patches import Crops
 from jaxdae.errors import InputError
 from jaxdae.files import tree_sha256
-from jaxdae.model import Denoiser, build, fields_of
+from jaxdae.model import Denoiser, PhotoDenoiser, build, fields_of, gray_params, parameter_shapes
 from jaxdae.objectives import Pair
 from jaxdae.optimizers import make_schedule
 
@@ -27,6 +31,7 @@ def has_sigma(config: Config) -> bool:
 def make_corruption(config: Config, sigma: Any = None) -> Corruption:
     """The configuration's corruption, at another sigma if given."""
     entry = corruptions.CORRUPTIONS[config.corruption]
+    known = config.noise_level == "known"
 
     def value(name: str) -> Any:
         given = getattr(config, name)
@@ -38,7 +43,8 @@ def make_corruption(config: Config, sigma: Any = None) -> Corruption:
             raise InputError(f"--{name} takes one number or two, and got {len(given)}")
         return given[0] if len(given) == 1 else given
 
-    return entry.make(*map(value, entry.reads))
+    corruption = entry.make(*map(value, entry.reads))
+    return corruption if known else replace(corruption, level=None)
 
 
 def make_model(config: Config, dataset: data.Dataset, channels: int) -> Denoiser:
@@ -105,9 +111,39 @@ def make_teacher(
     return teacher, tree_sha256(params)
 
 
+def make_initial(config: Config, model: Denoiser) -> Any:
+    """The parameters that `config.init` names, for a network; None if it names none.
+
+    Raises:
+      InputError: there are none, or they do not fit.
+    """
+    if config.init is None:
+        return None
+    if config.init in pretrained.names():
+        source, params = pretrained.load(config.init)
+    else:
+        path = Path(config.init)
+        source, params = pretrained.load(path.stem, path.parent)
+    if isinstance(source, PhotoDenoiser) and (source.channels, model.channels) == (3, 1):
+        params = gray_params(params)
+    fits = jax.tree.map(np.shape, params) == parameter_shapes(model)
+    if not fits or type(source) is not type(model):
+        raise InputError(
+            f"--init {config.init} is another network than this run's: choose one of the same "
+            "architecture, features and channels"
+        )
+    return params
+
+
 def check(config: Config) -> None:
     """Checks the rules that no later constructor checks."""
-    for name, low in [("epochs", 1), ("clean_epochs", 0), ("batch_size", 1), ("seed", 0)]:
+    for name, low in [
+        ("epochs", 1),
+        ("clean_epochs", 0),
+        ("batch_size", 1),
+        ("seed", 0),
+        ("candidates", 1),
+    ]:
         value = getattr(config, name)
         if value < low:
             raise InputError(f"--{name.replace('_', '-')} {value} must be at least {low}")
@@ -125,6 +161,29 @@ def check(config: Config) -> None:
         if not 0 <= sigma < float("inf"):
             raise InputError(f"--eval-sigmas {sigma} must be a finite number of at least 0")
     make_schedule(config.schedule, config.learning_rate, 10)
+    if config.crop is None:
+        for flag, given in (("turns", config.turns), ("candidates", config.candidates > 1)):
+            if given:
+                raise InputError(f"--{flag} chooses among random patches: give --crop 64, too")
+
+
+def with_patches(dataset: data.Dataset, config: Config) -> data.Dataset:
+    """The data set, its training patches drawn as the configuration says.
+
+    Raises:
+      InputError: the patches of pairs cannot be chosen by their texture.
+    """
+    train = dataset.train
+    if not isinstance(train.images, Crops):
+        return dataset
+    if config.candidates > 1 and train.noisy is not None:
+        raise InputError(
+            f"--candidates {config.candidates} cannot go with {dataset.name}: noisy and clean "
+            "images must be cut at the same places: leave it out"
+        )
+    drawn = partial(Crops.replace, turns=config.turns, candidates=config.candidates)
+    noisy = None if train.noisy is None else drawn(train.noisy)
+    return replace(dataset, train=replace(train, images=drawn(train.images), noisy=noisy))
 
 
 def hold_out(dataset: data.Dataset, count: int) -> data.Dataset:

@@ -36,7 +36,13 @@ Tag = TypeVar("Tag")
 
 
 def denoise(
-    model: Denoiser, params: Any, images: Images, sigma: Any = None, *, piece: int = 64
+    model: Denoiser,
+    params: Any,
+    images: Images,
+    sigma: Any = None,
+    *,
+    strength: Any = 1.0,
+    piece: int = 64,
 ) -> Images:
     """Denoises images: a pure function, which the caller may jit.
 
@@ -46,21 +52,33 @@ def denoise(
     Args:
       params: the model's parameters.
       images: noisy images, (n, height, width, channels), nominally in [0, 1].
-      sigma: the standard deviation of their noise, one number or one for each image, for a network
-        that takes it.
+      sigma: the standard deviation of their noise, one number, one for each image, or a map (n,
+        height, width, 1), for a network that takes it. If not given, such a network estimates it.
+      strength: the noise level, given or estimated, is multiplied by it. More removes more.
       piece: images at a time on a CPU, at least 1.
 
     Returns:
       (n, height, width, out_channels).
 
     Raises:
-      InputError: the images do not fit the model, or `piece` is less than 1.
+      InputError: the images do not fit the model, `piece` is less than 1, or the network takes no
+        noise level that a strength would change.
     """
     if piece < 1:
         raise InputError(f"piece={piece} must be at least 1 image, such as 64")
-    levels = None if sigma is None else jnp.broadcast_to(jnp.asarray(sigma), (len(images),))
+    scaled = not (isinstance(strength, int | float) and strength == 1)
+    if scaled and not (model.estimates or (model.takes_noise_level and sigma is not None)):
+        raise InputError(
+            f"strength={strength} needs a network that takes a noise level: leave it out"
+        )
+    levels = None if sigma is None else jnp.asarray(sigma)
+    if levels is not None and levels.ndim < 4:
+        levels = jnp.broadcast_to(levels, (len(images),))
 
     def apply(images: Images, levels: Any) -> Any:
+        if levels is None and scaled:
+            levels = model.apply({"params": params}, images, method="noise_level")
+        levels = levels * strength if scaled else levels
         return model.apply({"params": params}, images, levels)
 
     def in_pieces(images: Images, levels: Any) -> Any:

@@ -19,6 +19,15 @@ def mean_squared_error(outputs: Images, target: Images) -> Float[Array, " batch"
     return image_mean((outputs - target) ** 2)
 
 
+def log_mean_squared_error(outputs: Images, target: Images) -> Float[Array, " batch"]:
+    """The logarithm of each image's mean squared error: minus its PSNR, but for a factor.
+
+    Every noise level then weighs alike: a squared error is governed by the noisiest images. The
+    error of an image counts as 1e-5 (50 dB) at least, so that images without noise do not govern.
+    """
+    return jnp.log(mean_squared_error(outputs, target) + 1e-5)
+
+
 def binary_cross_entropy(logits: Images, target: Images) -> Float[Array, " batch"]:
     """The mean of -target log p - (1 - target) log(1 - p), p = sigmoid(logits), in nats.
 
@@ -42,4 +51,8 @@ def image_mean(x: Images) -> Float[Array, " batch"]:
     return jnp.dot(x, jnp.ones(x.shape[1], x.dtype), precision="highest") / x.shape[1]
 
 
-LOSSES: dict[str, Loss] = {"mse": mean_squared_error, "bce": binary_cross_entropy}
+LOSSES: dict[str, Loss] = {
+    "mse": mean_squared_error,
+    "log_mse": log_mean_squared_error,
+    "bce": binary_cross_entropy,
+}

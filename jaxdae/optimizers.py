@@ -18,15 +18,16 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxdae import kernels
 from jaxdae.errors import InputError
 
-SCHEDULES = ("constant", "one-cycle", "plateau")
+SCHEDULES = ("constant", "one-cycle", "cosine", "plateau")
 
 
 def make_schedule(name: str, learning_rate: float, steps: int) -> optax.Schedule:
     """Makes the function from the step to the learning rate.
 
     `one-cycle` rises linearly from learning_rate / 25 to learning_rate in the first fifth of the
-    steps, then falls linearly to learning_rate / 2500. `constant` and `plateau` are constant; for
-    `plateau`, `make_optimizer` lowers the rate.
+    steps, then falls linearly to learning_rate / 2500. `cosine` rises from there in the first
+    fiftieth, then falls to learning_rate / 1000 along half a period of a cosine. `constant` and
+    `plateau` are constant; for `plateau`, `make_optimizer` lowers the rate.
 
     Args:
       learning_rate: the highest rate, above 0.
@@ -45,6 +46,11 @@ def make_schedule(name: str, learning_rate: float, steps: int) -> optax.Schedule
                 optax.linear_schedule(learning_rate, learning_rate / 2500, steps - rise),
             ],
             [rise],
+        )
+    if name == "cosine":
+        rise = max(1, steps // 50)
+        return optax.warmup_cosine_decay_schedule(
+            learning_rate / 25, learning_rate, rise, max(steps, rise + 1), learning_rate / 1000
         )
     if name in SCHEDULES:
         return optax.constant_schedule(learning_rate)

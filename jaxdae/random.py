@@ -20,7 +20,7 @@ Words = tuple[Array, Array]
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = np.uint32(0x1BD11BDA)
 
-STREAMS = {"init": 0, "order": 1, "corruption": 2, "crop": 3}
+STREAMS = {"init": 0, "order": 1, "corruption": 2, "crop": 3, "turn": 4}
 
 
 def stream(seed: int, name: str) -> Key[Array, ""]:

@@ -45,6 +45,32 @@ MAXPOOL_CLEAN = replace(
 )
 
 
+PHOTO_GAUSSIAN = replace(
+    DEFAULT,
+    recipe="photo-gaussian",
+    crop=64,
+    turns=True,
+    candidates=3,
+    sigma=(0.0, 0.2157),
+    mean=0.0,
+    clip=False,
+    epochs=40,
+    batch_size=16,
+    architecture="photo",
+    features=(48, 64, 96),
+    dtype="bfloat16",
+    loss="log_mse",
+    optimizer="adamw",
+    learning_rate=1e-3,
+    schedule="cosine",
+    weight_decay=1e-4,
+    centering=False,
+    ema_decay=0.999,
+    test_images=256,
+    eval_sigmas=(0.0588, 0.098, 0.1961),
+)
+
+
 RECIPES: dict[str, tuple[Config, str]] = {
     config.recipe: (config, text)
     for config, text in [
@@ -116,6 +142,14 @@ RECIPES: dict[str, tuple[Config, str]] = {
                 epochs=4,
             ),
             "colour from gray; needs colour images, such as --dataset tfds:cifar10",
+        ),
+        (
+            PHOTO_GAUSSIAN,
+            "photographs with white noise up to sigma 55/255, as in papers; needs folder:DIR",
+        ),
+        (
+            replace(PHOTO_GAUSSIAN, recipe="photo", corruption="photo", noise_level="estimated"),
+            "photographs as cameras make them, at any noise level; needs folder:DIR",
         ),
     ]
 }

@@ -54,6 +54,7 @@ def create_state(
     seed: int,
     *,
     ema: bool = False,
+    params: Params | None = None,
 ) -> TrainState:
     """A fresh state.
 
@@ -61,15 +62,16 @@ def create_state(
       model: a network with `example`, a batch to initialise it with.
       seed: decides the parameters.
       ema: keep an average of the parameters, too.
+      params: begin with these parameters.
     """
 
     @jax.jit
-    def create(key: Key[Array, ""]) -> TrainState:
-        params = model.init(key, model.example)["params"]
+    def create(key: Key[Array, ""], given: Params | None) -> TrainState:
+        params = model.init(key, model.example)["params"] if given is None else given
         average = jax.tree.map(jnp.copy, params) if ema else None
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
 
-    return create(stream(seed, "init"))
+    return create(stream(seed, "init"), params)
 
 
 def to_float(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:

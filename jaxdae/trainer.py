@@ -25,7 +25,7 @@ from jaxdae import data, train_step, training
 from jaxdae.config import Config
 from jaxdae.corruption import Corruption
 from jaxdae.errors import DivergenceError, InputError
-from jaxdae.evaluation import Evaluator, Task, means
+from jaxdae.evaluation import METRICS, Evaluator, Task, means
 from jaxdae.from_config import (
     check,
     examples_of,
@@ -33,8 +33,10 @@ from jaxdae.from_config import (
     has_sigma,
     hold_out,
     make_corruption,
+    make_initial,
     make_model,
     make_teacher,
+    with_patches,
 )
 from jaxdae.losses import LOSSES, Loss
 from jaxdae.model import Denoiser
@@ -195,7 +197,8 @@ class Trainer:
                 "leave it out"
             )
         if not isinstance(dataset, data.Dataset):
-            dataset = data.load(dataset or config.dataset, crop=config.crop)
+            dataset = data.load(dataset or config.dataset, crop=config.crop, gray=config.gray)
+        dataset = with_patches(dataset, config)
         if config.validation_images:
             dataset = hold_out(dataset, config.validation_images)
         self.dataset = replace(
@@ -210,6 +213,7 @@ class Trainer:
         training.share_batch(config.batch_size, devices, examples, config.microbatches)
         channels = getattr(self.task, "out_channels", None) or dataset.image_shape[2]
         self.model = self._fitting(model, channels) or make_model(config, dataset, channels)
+        self.initial = make_initial(config, self.model)
         self.steps_per_epoch = len(self.dataset.train) // config.batch_size
 
         own = [device for device in self.devices if device.process_index == jax.process_index()]
@@ -218,7 +222,7 @@ class Trainer:
             self.model,
             images=examples_of(self.dataset.test),
             devices=own,
-            losses={} if loss is None else {"loss": loss},
+            losses={"loss": self.loss} if loss or config.loss not in METRICS else {},
         )
         self.by_sigma = make(self.at_sigma) if self.own_task is None and has_sigma(config) else None
         test: Test
@@ -261,7 +265,9 @@ class Trainer:
     def objective(self, task: Task) -> Objective:
         """What is learnt: to undo a corruption, or an objective as it is."""
         if isinstance(task, Corruption):
-            return Supervised(task, self.loss, self.teacher)
+            return Supervised(task, self.loss, self.teacher, self.model.estimates)
+        if isinstance(task, Paired):
+            return replace(task, estimates=self.model.estimates)
         return as_objective(task)
 
     def _fitting(self, model: Denoiser | None, channels: int) -> Denoiser | None:
@@ -293,7 +299,9 @@ class Trainer:
         """A fresh state, its parameters drawn from the configuration's seed."""
         ema = self.config.ema_decay is not None
         optimizer, _ = self.optimizer(self.stages[0])
-        return train_step.create_state(self.model, optimizer, self.config.seed, ema=ema)
+        return train_step.create_state(
+            self.model, optimizer, self.config.seed, ema=ema, params=self.initial
+        )
 
     def optimizer(self, stage: Stage) -> tuple[optax.GradientTransformation, optax.Schedule | None]:
         """The optimiser and the schedule of a stage; the schedule's steps count from its start.

@@ -12,8 +12,10 @@ def formulas(logits, clean):
     """The losses of each image, in float64, from probabilities as far as those reach."""
     z, y = logits.astype(float), clean.astype(float)
     p, q = 1 / (1 + np.exp(-z)), 1 / (1 + np.exp(z))
+    mse = np.square(p - y).mean(axis=(1, 2, 3))
     return {
-        "mse": np.square(p - y).mean(axis=(1, 2, 3)),
+        "mse": mse,
+        "log_mse": np.log(mse + 1e-5),
         "bce": (-y * np.log(p) - (1 - y) * np.log(q)).mean(axis=(1, 2, 3)),
     }
 
@@ -41,9 +43,12 @@ def test_losses_and_gradients_are_their_formulas(name):
     gradient, values = jax.jit(jax.grad(total, has_aux=True))(logits)
     assert values.shape == (6,)
     assert values.dtype == jnp.float32
-    np.testing.assert_allclose(values, formulas(logits, clean)[name], rtol=1e-5)
+    np.testing.assert_allclose(values, formulas(logits, clean)[name], rtol=1e-5, atol=1e-7)
     p = 1 / (1 + np.exp(-logits.astype(float)))
-    expected = {"bce": p - clean, "mse": 2 * (p - clean) * p * (1 - p)}[name] / clean[0].size
+    squared = 2 * (p - clean) * p * (1 - p)
+    error = ((p - clean) ** 2).mean((1, 2, 3), keepdims=True)
+    expected = {"bce": p - clean, "mse": squared, "log_mse": squared / (error + 1e-5)}[name]
+    expected = expected / clean[0].size
     np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-8)
 
 
@@ -57,9 +62,9 @@ def test_losses_stay_finite_where_float32_saturates(name):
             jax.grad(lambda z: of_logits(name, z, clean).sum())(z),
         )
     )(logits)
-    worst = {"mse": 1, "bce": 1e4}[name]
-    np.testing.assert_allclose(values, [worst, worst, 0, 0])
-    steepest = {"mse": 0, "bce": 1}[name]
+    worst, best = {"mse": (1, 0), "log_mse": np.log([1 + 1e-5, 1e-5]), "bce": (1e4, 0)}[name]
+    np.testing.assert_allclose(values, [worst, worst, best, best], atol=1e-6)
+    steepest = {"mse": 0, "log_mse": 0, "bce": 1}[name]
     np.testing.assert_allclose(gradient.ravel(), [-steepest, steepest, 0, 0])
 
 

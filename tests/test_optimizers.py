@@ -64,6 +64,15 @@ def test_one_cycle_of_very_few_steps(steps):
     np.testing.assert_allclose(got[0], RATE / 25, rtol=1e-5)
 
 
+def test_cosine():
+    """A short rise, then half a period of a cosine."""
+    got = rates(make_schedule("cosine", RATE, 1000), 1000)
+    turn = (1 - 1e-3) * (1 + np.cos(np.pi * np.arange(981) / 980)) / 2 + 1e-3
+    expected = RATE * np.concatenate([np.linspace(1 / 25, 1, 21)[:20], turn])
+    np.testing.assert_allclose(got[:1000], expected[:1000], rtol=1e-4)
+    assert (rates(make_schedule("cosine", RATE, 1), 1)[:1] > 0).all()
+
+
 @pytest.mark.parametrize("name", ["constant", "plateau"])
 def test_constant_rates(name):
     schedule = make_schedule(name, RATE, 10)
@@ -78,8 +87,8 @@ def test_refuses_rates_that_mean_nothing(name, rate):
 
 
 def test_refuses_unknown_names():
-    with pytest.raises(InputError, match="unknown schedule 'cosine': it is one of constant, one"):
-        make_schedule("cosine", RATE, 10)
+    with pytest.raises(InputError, match="unknown schedule 'linear': it is one of constant, one"):
+        make_schedule("linear", RATE, 10)
     with pytest.raises(InputError, match="unknown optimiser 'sgd': it is one of adam, nadam"):
         make_optimizer("sgd", optax.constant_schedule(RATE))
 

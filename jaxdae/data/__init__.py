@@ -36,7 +36,9 @@ __all__ = ["FORMS", "Dataset", "Split", "load"]
 FORMS = "mnist, idx:DIR, npz:FILE, folder:DIR, pairs:NOISY_DIR,CLEAN_DIR or tfds:NAME"
 
 
-def load(name: str, *, crop: int | None = None, cache_dir: Path | None = None) -> Dataset:
+def load(
+    name: str, *, crop: int | None = None, gray: bool = False, cache_dir: Path | None = None
+) -> Dataset:
     """Loads a data set by name: one of the forms in this module's table.
 
     The order of the images depends on the source alone.
@@ -44,6 +46,7 @@ def load(name: str, *, crop: int | None = None, cache_dir: Path | None = None) -
     Args:
       crop: for `folder:` and `pairs:`, cut the images into square patches, `crop` pixels a side,
         at least 8. The images may have any sizes then.
+      gray: for `folder:` and `pairs:`, make images in colour gray.
       cache_dir: where decoded images are kept, for `tfds:` and for large folders; None for
         `$XDG_CACHE_HOME/jaxdae`, or `~/.cache/jaxdae`.
 
@@ -56,16 +59,21 @@ def load(name: str, *, crop: int | None = None, cache_dir: Path | None = None) -
             f"--crop {crop} makes patches of image files, and {name!r} has none: leave it out, or "
             "give folder:DIR"
         )
+    if gray and kind not in ("folder", "pairs"):
+        raise InputError(
+            f"--gray makes image files gray, and {name!r} has none: leave it out, or give "
+            "folder:DIR"
+        )
     if name == "mnist":
         return load_mnist()
     if kind == "pairs" and place.strip():
         from jaxdae.data.pairs import load_pairs
 
-        return load_pairs(name, place, crop, cache_dir)
+        return load_pairs(name, place, crop, cache_dir, gray)
     loaders: dict[str, Callable[[str, Path], Dataset]] = {
         "idx": load_idx,
         "npz": load_npz,
-        "folder": partial(_load_folder, crop=crop, cache_dir=cache_dir),
+        "folder": partial(_load_folder, crop=crop, cache_dir=cache_dir, gray=gray),
         "tfds": partial(_load_tfds, cache_dir=cache_dir),
     }
     if kind in loaders and place.strip():
@@ -86,10 +94,12 @@ def load(name: str, *, crop: int | None = None, cache_dir: Path | None = None) -
     raise InputError(f"{name!r} is no data set: give {FORMS}{hint}")
 
 
-def _load_folder(name: str, root: Path, crop: int | None, cache_dir: Path | None) -> Dataset:
+def _load_folder(
+    name: str, root: Path, crop: int | None, cache_dir: Path | None, gray: bool
+) -> Dataset:
     from jaxdae.data.folder import load_folder  # imports jax, for random patches
 
-    return load_folder(name, root, crop, cache_dir)
+    return load_folder(name, root, crop, cache_dir, gray)
 
 
 def _load_tfds(name: str, place: Path, cache_dir: Path | None) -> Dataset:

@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +98,18 @@ class ImageFiles:
 
 
 def load_folder(
-    name: str, root: Path, crop: int | None = None, cache_dir: Path | None = None
+    name: str,
+    root: Path,
+    crop: int | None = None,
+    cache_dir: Path | None = None,
+    gray: bool = False,
 ) -> Dataset:
     """The image files of a folder, split and labelled as `ImageFiles` says.
 
     Images are gray if all files are gray, otherwise RGB. Alpha is dropped, 16 bits become 8.
 
     Args:
+      gray: make images in colour gray, by Rec. 601 luma.
       crop: cut the images, which may have any sizes then, into square patches, `crop` pixels a
         side: `Crops`. Test patches do not overlap, and are at most `MAX_TEST_PATCHES`.
       cache_dir: see `jaxdae.data.load`.
@@ -112,11 +118,15 @@ def load_folder(
       InputError: the folder or a file cannot be used.
     """
     files = ImageFiles(name, root)
-    return build_dataset(files, None, crop, cache_dir)
+    return build_dataset(files, None, crop, cache_dir, gray)
 
 
 def build_dataset(
-    files: ImageFiles, noisy: Sequence[Path] | None, crop: int | None, cache_dir: Path | None
+    files: ImageFiles,
+    noisy: Sequence[Path] | None,
+    crop: int | None,
+    cache_dir: Path | None,
+    gray: bool = False,
 ) -> Dataset:
     """Decodes files, or finds them decoded in the cache, and splits them.
 
@@ -126,10 +136,10 @@ def build_dataset(
     if crop is not None and crop < MIN_CROP:
         raise InputError(f"--crop {crop} must be at least {MIN_CROP} pixels")
     paths = [*files.paths, *(noisy or [])]
-    entry = cache_folder(cache_dir) / "folders" / _cache_key(files, paths)
+    entry = cache_folder(cache_dir) / "folders" / _cache_key(files, paths, gray)
     decoded = read_cache(entry)
     if decoded is None:
-        decoded = _decode(files, paths, crop, entry)
+        decoded = _decode(files, paths, crop, entry, gray)
     else:  # perhaps decoded for another crop
         for i, pixels in enumerate(decoded.images):
             _check_size(files, paths, i, pixels.shape, decoded.images[0].shape, crop)
@@ -199,9 +209,10 @@ def _check_partner(
         )
 
 
-def _cache_key(files: ImageFiles, paths: Sequence[Path]) -> str:
+def _cache_key(files: ImageFiles, paths: Sequence[Path], gray: bool) -> str:
     """A hash of the files' paths, sizes and times of change, which stand for their contents."""
-    digest = hashlib.sha256(f"2:{len(files.paths)}:{files.test_count}".encode())
+    kind = ":gray" * gray
+    digest = hashlib.sha256(f"2:{len(files.paths)}:{files.test_count}{kind}".encode())
     for path in paths:
         known = os.path.abspath(path)
         with contextlib.suppress(OSError):  # decoding the file reports it
@@ -212,14 +223,15 @@ def _cache_key(files: ImageFiles, paths: Sequence[Path]) -> str:
 
 
 def _decode(
-    files: ImageFiles, paths: Sequence[Path], crop: int | None, entry: Path
+    files: ImageFiles, paths: Sequence[Path], crop: int | None, entry: Path, gray: bool
 ) -> DecodedImages:
     """All images, with one number of channels: in memory, or in a cache entry if they are many."""
+    read = partial(read_uint8, gray=gray)
     channels = 1
     while True:
         with ImageCollector(entry) as collector:
             shapes: list[tuple[int, ...]] = []
-            for i, pixels in enumerate(decode_ahead(read_uint8, paths, decoded_bytes)):
+            for i, pixels in enumerate(decode_ahead(read, paths, decoded_bytes)):
                 height, width, found = pixels.shape
                 shapes.append(pixels.shape)
                 if found > channels:  # the first file in colour

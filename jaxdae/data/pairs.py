@@ -10,7 +10,11 @@ from jaxdae.image_io.pillow import find
 
 
 def load_pairs(
-    name: str, place: str, crop: int | None = None, cache_dir: Path | None = None
+    name: str,
+    place: str,
+    crop: int | None = None,
+    cache_dir: Path | None = None,
+    gray: bool = False,
 ) -> Dataset:
     """Two folders of files with the same names: noisy images, and the same scenes without noise.
 
@@ -19,7 +23,7 @@ def load_pairs(
 
     Args:
       place: NOISY_DIR,CLEAN_DIR.
-      crop, cache_dir: see `load_folder`. The images of a pair are cut at the same position.
+      crop, cache_dir, gray: see `load_folder`. The images of a pair are cut at the same position.
 
     Raises:
       InputError: a folder or a file cannot be used, a file has no partner, or the images of a pair
@@ -56,7 +60,7 @@ def load_pairs(
             )
     partner = {path: noisy[stem] for path, stem in zip(files.paths, stems, strict=True)}
 
-    return build_dataset(files, [partner[path] for path in files.paths], crop, cache_dir)
+    return build_dataset(files, [partner[path] for path in files.paths], crop, cache_dir, gray)
 
 
 def _stem(relative: str) -> str:

@@ -6,10 +6,22 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 
 from jaxdae.data.decoded_cache import Pixels, StoredImage, readers
 from jaxdae.random import stream
+
+
+def texture(patches: UInt8[np.ndarray, "k s s c"]) -> Int64[np.ndarray, " k"]:
+    """How much neighbours differ in each patch: sums of differences, of every other pixel."""
+    some = patches[:, ::2, ::2].astype(np.int16)
+    return sum(abs(np.diff(some, axis=axis)).sum((1, 2, 3), np.int64) for axis in (1, 2))
+
+
+def turned(patch: UInt8[np.ndarray, "s s c"], way: int) -> UInt8[np.ndarray, "s s c"]:
+    """A patch mirrored and turned in one of eight ways; 0 leaves it."""
+    patch = patch[:, ::-1] if way & 4 else patch
+    return np.rot90(patch, way & 3)
 
 
 class Crops:
@@ -23,6 +35,10 @@ class Crops:
       images: each at least `side` pixels high and wide, all of the same number of channels.
       side: of a patch, in pixels.
       numbers: the patches to use, by their numbers among all patches; None for all.
+      turns: `patches` mirrors and turns each patch at random: one of eight ways.
+      candidates: `patches` draws so many positions for each patch, at least 1, and takes the one
+        with the most texture, the largest mean difference of neighbours. Large smooth areas, such
+        as skies, have little to learn from.
 
     Fields:
       counts: the number of patches of each image, in an epoch.
@@ -33,8 +49,12 @@ class Crops:
         images: Sequence[Pixels | StoredImage],
         side: int,
         numbers: np.ndarray | None = None,
+        *,
+        turns: bool = False,
+        candidates: int = 1,
     ) -> None:
         self.images, self.side = images, side
+        self.turns, self.candidates = turns, candidates
         self._sizes = np.array([image.shape[:2] for image in images], np.int64)
         fit = self._sizes // side  # rows and columns of patches
         self.counts = fit.prod(1)
@@ -45,7 +65,7 @@ class Crops:
         columns = fit[self._image, 1]
         self._grid = np.stack([within // columns, within % columns], 1) * side
         self._numbers = np.arange(len(self._image)) if numbers is None else numbers
-        self._drawn: tuple[Any, np.ndarray] | None = None  # the positions of the last epoch
+        self._drawn: tuple[Any, list[np.ndarray], np.ndarray | None] | None = None  # last epoch's
 
     dtype = np.dtype(np.uint8)
     ndim = 4
@@ -65,8 +85,13 @@ class Crops:
 
     def __getitem__(self, rows: Any) -> Any:
         if isinstance(rows, slice):
-            return Crops(self.images, self.side, self._numbers[rows])
+            return self.replace(numbers=self._numbers[rows])
         return self._cut(self._grid, np.asarray(rows))
+
+    def replace(self, **values: Any) -> "Crops":
+        """The same patches, with other values of some arguments."""
+        kept = {"numbers": self._numbers, "turns": self.turns, "candidates": self.candidates}
+        return Crops(self.images, self.side, **{**kept, **values})
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self[np.arange(len(self))].astype(dtype or np.uint8, copy=False)
@@ -76,17 +101,36 @@ class Crops:
 
         The result depends on the arguments alone, not on earlier calls.
         """
-        drawn = self._drawn
-        if drawn is None or drawn[0] != (seed, epoch):
-            key = jax.random.fold_in(stream(seed, "crop"), epoch)
+        if self._drawn is None or self._drawn[0] != (seed, epoch):
+            self._drawn = (seed, epoch), self._corners(seed, epoch), self._ways(seed, epoch)
+        _, corners, ways = self._drawn
+        out, *others = (self._cut(each, rows) for each in corners)
+        for other in others:
+            better = texture(other) > texture(out)
+            out[better] = other[better]
+        if ways is not None:
+            for i, way in enumerate(ways[self._numbers[rows]]):
+                out[i] = turned(out[i], int(way)).copy()
+        return out
+
+    def _corners(self, seed: int, epoch: int) -> list[np.ndarray]:
+        """The (top, left) of every patch of an epoch, for each candidate."""
+        key = jax.random.fold_in(stream(seed, "crop"), epoch)
+        positions = (self._sizes[self._image] - self.side + 1).astype(np.uint64)
+        corners = []
+        for i in range(self.candidates):
+            key = jax.random.fold_in(key, i) if i else key
             bits = np.asarray(jax.random.bits(key, (len(self._image), 2), np.uint32), np.uint64)
-            positions = (self._sizes[self._image] - self.side + 1).astype(np.uint64)
             # Multiply and shift: uniform in [0, positions) to within 2**-32 (Lemire 2019).
-            self._drawn = drawn = (
-                (seed, epoch),
-                ((bits * positions) >> np.uint64(32)).astype(np.int64),
-            )
-        return self._cut(drawn[1], rows)
+            corners.append(((bits * positions) >> np.uint64(32)).astype(np.int64))
+        return corners
+
+    def _ways(self, seed: int, epoch: int) -> np.ndarray | None:
+        """Which of the eight ways every patch of an epoch is turned, if they are."""
+        if not self.turns:
+            return None
+        key = jax.random.fold_in(stream(seed, "turn"), epoch)
+        return np.asarray(jax.random.bits(key, (len(self._image),), np.uint8)) % 8
 
     def _cut(self, corners: np.ndarray, rows: np.ndarray) -> UInt8[np.ndarray, "k s s c"]:
         """Patches at some indices; `corners` holds (top, left) of every patch."""

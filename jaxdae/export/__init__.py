@@ -9,7 +9,8 @@
 StableHLO and ONNX files hold the function with its parameters: float32 images, (batch, height,
 width, channels), to float32 images, (batch, height, width, out_channels); or one half of an
 autoencoder, to or from its latent. The batch may have any size, and so may the images, if the
-network takes any size. Both compute in float32. safetensors files hold the parameters and the
+network takes any size. In ONNX, a network that takes a noise level has it as a second input, which
+may be left out. Both compute in float32. safetensors files hold the parameters and the
 model card.
 """
 

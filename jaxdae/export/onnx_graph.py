@@ -126,10 +126,12 @@ class Graph:
         """Adds a node that computes with sizes, and returns its name."""
         return self.node(op, Tensor(inputs[0], ()), *inputs[1:], to=()).name
 
-    def layer(self, path: str, kernel: np.ndarray) -> tuple[str, str]:
-        """Adds a layer's kernel, in ONNX's layout, and its bias; returns their names."""
-        bias = self.constant(f"{path}/bias", self.params[f"{path}/bias"])
-        return self.constant(f"{path}/kernel", kernel), bias
+    def layer(self, path: str, kernel: np.ndarray) -> list[str]:
+        """Adds a layer's kernel, in ONNX's layout, and its bias if any; returns their names."""
+        names = [self.constant(f"{path}/kernel", kernel)]
+        if f"{path}/bias" in self.params:
+            names.append(self.constant(f"{path}/bias", self.params[f"{path}/bias"]))
+        return names
 
     def dense(self, x: Tensor, path: str) -> Tensor:
         """`jaxdae.model.Dense`, on vectors."""
@@ -182,6 +184,32 @@ class Graph:
         return self.node(
             "Add", x, self.layout(other, channels_first=x.channels_first).name, to=x.shape
         )
+
+    def subtract(self, x: Tensor, other: Tensor) -> Tensor:
+        return self.node(
+            "Sub", x, self.layout(other, channels_first=x.channels_first).name, to=x.shape
+        )
+
+    def append_level(self, x: Tensor, level: str) -> Tensor:
+        """Images, channels last, with one more channel: each image's number, of a vector."""
+        height, width, channels = x.shape
+        size = self.compute("Slice", self.compute("Shape", x.name), *map(self.numbers, (0, 3)))
+        size = self.node("Concat", Tensor(size, ()), self.numbers(1), to=(), axis=0).name
+        level = self.compute("Reshape", level, self.numbers(-1, 1, 1, 1))
+        level = self.compute("Expand", level, size)
+        return self.node("Concat", x, level, to=(height, width, channels + 1), axis=3)
+
+    def pixel_unshuffle(self, x: Tensor) -> Tensor:
+        """`jaxdae.model.layers.pixel_unshuffle`."""
+        height, width, channels = x.shape
+        x = self.layout(x, channels_first=True)
+        return self.node("SpaceToDepth", x, to=(height // 2, width // 2, 4 * channels), blocksize=2)
+
+    def pixel_shuffle(self, x: Tensor) -> Tensor:
+        """`jaxdae.model.layers.pixel_shuffle`."""
+        height, width, channels = x.shape
+        x = self.layout(x, channels_first=True)
+        return self.node("DepthToSpace", x, to=(2 * height, 2 * width, channels // 4), blocksize=2)
 
     def max_pool(self, x: Tensor) -> Tensor:
         """`jaxdae.model.max_pool`."""

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from jaxdae import __version__
 from jaxdae.errors import InputError
 from jaxdae.export.onnx_graph import Graph, Tensor
@@ -17,9 +19,11 @@ from jaxdae.model import (
     DenoisingAutoencoder,
     DenseAutoencoder,
     MaxPoolAutoencoder,
+    PhotoDenoiser,
     UNet,
 )
 
+SIGMA = "sigma"  # the input of a network that takes a noise level
 OPSET, IR = 17, 8  # read by onnxruntime 1.12, of 2022, and everything since
 
 
@@ -90,12 +94,35 @@ def _unet(graph: Graph, model: UNet, x: Tensor) -> Tensor:
     return graph.conv(graph.relu(graph.conv(graph.relu(x), "last")), "output")
 
 
+def _photo(graph: Graph, model: PhotoDenoiser, images: Tensor) -> Tensor:
+    def stack(x: Tensor, name: str) -> Tensor:
+        for i in range(model.blocks):
+            hidden = graph.conv(x, f"{name}_{i}/conv_0")
+            x = graph.add(x, graph.conv(graph.relu(hidden), f"{name}_{i}/conv_1"))
+        return x
+
+    x, skips = graph.pixel_unshuffle(graph.append_level(images, SIGMA)), []
+    x = graph.conv(x, "stem")
+    for i in range(len(model.features) - 1):
+        x = stack(x, f"encode_{i}")
+        skips.append(x)
+        x = graph.conv(x, f"down_{i}", stride=2)
+    x = stack(x, "middle")
+    for i, skip in reversed(list(enumerate(skips))):
+        x = stack(graph.add(graph.conv_transpose(x, f"up_{i}", stride=2), skip), f"decode_{i}")
+    noise = graph.pixel_shuffle(graph.conv(x, "output"))
+    if model.outputs == model.channels:
+        return graph.subtract(images, noise)
+    return graph.node("Neg", noise, to=noise.shape)
+
+
 # The layers of each architecture between padding and cropping, in halves for autoencoders.
 LAYERS: dict[type[Denoiser], dict[str, Callable[..., Tensor]]] = {
     DenoisingAutoencoder: {"encoder": _strided_encoder, "decoder": _strided_decoder},
     MaxPoolAutoencoder: {"encoder": _maxpool_encoder, "decoder": _maxpool_decoder},
     DenseAutoencoder: {"encoder": _dense_encoder, "decoder": _dense_decoder},
     UNet: {"whole": _unet},
+    PhotoDenoiser: {"whole": _photo},
 }
 
 
@@ -103,7 +130,8 @@ def to_onnx(model: Denoiser, params: Any, card: Mapping[str, Any], part: Part = 
     """Serialises a network as ONNX.
 
     The whole network maps `images` to `restored`, the encoder `images` to `latent`, the decoder
-    `latent` to `restored`.
+    `latent` to `restored`. A network that takes a noise level has a second input, `sigma`, one
+    number or one for each image; without it, it is 0.
 
     Args:
       card: from `jaxdae.pretrained.card` or `describe`; it becomes the metadata "card", as JSON.
@@ -152,6 +180,9 @@ def to_onnx(model: Denoiser, params: Any, card: Mapping[str, Any], part: Part = 
         return helper.make_tensor_value_info(side.name, onnx.TensorProto.FLOAT, shape)
 
     inputs, outputs = [described(entry)], [described(x)]
+    if isinstance(model, PhotoDenoiser):
+        inputs.append(helper.make_tensor_value_info(SIGMA, onnx.TensorProto.FLOAT, ["levels"]))
+        graph.constants[SIGMA] = np.zeros(1, np.float32)  # an input with a value: the default
     constants = [numpy_helper.from_array(value, name) for name, value in graph.constants.items()]
     model_proto = helper.make_model(
         helper.make_graph(graph.nodes, "jaxdae", inputs, outputs, constants),

@@ -155,12 +155,15 @@ def _tag(image: "Image", number: int) -> Any:
     return getattr(image, "tag_v2", {}).get(number)
 
 
-def read_uint8(path: Path, max_pixels: int = SMALL_PIXELS) -> UInt8[np.ndarray, "h w c"]:
+def read_uint8(
+    path: Path, gray: bool = False, max_pixels: int = SMALL_PIXELS
+) -> UInt8[np.ndarray, "h w c"]:
     """Reads an image file in 8 bits, gray or RGB, upright.
 
     16 bits are rounded to 8. Alpha is dropped. Of several frames, the first is read.
 
     Args:
+      gray: make colours gray, by Rec. 601 luma.
       max_pixels: images of at most so many pixels are read, whatever `jaxdae.image_io.limits` says.
 
     Raises:
@@ -176,7 +179,7 @@ def read_uint8(path: Path, max_pixels: int = SMALL_PIXELS) -> UInt8[np.ndarray, 
             return ((wide.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)[..., None]
         if image.mode in ("I", "F"):
             raise InputError(f"{show(path)} has {_NO_RANGE}: save it with 8 or 16 bits")
-        mode = "L" if image.mode in GRAY else "RGB"
+        mode = "L" if gray or image.mode in GRAY else "RGB"
         pixels = _to_array(image if image.mode == mode else image.convert(mode))
         return pixels[..., None] if mode == "L" else pixels
 

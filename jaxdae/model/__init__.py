@@ -38,8 +38,8 @@ from jaxdae.model.layers import (
     relu,
     upsample,
 )
-from jaxdae.model.photo import PhotoDenoiser
-from jaxdae.model.registry import ARCHITECTURES, build, fields_of, parameter_count
+from jaxdae.model.photo import PhotoDenoiser, gray_params
+from jaxdae.model.registry import ARCHITECTURES, build, fields_of, parameter_count, parameter_shapes
 from jaxdae.model.unet import UNet
 
 __all__ = [
@@ -61,8 +61,10 @@ __all__ = [
     "add",
     "build",
     "fields_of",
+    "gray_params",
     "max_pool",
     "parameter_count",
+    "parameter_shapes",
     "pixel_shuffle",
     "pixel_unshuffle",
     "relu",

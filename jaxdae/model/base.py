@@ -34,6 +34,8 @@ class Denoiser(nn.Module):
     output: Literal["sigmoid", "linear"] = "sigmoid"
     dtype: Dtype = None
 
+    takes_noise_level = False  # True for a class whose output depends on `sigma`
+
     def __call__(self, images: Images, sigma: NoiseLevel | None = None) -> Images:
         """Denoises images.
 
@@ -79,6 +81,11 @@ class Denoiser(nn.Module):
         None if that is unknown, or if the network takes images of one size only.
         """
         return None
+
+    @property
+    def estimates(self) -> bool:
+        """True if the network estimates the noise level where it is not given: `noise_level`."""
+        return False
 
     @property
     def outputs(self) -> int:

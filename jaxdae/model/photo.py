@@ -1,10 +1,14 @@
 """The network for photographs: a residual U-Net without biases, told the noise level."""
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Float
 
 from jaxdae.errors import InputError
 from jaxdae.model.base import Denoiser, NoiseLevel, reflect, round_up
@@ -16,6 +20,7 @@ from jaxdae.model.layers import (
     add,
     pixel_shuffle,
     pixel_unshuffle,
+    upsample,
 )
 
 
@@ -44,6 +49,39 @@ class ResidualBlock(nn.Module):
         return add(x, out)
 
 
+class NoiseEstimator(nn.Module):
+    """The noise's standard deviation at each pixel: (batch, height, width, 1), of few sizes.
+
+    Without biases, it grows with the image: f(a * images) = a * f(images) for a > 0.
+
+    Fields:
+      channels: of the images.
+      features: channels at half size, and after each further halving.
+    """
+
+    channels: int
+    features: tuple[int, ...]
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, images: Images) -> Images:
+        layer: dict[str, Any] = {"dtype": self.dtype, "use_bias": False}
+        window: dict[str, Any] = {}
+        x, inputs = pixel_unshuffle(images), 4 * self.channels
+        for i, outputs in enumerate(self.features):
+            down, conv = (
+                partial(Conv, n, outputs, kernel_init=scaled(2), **layer) for n in (inputs, outputs)
+            )
+            x = down(name=f"down_{i}", **window)(x, rectify=i > 0)
+            x = conv(name=f"conv_{i}")(x, rectify=True)
+            inputs, window = outputs, {"kernel_size": (2, 2), "stride": 2}
+        last = Conv(inputs, 1, kernel_init=scaled(1), name="output", **layer)
+        level = jnp.abs(last(x, rectify=True)).astype(images.dtype)
+        for _ in self.features:
+            level = upsample(level)
+        return level
+
+
 class PhotoDenoiser(Denoiser):
     """`photo`: photographs, gray or in colour, of any size, at every noise level.
 
@@ -58,21 +96,34 @@ class PhotoDenoiser(Denoiser):
     blind image denoising via bias-free convolutional neural networks", 2020). A sigmoid output
     would undo that.
 
-    The noise level is a further channel of the input. Without one, the channel is zero: a network
-    that is trained so is blind, and is to be called so. One that is trained with noise levels takes
-    images without a level for clean ones, and returns them nearly unchanged.
+    The noise level is a further channel of the input. Where it is not given, a small network
+    estimates it at each pixel (as CBDNet's does: Guo, Yan, Zhang, Zuo and Zhang, "Toward
+    convolutional blind denoising of real photographs", 2019), `noise_level`. Without that network,
+    the channel is zero: a network that is trained so is blind.
 
     A fresh network nearly returns its input. With another number of channels out than in, there is
-    nothing to subtract from: the output is `-f(images, sigma)`.
+    nothing to subtract from: the output is `-f(images, sigma)`, and nothing is estimated.
 
     Fields:
       features: channels at half size, and after each further halving.
       blocks: residual blocks at each scale on the way down, in the middle, and on the way up.
+      level_features: likewise of the network that estimates the noise level; () for none.
     """
 
     output: Literal["sigmoid", "linear"] = "linear"
     features: tuple[int, ...] = (48, 64, 96)
     blocks: int = 2
+    level_features: tuple[int, ...] = (24, 48, 64)
+
+    takes_noise_level = True
+
+    @property
+    def estimates(self) -> bool:
+        return bool(self.level_features) and self.outputs == self.channels
+
+    def setup(self) -> None:
+        if self.estimates:
+            self.level = NoiseEstimator(self.channels, self.level_features, self.dtype)
 
     def logits(self, images: Images, sigma: NoiseLevel | None = None) -> Images:
         """As a call, before the output's nonlinearity.
@@ -81,7 +132,20 @@ class PhotoDenoiser(Denoiser):
           InputError: the images do not fit `channels`, or the noise level does not fit the images.
         """
         self._check(images)
+        if sigma is None and self.estimates:
+            sigma = self.noise_level(images)
         return super().logits(images, self._noise_map(images, sigma))
+
+    def noise_level(self, images: Images) -> Float[Array, "batch height width 1"]:
+        """The estimated standard deviation of the noise at each pixel, at least 0.
+
+        Raises:
+          InputError: the images do not fit `channels`, or the network does not estimate it.
+        """
+        if not self.estimates:
+            raise InputError("this network does not estimate noise levels: give sigma")
+        _, height, width, _ = images.shape
+        return self._cropped(self.level(self._padded(images)), (height, width))
 
     @nn.compact
     def forward(self, images: Images, sigma: NoiseLevel | None = None) -> Images:
@@ -125,42 +189,29 @@ class PhotoDenoiser(Denoiser):
 
     @property
     def stride(self) -> int:
-        return 2 ** len(self.features)
+        return 2 ** max(len(self.features), len(self.level_features))
 
     @property
     def reach(self) -> int:
-        ends = [self._inputs_of(pixel) for pixel in range(self.stride)]
+        ends = [self._inputs_of(pixel, pixel) for pixel in range(self.stride)]
         return max(max(pixel - low, high - pixel) for pixel, (low, high) in enumerate(ends))
 
-    def _inputs_of(self, pixel: int) -> tuple[int, int]:
-        """The first and the last pixel, along an axis, that an output pixel depends on."""
-        low = high = pixel
-
-        def convolutions(count: int) -> None:  # 3x3
-            nonlocal low, high
-            low, high = low - count, high + count
-
-        def coarser() -> None:  # a transposed convolution, 2x2, or a pixel shuffle
-            nonlocal low, high
-            low, high = low // 2, high // 2
-
-        def finer() -> None:  # a strided convolution, 2x2, or a pixel unshuffle
-            nonlocal low, high
-            low, high = 2 * low, 2 * high + 1
-
+    def _inputs_of(self, low: int, high: int) -> tuple[int, int]:
+        """The first and the last input pixel that output pixels `low` to `high` depend on."""
         # From the output back to the input. A skip connection reaches less far than its way round.
         levels, stack = len(self.features) - 1, 2 * self.blocks
-        coarser()
-        convolutions(1)
+        way: list[int | str] = ["coarser", 1]
         for _ in range(levels):
-            convolutions(stack)
-            coarser()
-        convolutions(stack)
+            way += [stack, "coarser"]
+        way += [stack]
         for _ in range(levels):
-            finer()
-            convolutions(stack)
-        convolutions(1)
-        finer()
+            way += ["finer", stack]
+        low, high = inputs_of(low, high, [*way, 1, "finer"])
+        if self.estimates:  # which the noise levels of those pixels depend on
+            halvings = len(self.level_features)
+            back: list[int | str] = [1, "finer"]  # from a scale to the next, twice as fine
+            way = [*["coarser"] * halvings, 1, *back * (halvings - 1), 2, "finer"]
+            low, high = inputs_of(low, high, way)
         return low, high
 
     def _noise_map(self, images: Images, sigma: NoiseLevel | None) -> Images:
@@ -175,3 +226,46 @@ class PhotoDenoiser(Denoiser):
             )
         level = level.reshape(-1, 1, 1, 1) if level.ndim == 1 else level
         return jnp.broadcast_to(level, (batch, height, width, 1))
+
+
+def inputs_of(low: int, high: int, way: Sequence[int | str]) -> tuple[int, int]:
+    """The pixels, along an axis, that others depend on.
+
+    Args:
+      low, high: the first and the last of those others.
+      way: from them back: a number of 3x3 convolutions; "coarser" for what doubles the size, such
+        as a transposed 2x2 convolution; "finer" for what halves it.
+    """
+    for step in way:
+        if step == "coarser":
+            low, high = low // 2, high // 2
+        elif step == "finer":
+            low, high = 2 * low, 2 * high + 1
+        else:
+            low, high = low - int(step), high + int(step)
+    return low, high
+
+
+def gray_params(params: Any) -> Any:
+    """The parameters of a `PhotoDenoiser` for gray images, from those of one for RGB.
+
+    The gray network does what the other does on three equal channels: to start training from.
+    """
+    flat = flatten_dict(params, sep="/")
+
+    def merge(name: str, axis: int, channels: int, level: int) -> None:
+        """Of each of the four pixels of 2x2, sums three channels; `level` more stay."""
+        kernel = np.asarray(flat[f"{name}/kernel"])
+        shape = list(kernel.shape)
+        parts = kernel.reshape(*shape[:axis], 4, channels, *shape[axis + 1 :])
+        colours, others = np.split(parts, [3], axis=axis + 1)
+        merged = np.concatenate([colours.sum(axis + 1, keepdims=True), others], axis=axis + 1)
+        shape[axis] = 4 * (1 + level)
+        flat[f"{name}/kernel"] = merged.reshape(shape)
+
+    merge("stem", 2, 4, 1)
+    merge("output", 3, 3, 0)
+    flat["output/kernel"] = flat["output/kernel"] / 3
+    if "level/down_0/kernel" in flat:
+        merge("level/down_0", 2, 3, 0)
+    return unflatten_dict(flat, sep="/")

@@ -64,6 +64,12 @@ def _check_sizes(field: str, value: Any) -> None:
         raise InputError(f"{field}={value!r} must be made of positive integers, such as 16")
 
 
+def parameter_shapes(model: Denoiser) -> Any:
+    """The shapes of a network's parameters, as a tree of tuples."""
+    params = jax.eval_shape(model.init, jax.random.key(0), model.example)["params"]
+    return jax.tree.map(lambda leaf: leaf.shape, params)
+
+
 def parameter_count(params: Any) -> int:
     """The number of values in a parameter tree."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -10,7 +10,7 @@ on any part of a batch, so that devices and microbatches share one.
 """
 
 from jaxdae.corruption import Corruption
-from jaxdae.objectives.base import Apply, Example, Objective, image_loss
+from jaxdae.objectives.base import Apply, Example, Objective, image_loss, restoration_loss
 from jaxdae.objectives.classification import Classification, Labelled
 from jaxdae.objectives.paired import Pair, Paired
 from jaxdae.objectives.supervised import Supervised
@@ -26,6 +26,7 @@ __all__ = [
     "Supervised",
     "as_objective",
     "image_loss",
+    "restoration_loss",
 ]
 
 

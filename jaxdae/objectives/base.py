@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from jaxdae.losses import Loss, takes_logits
+from jaxdae.losses import Loss, image_mean, takes_logits
 
 Images = Float[Array, "batch height width channels"]
 Apply = Callable[..., Any]  # model.apply with its variables: (images, sigma, method=...) to outputs
@@ -57,3 +59,34 @@ def image_loss(apply: Apply, example: Example, loss: Loss) -> Float[Array, " bat
         raise ValueError("image_loss weighs all values alike: an objective with a mask has its own")
     options = {"method": "logits"} if takes_logits(loss) else {}
     return loss(apply(example.input, example.sigma, **options), example.target)
+
+
+def restoration_loss(
+    apply: Apply, example: Example, loss: Loss, estimates: bool
+) -> Float[Array, " batch"]:
+    """`image_loss` of a network that also learns to estimate the noise level, if it `estimates`.
+
+    Where the example does not say the noise level, the network is told its own estimate. The loss
+    of the estimate adds its gradient only: the value stays that of the restored images. Neither
+    loss changes the other's weights.
+    """
+    if not estimates:
+        return image_loss(apply, example, loss)
+    level = apply(example.input, method="noise_level")
+    if example.sigma is None:
+        example = example._replace(sigma=lax.stop_gradient(level))
+    extra = noise_level_loss(level, example.input - example.target)
+    return image_loss(apply, example, loss) + extra - lax.stop_gradient(extra)
+
+
+def noise_level_loss(level: Images, noise: Images) -> Float[Array, " batch"]:
+    """The loss of an estimate of the noise's standard deviation at each pixel.
+
+    The mean of |n|, for normal n, is sqrt(2 / pi) sigma. So the squared distance to
+    sqrt(pi / 2) |noise| is least at sigma. Its logarithm makes all noise levels weigh alike.
+
+    Args:
+      level: the estimate, (batch, height, width, 1).
+      noise: noisy minus clean images.
+    """
+    return jnp.log(image_mean((level - (jnp.pi / 2) ** 0.5 * jnp.abs(noise)) ** 2) + 1e-6)

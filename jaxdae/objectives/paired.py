@@ -6,7 +6,7 @@ from typing import NamedTuple
 from jaxtyping import Array, Float, Int, Key
 
 from jaxdae.losses import Loss, mean_squared_error
-from jaxdae.objectives.base import Apply, Example, Images, image_loss
+from jaxdae.objectives.base import Apply, Example, Images, restoration_loss
 
 
 class Pair(NamedTuple):
@@ -22,9 +22,11 @@ class Paired:
 
     Fields:
       criterion: the loss between outputs and clean images.
+      estimates: the network learns to estimate its noise level, too: see `restoration_loss`.
     """
 
     criterion: Loss = mean_squared_error
+    estimates: bool = False
 
     def prepare(
         self, key: Key[Array, ""], data: Pair, positions: Int[Array, " batch"] | None = None
@@ -32,7 +34,7 @@ class Paired:
         return Example(data.noisy, data.clean)
 
     def loss(self, apply: Apply, example: Example) -> Float[Array, " batch"]:
-        return image_loss(apply, example, self.criterion)
+        return restoration_loss(apply, example, self.criterion, self.estimates)
 
     def __str__(self) -> str:
         return "paired()"

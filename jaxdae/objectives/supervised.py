@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxdae.corruption import Corruption
 from jaxdae.losses import Loss, mean_squared_error
-from jaxdae.objectives.base import Apply, Example, Images, image_loss
+from jaxdae.objectives.base import Apply, Example, Images, restoration_loss
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,20 @@ class Supervised:
         the target instead of the clean images (distillation). Both lead to the mean of the clean
         images that a corrupted one may come from; the teacher's result is near that mean already,
         so its gradients have less noise.
+      estimates: the network learns to estimate its noise level, too: see `restoration_loss`.
     """
 
     corruption: Corruption
     criterion: Loss = mean_squared_error
     teacher: Callable[[Images], Images] | None = None
+    estimates: bool = False
 
     def prepare(
         self, key: Key[Array, ""], data: Images, positions: Int[Array, " batch"] | None = None
     ) -> Example:
         inputs = self.corruption(key, data, positions)
         target = data if self.teacher is None else lax.stop_gradient(self.teacher(inputs))
-        return Example(inputs, target)
+        return Example(inputs, target, sigma=self.corruption.levels(key, len(data), positions))
 
     def loss(self, apply: Apply, example: Example) -> Float[Array, " batch"]:
-        return image_loss(apply, example, self.criterion)
+        return restoration_loss(apply, example, self.criterion, self.estimates)

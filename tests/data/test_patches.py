@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.run import main
-from jaxdae.data.patches import Crops
+from jaxdae.data.patches import Crops, texture
 from tests.data.sources import QUICK, write_images
 
 RNG = np.random.default_rng(0)
@@ -43,6 +43,45 @@ def test_patches_are_cut_from_their_pictures(sides, channels, epoch):
     if channels == 3:
         grid = {tuple(place) for place in crops[rows][:, 0, 0].tolist()}
         assert len(grid) == len(crops) and all(y % 8 == x % 8 == 0 for _, y, x in grid)
+
+
+def test_turned_patches_are_all_eight_ways_of_the_same_places():
+    pictures = [RNG.integers(0, 256, (70, 90, 3), np.uint8) for _ in range(3)]
+    plain, crops = Crops(pictures, 16), Crops(pictures, 16, turns=True)
+    rows = np.arange(len(crops))
+    before, after = plain.patches(0, 2, rows), crops.patches(0, 2, rows)
+    found = []
+    for a, b in zip(before, after, strict=True):
+        ways = [
+            np.array_equal(np.rot90(mirrored, quarter), b)
+            for mirrored in (a, a.swapaxes(0, 1))
+            for quarter in range(4)
+        ]
+        assert sum(ways) == 1
+        found.append(ways.index(True))
+    assert set(found) == set(range(8))
+    np.testing.assert_array_equal(crops.patches(0, 2, rows[5:7]), after[5:7])
+    np.testing.assert_array_equal(crops[3:9].patches(0, 2, np.arange(6)), after[3:9])
+    np.testing.assert_array_equal(crops[rows], plain[rows])  # those to test on stay
+
+
+def test_of_several_candidates_the_one_with_most_texture():
+    """Where half of a picture is flat, patches come from the other half."""
+    picture = np.full((64, 128, 1), 90, np.uint8)
+    picture[:, 64:] = RNG.integers(0, 256, (64, 64, 1))
+    one, four = Crops([picture], 16), Crops([picture], 16, candidates=4)
+    patches = [crops.patches(0, epoch, np.arange(32)) for crops in (one, four) for epoch in (0, 1)]
+    flat = [(each == 90).all((1, 2, 3)).mean() for each in patches]
+    assert min(flat[:2]) > 0.2 and max(flat[2:]) < 0.1
+    assert (texture(patches[2]) >= texture(patches[0])).all()
+    assert (texture(patches[2]) > texture(patches[0])).any()
+    np.testing.assert_array_equal(four.patches(0, 1, np.array([7])), patches[3][[7]])
+
+
+def test_texture_is_the_sum_of_differences():
+    patch = np.zeros((2, 8, 8, 1), np.uint8)
+    patch[1, 4:] = 200  # an edge of four pixels of every other column
+    assert texture(patch).tolist() == [0, 4 * 200]
 
 
 def test_patches_depend_on_seed_epoch_and_number_alone():

@@ -1,5 +1,7 @@
 """The network for photographs: against `lax`, at every size and noise level, and what it costs."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from jax import export
 
 from jaxdae import kernels, pretrained, tiling
 from jaxdae.errors import InputError
+from jaxdae.losses import mean_squared_error
 from jaxdae.model import (
     Conv,
     ConvTranspose,
@@ -16,12 +19,15 @@ from jaxdae.model import (
     Dense,
     PhotoDenoiser,
     build,
+    gray_params,
     parameter_count,
+    parameter_shapes,
     pixel_shuffle,
     pixel_unshuffle,
 )
+from jaxdae.objectives import Example, restoration_loss
 
-SMALL = PhotoDenoiser(channels=3, features=(5, 7, 6), blocks=1)
+SMALL = PhotoDenoiser(channels=3, features=(5, 7, 6), blocks=1, level_features=(4, 6))
 
 
 def random_params(model):
@@ -99,7 +105,9 @@ def test_noise_levels_of_all_forms_agree_at_every_size(params, size):
     each = small(params, images, jnp.array([0.25, 0.5]))
     np.testing.assert_allclose(each[0], out[0], atol=1e-6)
     assert jnp.abs(each[1] - out[1]).max() > 1e-3
-    np.testing.assert_allclose(small(params, images), small(params, images, 0.0), atol=1e-6)
+    estimate = SMALL.apply({"params": params}, images, method="noise_level")
+    assert estimate.shape == level.shape and (estimate >= 0).all() and estimate.max() > 0.01
+    np.testing.assert_allclose(small(params, images), small(params, images, estimate), atol=1e-6)
     # A map is padded as the images are.
     level = jax.random.uniform(jax.random.key(2), (2, *size, 1))
     sides = [SMALL.padded_side(side) - side for side in size]
@@ -145,16 +153,45 @@ def multiplications(jaxpr):
 
 
 @pytest.mark.parametrize(
-    ("channels", "count", "cost"), [(3, 878_400, 70_416), (1, 871_488, 68_688)]
+    ("channels", "level", "count", "cost"),
+    [
+        (3, (), 878_400, 70_416),
+        (1, (), 871_488, 68_688),
+        (3, (24, 48, 64), 961_248, 74_721),
+        (1, (24, 48, 64), 952_608, 72_561),
+    ],
 )
-def test_parameters_and_multiplications(channels, count, cost):
-    model = build("photo", channels=channels)
+def test_parameters_and_multiplications(channels, level, count, cost):
+    model = PhotoDenoiser(channels=channels, level_features=level)
     images = jax.ShapeDtypeStruct((1, 64, 96, channels), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     assert parameter_count(variables) == count
     assert {path[-1].key for path, _ in jax.tree.leaves_with_path(variables)} == {"kernel"}
     program = jax.make_jaxpr(model.apply)(variables, images)
     assert multiplications(program.jaxpr) == cost * 64 * 96
+
+
+def test_without_an_estimate_the_level_is_zero(params):
+    blind = SMALL.clone(level_features=())
+    assert not blind.estimates and SMALL.estimates
+    bare = {name: value for name, value in params.items() if name != "level"}
+    images = jax.random.uniform(jax.random.key(1), (2, 16, 24, 3))
+    out = blind.apply({"params": bare}, images)
+    np.testing.assert_allclose(out, small(params, images, 0.0), atol=1e-6)
+    with pytest.raises(InputError, match="does not estimate noise levels: give sigma"):
+        blind.apply({"params": bare}, images, method="noise_level")
+
+
+def test_the_gray_network_of_one_in_colour(params):
+    """It does to a gray image what the other does to three equal channels."""
+    gray = SMALL.clone(channels=1)
+    converted = gray_params(params)
+    assert jax.tree.map(jnp.shape, converted) == parameter_shapes(gray)
+    images = jax.random.uniform(jax.random.key(1), (2, 13, 24, 1))
+    for sigma in (0.2, None):
+        out = gray.apply({"params": converted}, images, sigma)
+        expected = small(params, jnp.repeat(images, 3, 3), sigma).mean(3, keepdims=True)
+        np.testing.assert_allclose(out, expected, atol=1e-5)
 
 
 def test_computes_in_bfloat16_near_float32(params):
@@ -222,7 +259,9 @@ def test_learns_to_denoise():
         noisy = clean + 0.2 * jax.random.normal(key, clean.shape)
 
         def loss(params):
-            return ((model.apply({"params": params}, noisy, 0.2) - clean) ** 2).mean()
+            apply = partial(model.apply, {"params": params})
+            example = Example(noisy, clean, sigma=jnp.full(8, 0.2))
+            return restoration_loss(apply, example, mean_squared_error, True).mean()
 
         value, gradient = jax.value_and_grad(loss)(params)
         updates, state = optimizer.update(gradient, state)
@@ -235,6 +274,9 @@ def test_learns_to_denoise():
         losses.append(float(value))
     assert all(leaf.any() for leaf in jax.tree.leaves(gradient))
     assert np.mean(losses[-5:]) < 0.25 * 0.2**2
+    noisy = clean + 0.2 * jax.random.normal(jax.random.key(9), clean.shape)
+    level = model.apply({"params": carry[0]}, noisy, method="noise_level")
+    assert abs(level.mean() - 0.2) < 0.03
 
 
 @pytest.mark.parametrize("rectify", [False, True])
@@ -278,23 +320,28 @@ def test_a_transposed_convolution_after_a_dense_layer(biases):
     np.testing.assert_allclose(joined, apart, atol=1e-5)
 
 
-@pytest.mark.parametrize(("features", "blocks"), [((3,), 1), ((2, 3), 1), ((2, 2, 3), 2)])
-def test_reaches_as_far_as_it_says(features, blocks):
+@pytest.mark.parametrize(
+    ("features", "blocks", "level"),
+    [((3,), 1, ()), ((2, 3), 1, ()), ((2, 2, 3), 2, ()), ((2, 3), 1, (2,)), ((2,), 1, (2, 2, 2))],
+)
+def test_reaches_as_far_as_it_says(features, blocks, level):
     """A changed pixel changes outputs up to the reach, and none beyond."""
-    model = PhotoDenoiser(features=features, blocks=blocks)
+    model = PhotoDenoiser(features=features, blocks=blocks, level_features=level)
     reach, stride = model.reach, model.stride
     side = 2 * (reach + stride) + stride
     params = jax.tree.map(jnp.abs, random_params(model))  # no two influences cancel
     images = jnp.ones((1, side, side, 1))
     changes = jnp.zeros((stride, side, side, 1))
-    middle = reach + stride
+    middle, sigma = reach + stride, None if level else 0.5
     for i in range(stride):  # every place within a stride
         changes = changes.at[i, middle + i, middle + i].set(1)
     images = jnp.broadcast_to(images, changes.shape)
 
     @jax.jit
     def derivative(images, changes):  # a difference would lose the small ones to rounding
-        return jax.jvp(lambda x: model.apply({"params": params}, x, 0.5), (images,), (changes,))[1]
+        return jax.jvp(lambda x: model.apply({"params": params}, x, sigma), (images,), (changes,))[
+            1
+        ]
 
     farthest = 0
     for i, change in enumerate(np.asarray(derivative(images, changes))[..., 0] != 0):
@@ -305,20 +352,23 @@ def test_reaches_as_far_as_it_says(features, blocks):
 
 
 def test_the_reach_of_the_network_at_its_defaults():
-    assert PhotoDenoiser().reach == 91 and PhotoDenoiser().stride == 8
+    assert PhotoDenoiser(level_features=()).reach == 91 and PhotoDenoiser().stride == 8
     assert DenoisingAutoencoder().reach is None and DenoisingAutoencoder().stride == 1
 
 
 @pytest.mark.parametrize("size", [(90, 131), (64, 200), (127, 64), (1, 300), (300, 1), (7, 9)])
-def test_windows_give_the_result_of_the_whole_image(size):
-    model = PhotoDenoiser(channels=3, features=(4, 4), blocks=1)
+@pytest.mark.parametrize("level", [(), (3, 3)])
+def test_windows_give_the_result_of_the_whole_image(size, level):
+    model = PhotoDenoiser(channels=3, features=(4, 4), blocks=1, level_features=level)
     params = random_params(model)
-    apply = jax.jit(lambda x: model.apply({"params": params}, x, 0.3))
+    sigma = None if level else 0.3
+    apply = jax.jit(lambda x: model.apply({"params": params}, x, sigma))
     images = np.random.default_rng(0).random((2, *size, 3), np.float32)
     whole = np.asarray(apply(images))
     assert np.abs(whole - images).mean() > 0.02
     found = tiling.windows(size, model.reach, model.stride, 60 * 70)
-    assert (len(found) > 1) == (size[0] * size[1] > 60 * 70)
+    if not level:  # whose estimate reaches farther
+        assert (len(found) > 1) == (size[0] * size[1] > 60 * 70)
     restored = np.full_like(images, np.nan)
     for read, kept, inside in found:
         restored[:, *kept] = np.asarray(apply(images[:, *read]))[:, *inside]

@@ -1,6 +1,7 @@
 """Objectives: what they prepare, their losses against formulas, and parts of a batch."""
 
 import operator
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 
 from jaxdae.corruption import gaussian, grayscale, masking
 from jaxdae.losses import binary_cross_entropy, mean_squared_error
-from jaxdae.model import DigitClassifier, UNet
+from jaxdae.model import DigitClassifier, PhotoDenoiser, UNet
 from jaxdae.objectives import (
     Classification,
     Example,
@@ -21,6 +22,7 @@ from jaxdae.objectives import (
     Supervised,
     as_objective,
 )
+from jaxdae.objectives.base import noise_level_loss
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((6, 8, 8, 1), np.float32)
@@ -117,3 +119,65 @@ def test_a_mask_and_a_level_travel_with_their_images():
     with pytest.raises(ValueError, match="mask"):  # and is never ignored
         Paired().loss(lambda *_: IMAGES, example)
     assert optax.tree_utils.tree_sum(half.mask) == (IMAGES[3:] > 0.5).sum()
+
+
+PHOTO = PhotoDenoiser(features=(2, 3), blocks=1, level_features=(2, 3))
+
+
+def test_learning_to_estimate_changes_no_value_and_no_other_gradient():
+    params = PHOTO.init(jax.random.key(0), jnp.asarray(IMAGES))["params"]
+    told = Supervised(gaussian((0.1, 0.4), clip=False), estimates=True)
+    blind = Paired(estimates=True)
+    for objective, data in ((told, IMAGES), (blind, Pair(1 - IMAGES, IMAGES))):
+        example = objective.prepare(KEY, data)
+        assert (example.sigma is None) == (objective is blind)
+
+        @jax.jit
+        @jax.value_and_grad
+        def total(params, objective=objective, example=example):
+            return objective.loss(partial(PHOTO.apply, {"params": params}), example).mean()
+
+        @jax.jit
+        @jax.grad
+        def level(params, example=example):
+            estimate = PHOTO.apply({"params": params}, example.input, method="noise_level")
+            return noise_level_loss(estimate, example.input - example.target).mean()
+
+        value, gradient = total(params)
+        outputs = PHOTO.apply({"params": params}, example.input, example.sigma)
+        np.testing.assert_allclose(value, ((outputs - example.target) ** 2).mean(), rtol=1e-5)
+        expected = jax.tree.leaves(level(params)["level"])
+        found = gradient.pop("level")
+        for one, other in zip(jax.tree.leaves(found), expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+        without = replace(objective, estimates=False)
+        fixed = example
+        if objective is blind:
+            estimate = PHOTO.apply({"params": params}, example.input, method="noise_level")
+            fixed = example._replace(sigma=estimate)
+        expected = jax.grad(lambda p, o, e: o.loss(partial(PHOTO.apply, {"params": p}), e).mean())(
+            params, without, fixed
+        )
+        expected.pop("level")
+        for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [0.02, 0.3])
+def test_the_loss_of_a_noise_level_is_least_at_the_level(sigma):
+    noise = sigma * jax.random.normal(KEY, (1, 200, 200, 3))
+    factors = np.linspace(0.8, 1.2, 41)
+    losses = [noise_level_loss(f * sigma * jnp.ones((1, 200, 200, 1)), noise)[0] for f in factors]
+    assert abs(factors[np.argmin(losses)] - 1) < 0.011
+
+
+def test_an_objective_tells_the_noise_level():
+    """The level of the same draw, for every image of any part of a batch."""
+    images = np.full((4, 64, 64, 1), 0.5, np.float32)
+    example = Supervised(gaussian((0.05, 0.5), mean=0, clip=False)).prepare(KEY, images)
+    found = (example.input - images).std((1, 2, 3))
+    np.testing.assert_allclose(example.sigma, found, rtol=0.05)
+    assert len(set(np.asarray(example.sigma).tolist())) == 4
+    part = Supervised(gaussian((0.05, 0.5))).prepare(KEY, images[2:], jnp.arange(2, 4))
+    np.testing.assert_array_equal(part.sigma, example.sigma[2:])
+    assert Supervised(masking(0.5)).prepare(KEY, images).sigma is None
