@@ -29,6 +29,7 @@ from .write import COLUMNS, WriteError, write_item
 
 MAX_ERRORS = 10  # errors that are printed
 GROUP, GROUP_BYTES = 64, 1 << 24  # files that a thread reads or writes at once, at most
+LARGE = 1 << 26  # bytes; larger images are read when it is their turn, and written one by one
 
 Rows = list[dict[str, Any]]
 Given = tuple[Item, Network, Work]
@@ -86,13 +87,15 @@ class Job:
         """Passes batches of all files through their networks."""
         from jaxdae.inference import stream
 
-        def alike(pair: tuple[Given, Values]) -> tuple[Network, int, tuple[int, ...]]:
-            (item, network, _), inputs = pair
-            return network, self._batch(item, network, inputs), inputs.shape[1:3]
+        def alike(pair: tuple[Given, Values]) -> tuple[Network, bool, int, tuple[int, ...]]:
+            (item, network, work), inputs = pair
+            narrow = network.narrows(work.dtype)
+            return network, narrow, self._batch(item, network, inputs), inputs.shape[1:3]
 
         # Each size of a batch is compiled.
-        for (network, batch, _), inputs in itertools.groupby(self._inputs(), alike):
-            for (item, _, work), outputs in stream(network.apply, inputs, batch):
+        for (network, narrow, batch, _), inputs in itertools.groupby(self._inputs(), alike):
+            apply = functools.partial(network.apply, narrow=narrow)
+            for (item, _, work), outputs in stream(apply, inputs, batch):
                 if item.stack is not None and item.stack.failed:
                     continue
                 work.take(outputs)
@@ -133,11 +136,12 @@ class Job:
                 yield (item, network, work), inputs
 
     def _items(self) -> Iterator[Item]:
-        """The images of all files, in order. One group of files is read ahead."""
+        """The images of all files, in order. One group of files is read ahead, if it is small."""
         groups = deque(_grouped(self.files))
         ahead: deque[Any] = deque()  # a stack, or the future of a group of image files
+        large = False
         while groups or ahead:
-            while groups and len(ahead) < 2:
+            while groups and len(ahead) < (1 if large else 2):
                 group = groups.popleft()
                 is_stack = group[0].is_stack
                 ahead.append(group[0] if is_stack else self._pool.submit(self._read, group))
@@ -146,7 +150,8 @@ class Job:
                 yield from self._stack_items(first)
                 continue
             found, rest = first.result()
-            if rest:
+            large = sum(item.images.nbytes for _, item in found if isinstance(item, Item)) > LARGE
+            if rest and not large:
                 ahead.appendleft(self._pool.submit(self._read, rest))
             while found:  # popleft frees the memory of each image after its use
                 source, item = found.popleft()
@@ -154,6 +159,8 @@ class Job:
                     yield item
                 else:
                     self._fail(source, str(item))
+            if rest and large:
+                ahead.appendleft(self._pool.submit(self._read, rest))
 
     def _read(
         self, group: Sequence[Source]
@@ -224,7 +231,7 @@ class Job:
 
     def _write(self) -> None:
         """Gives the finished images to a thread. At most two threads write at once."""
-        while len(self._writing) > 1:
+        while len(self._writing) > (0 if self._finished_bytes > LARGE else 1):
             self._collect()
         self._writing.append(self._pool.submit(_call_all, self._finished))
         self._finished, self._finished_bytes = [], 0

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from experiments import denoise
+from experiments.restore import networks
 from jaxdae import metrics, pretrained, tiling
 from jaxdae.data import load
 from jaxdae.model import PhotoDenoiser
@@ -41,6 +42,7 @@ def shipped(tmp_path_factory):
 def here(tmp_path, monkeypatch, shipped):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pretrained, "FOLDER", shipped)
+    monkeypatch.setattr(networks, "has_bfloat16", lambda: False)
     monkeypatch.setattr(PhotoDenoiser, "takes_noise_level", True, raising=False)
     return tmp_path
 
@@ -230,3 +232,14 @@ def test_bombs_are_refused_and_the_flag_lifts_it(here, capsys):
     assert not np.load("out/c.npz")["x"].any()
     assert command("in", "--out", "out", "--max-pixels", 0) == 2
     assert "--max-pixels 0 must be at least 1" in capsys.readouterr().err
+
+
+def test_8_bits_are_denoised_in_bfloat16(here, monkeypatch):
+    save("in/a.png", PHOTO)
+    save("in/b.png", GRAY.astype(np.uint16) * 257)
+    for out in ("wide", "narrow"):
+        monkeypatch.setattr(networks, "has_bfloat16", lambda out=out: out == "narrow")
+        assert command("in", "--sigma", SIGMA, "--out", out) == 0
+    difference = np.abs(pixels("wide/a.png").astype(int) - pixels("narrow/a.png"))
+    assert 0 < difference.mean() < 0.5 and difference.max() <= 4
+    np.testing.assert_array_equal(pixels("wide/b.png"), pixels("narrow/b.png"))
