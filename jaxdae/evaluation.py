@@ -160,8 +160,9 @@ def reconstruct(
 
     The noise is that of `Evaluator` for the same images, from the first one on.
     """
-    clean, inputs = corrupted(task, images)
-    return clean, inputs, np.asarray(_denoise(model, params, inputs))
+    example = jax.jit(partial(_prepare, task))(jax.tree.map(jnp.asarray, images))
+    outputs = _denoise(model, params, example.input, example.sigma)
+    return np.asarray(example.target), np.asarray(example.input), np.asarray(outputs)
 
 
 _denoise = jax.jit(denoise, static_argnums=0)
@@ -184,7 +185,8 @@ def make_reconstruct(
     @jax.jit
     def run(params, images, positions, strength):
         example = _prepare(task(strength), images, positions)
-        return example.target, example.input, denoise(model, params, example.input)
+        outputs = denoise(model, params, example.input, example.sigma)
+        return example.target, example.input, outputs
 
     return run
 

@@ -23,7 +23,11 @@ from .page import Picture, duration, render, settings, shown, spread
 
 FILE = "report.html"
 FILTERS = 64  # filters of the first layer that are shown, at most
-LOSSES = {"mse": "mean squared error", "bce": "binary cross-entropy (nats)"}
+LOSSES = {
+    "mse": "mean squared error",
+    "log_mse": "log of the mean squared error",
+    "bce": "binary cross-entropy (nats)",
+}
 # Columns of the table: key to heading.
 METRICS = {"mse": "mse", "psnr": "psnr, dB", "ssim": "ssim", "bce": "bce", "accuracy": "accuracy"}
 # The sections of the page. A section that is empty is left out.
