@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from benchmarks import photo_levels
 from benchmarks.photo_protocol import REAL, SETS, Case
 from benchmarks.photo_speed import OURS, PEERS, table
 from benchmarks.timing import markdown
@@ -64,6 +65,17 @@ CC15: fifteen photographs of 512×512 pixels, by three cameras at ISO 1600 to 64
 of many shots of the same scene (Nam, Hwang, Matsushita and Kim, "A holistic approach to
 cross-channel image noise modeling", 2016). A network that must be told a noise level is told 15;
 BM3D gets an estimate (the median of the finest wavelet coefficients).
+"""
+LEVELS_TEXT = """\
+## How strong is the noise?
+
+A network gets the true noise level, its own estimate at each pixel, or scikit-image's
+`estimate_sigma`: PSNR in dB, and in brackets the mean of the level in 8-bit levels. The images are
+those of Kodak24 with white noise, and CC15.
+
+{table}
+
+`{command}`, {date}.
 """
 CLEAN_TEXT = """\
 ## What must not change
@@ -136,6 +148,9 @@ def page(figures: Mapping[str, Any]) -> str:
         table = cells_table(blind, (*GRAY, *COLOUR), BLIND, psnr)
         parts += [f"{BLIND_TEXT}\n{table}\n"] if table else []
     parts += [f"{REAL_TEXT}\n{table}\n"] if (table := real_table(rows)) else []
+    if levels := figures.get("levels"):
+        text = {"command": levels["command"], "date": levels["machine"]["date"]}
+        parts.append(LEVELS_TEXT.format(table=photo_levels.table(levels["networks"]), **text))
     parts += [f"{CLEAN_TEXT}\n{table}\n"] if (table := kept_table(rows)) else []
     if "speed" in figures:
         parts.append(speed_text(figures["speed"]))

@@ -5,6 +5,7 @@
     python -m benchmarks.photos --photos DIR --measure quality --model runs/mine --json mine.json
     python -m benchmarks.photos --photos DIR --measure bm3d --sets Set12 --minutes 30
     python -m benchmarks.photos --photos DIR --measure strips
+    python -m benchmarks.photos --photos DIR --measure levels
     python -m benchmarks.photos --measure speed --envs .peers            # nothing else may run
 
 DIR holds a folder for each test set: Set12, BSD68, CBSD68, Kodak24, McMaster and CC15. The figures
@@ -16,6 +17,8 @@ network that was trained with noise levels is told the noise level. `photo` is t
 neither is a network of --model with --blind. CC15 is real noise of cameras, whose level nobody
 knows; a network that must be told one is told 15. Each network also gets the clean images, without
 a noise level: they should come back as they were.
+
+`levels` gives the networks noise levels of several sources (`benchmarks/photo_levels.py`).
 
 `bm3d` runs BM3D (CBM3D for colour) on the same noisy images, in an environment of its own, which is
 made from benchmarks/requirements/bm3d.txt. It takes seconds to half a minute an image, so its
@@ -43,7 +46,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import photo_speed, photo_strips
+from benchmarks import photo_levels, photo_speed, photo_strips
 from benchmarks.peers import environment
 from benchmarks.photo_bm3d import Bm3d, kept
 from benchmarks.photo_protocol import (
@@ -66,10 +69,11 @@ from jaxdae.files import write_whole
 PROGRAM = "python -m benchmarks.photos"
 FIGURES, PAGE = Path("docs/results/photos.json"), Path("docs/photos.md")
 IMAGES = Path("docs/images")
-PARTS = ("quality", "bm3d", "strips", "speed")
+PARTS = ("quality", "levels", "bm3d", "strips", "speed")
 
 # The networks of jaxdae, and if they are told the noise level.
 NETWORKS = {"photo-gaussian": True, "photo-gaussian-gray": True, "photo": False}
+LEVEL_NETWORKS = ("photo-gaussian", "photo")
 SIGMAS = (15.0, 25.0, 50.0)
 BLIND_SIGMAS = (5.0, *SIGMAS)
 REAL_LEVEL = 15.0  # what a network is told of real noise if it must be told a level
@@ -377,6 +381,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work() -> int:
         from benchmarks.photo_page import page
+        from benchmarks.timing import machine
+        from jaxdae import pretrained
 
         flags = parse(argv)
         figures = Figures(flags.json)
@@ -387,6 +393,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 quality(figures, NOISY, flags, f"{PROGRAM} --photos DIR --measure quality")
                 for method in methods:
                     quality(figures, method, flags, command_line(flags, "quality"))
+            if "levels" in flags.measure:
+                named = flags.model or [
+                    name for name in LEVEL_NETWORKS if name in pretrained.names()
+                ]
+                found = photo_levels.run(flags.photos, named)
+                about = {"command": command_line(flags, "levels"), "machine": machine()}
+                figures.all["levels"] = {"networks": found, **about}
+                figures.write()
             if "bm3d" in flags.measure:
                 bm3d(figures, flags, command_line(flags, "bm3d"))
             if "strips" in flags.measure:
