@@ -20,7 +20,7 @@ so that one compiled program serves many strengths; its value is not checked.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, NamedTuple
@@ -237,26 +237,40 @@ def compressed(sigma: Strength = 0.0) -> Corruption:
     return Corruption(f"compressed(sigma={sigma})", corrupt)
 
 
-def one_of(*corruptions: Corruption) -> Corruption:
-    """Applies one of the corruptions to each image, all equally likely."""
+def one_of(*corruptions: Corruption, shares: Sequence[float] | None = None) -> Corruption:
+    """Applies one of the corruptions to each image.
+
+    Args:
+      shares: how often each is taken, in any unit; all alike if not given.
+
+    Raises:
+      InputError: there is not one share of at least 0 for each, or all are 0.
+    """
+    weights = [1.0] * len(corruptions) if shares is None else list(shares)
+    if len(weights) != len(corruptions) or not min(weights) >= 0 < sum(weights) < math.inf:
+        raise InputError(
+            f"shares={shares} must be {len(corruptions)} numbers of at least 0, not all 0"
+        )
 
     def corrupt(key: Key[Array, ""], image: Image) -> Image:
         key, chosen = jax.random.split(key)
-        which = jax.random.randint(chosen, (), 0, len(corruptions))
+        ends = jnp.cumsum(jnp.array(weights)) / sum(weights)
+        which = (jax.random.uniform(chosen) >= ends[:-1]).sum()
         return jax.lax.switch(which, [c.corrupt for c in corruptions], key, image)
 
     return Corruption(f"one_of({', '.join(c.name for c in corruptions)})", corrupt)
 
 
 def photo() -> Corruption:
-    """What photographs suffer from, for a network for all of them: each image one of these.
+    """What photographs suffer from, for a network for all of them.
 
-    Twice `sensor`, a camera's noise; white noise up to sigma 50/255, unclipped; white noise up to
-    25/255, compressed as JPEG. White noise alone makes networks that fail on real photographs: Guo
-    et al., "Toward convolutional blind denoising of real photographs" (2019).
+    A half of the images get a camera's noise, `sensor`; a quarter white noise up to sigma 50/255,
+    unclipped; a quarter white noise up to 25/255, compressed as JPEG. White noise alone makes
+    networks that fail on real photographs: Guo et al., "Toward convolutional blind denoising of
+    real photographs" (2019).
     """
     white = gaussian((0.0, 50 / 255), 0.0, clip=False)
-    made = one_of(sensor(), sensor(), white, compressed((0.0, 25 / 255)))
+    made = one_of(sensor(), white, compressed((0.0, 25 / 255)), shares=(2, 1, 1))
     return Corruption("photo()", made.corrupt)
 
 

@@ -175,6 +175,12 @@ def test_one_of_several():
     lost = np.asarray(jax.jit(mixed)(jax.random.key(1), images)) == 0
     assert (lost.all((1, 2, 3)) | ~lost.any((1, 2, 3))).all()
     assert 0.42 < lost.mean() < 0.58
+    mostly = one_of(*parts, shares=(6, 1, 1))
+    lost = np.asarray(jax.jit(mostly)(jax.random.key(1), images)).mean((1, 2, 3)) == 0
+    assert 0.68 < lost.mean() < 0.82
+    for shares in ((1, 2), (0, 0, 0), (1, -1, 1), (1, math.inf, 1)):
+        with pytest.raises(InputError, match="must be 3 numbers of at least 0, not all 0"):
+            one_of(*parts, shares=shares)
     assert str(one_of(identity(), masking(0.5))) == "one_of(identity(), masking(p=0.5))"
 
 
