@@ -121,8 +121,9 @@ def test_one_file_takes_images_of_all_sizes(name):
 
 
 @pytest.mark.parametrize("channels", [(1, None), (3, 2)])
-def test_the_noise_level_of_onnx_may_be_left_out(channels):
-    model = PhotoDenoiser(*channels, features=(4, 3), blocks=1)
+@pytest.mark.parametrize("level", [(), (3, 4)])
+def test_the_noise_level_of_onnx_may_be_left_out(channels, level):
+    model = PhotoDenoiser(*channels, features=(4, 3), blocks=1, level_features=level)
     params = random_params(model)
     content = export.to_onnx(model, params, {})
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])

@@ -190,12 +190,23 @@ class Graph:
             "Sub", x, self.layout(other, channels_first=x.channels_first).name, to=x.shape
         )
 
-    def append_level(self, x: Tensor, level: str) -> Tensor:
-        """Images, channels last, with one more channel: each image's number, of a vector."""
+    def absolute(self, x: Tensor) -> Tensor:
+        return self.node("Abs", x, to=x.shape)
+
+    def append_level(self, x: Tensor, level: str, estimate: Tensor | None = None) -> Tensor:
+        """Images, channels last, with one more channel: each image's number, of a vector.
+
+        Args:
+          estimate: the channel for numbers below 0, if any.
+        """
         height, width, channels = x.shape
         size = self.compute("Slice", self.compute("Shape", x.name), *map(self.numbers, (0, 3)))
         size = self.node("Concat", Tensor(size, ()), self.numbers(1), to=(), axis=0).name
         level = self.compute("Reshape", level, self.numbers(-1, 1, 1, 1))
+        if estimate is not None:
+            zero = self.constant("no_noise", np.zeros((), np.float32))
+            unknown = self.compute("Less", level, zero)
+            level = self.compute("Where", unknown, estimate.name, level)
         level = self.compute("Expand", level, size)
         return self.node("Concat", x, level, to=(height, width, channels + 1), axis=3)
 

@@ -23,7 +23,8 @@ from jaxdae.model import (
     UNet,
 )
 
-SIGMA = "sigma"  # the input of a network that takes a noise level
+IMAGES = "images"  # the input
+SIGMA = "sigma"  # that of a network that takes a noise level
 OPSET, IR = 17, 8  # read by onnxruntime 1.12, of 2022, and everything since
 
 
@@ -94,6 +95,20 @@ def _unet(graph: Graph, model: UNet, x: Tensor) -> Tensor:
     return graph.conv(graph.relu(graph.conv(graph.relu(x), "last")), "output")
 
 
+def _estimate(graph: Graph, model: PhotoDenoiser, images: Tensor) -> Tensor:
+    """The noise level that the network estimates at each pixel, padded like the images."""
+    x = graph.pixel_unshuffle(images)
+    for i in range(len(model.level_features)):
+        x = graph.conv(graph.relu(x) if i else x, f"level/down_{i}", stride=2 if i else 1)
+        x = graph.conv(graph.relu(x), f"level/conv_{i}")
+    x = graph.absolute(graph.conv(graph.relu(x), "level/output"))
+    for _ in model.level_features:
+        x = graph.upsample(x)
+    return graph.pad(
+        graph.layout(graph.crop(x, Tensor(IMAGES, images.shape)), channels_first=False), model
+    )
+
+
 def _photo(graph: Graph, model: PhotoDenoiser, images: Tensor) -> Tensor:
     def stack(x: Tensor, name: str) -> Tensor:
         for i in range(model.blocks):
@@ -101,7 +116,8 @@ def _photo(graph: Graph, model: PhotoDenoiser, images: Tensor) -> Tensor:
             x = graph.add(x, graph.conv(graph.relu(hidden), f"{name}_{i}/conv_1"))
         return x
 
-    x, skips = graph.pixel_unshuffle(graph.append_level(images, SIGMA)), []
+    estimate = _estimate(graph, model, images) if model.estimates else None
+    x, skips = graph.pixel_unshuffle(graph.append_level(images, SIGMA, estimate)), []
     x = graph.conv(x, "stem")
     for i in range(len(model.features) - 1):
         x = stack(x, f"encode_{i}")
@@ -131,7 +147,8 @@ def to_onnx(model: Denoiser, params: Any, card: Mapping[str, Any], part: Part = 
 
     The whole network maps `images` to `restored`, the encoder `images` to `latent`, the decoder
     `latent` to `restored`. A network that takes a noise level has a second input, `sigma`, one
-    number or one for each image; without it, it is 0.
+    number or one for each image. Without it, or below 0, the network estimates it, if it can;
+    otherwise it is 0.
 
     Args:
       card: from `jaxdae.pretrained.card` or `describe`; it becomes the metadata "card", as JSON.
@@ -152,7 +169,7 @@ def to_onnx(model: Denoiser, params: Any, card: Mapping[str, Any], part: Part = 
     if type(model) not in LAYERS:
         raise InputError(f"a {type(model).__name__} has no form in ONNX here: write StableHLO")
     graph = Graph(params)
-    entry = x = Tensor("latent" if part == "decoder" else "images", shape)
+    entry = x = Tensor("latent" if part == "decoder" else IMAGES, shape)
     if part != "decoder":
         x = graph.pad(x, model)
     for name, layers in LAYERS[type(model)].items():
@@ -175,14 +192,15 @@ def to_onnx(model: Denoiser, params: Any, card: Mapping[str, Any], part: Part = 
     def described(side: Tensor) -> Any:
         shape: list[str | int | None] = ["batch", *side.shape]
         if model.image_size is None:
-            whole = part == "whole" or side.name == "images"
+            whole = part == "whole" or side.name == IMAGES
             shape[1:3] = ("height", "width") if whole else (f"{side.name}_{n}" for n in "hw")
         return helper.make_tensor_value_info(side.name, onnx.TensorProto.FLOAT, shape)
 
     inputs, outputs = [described(entry)], [described(x)]
     if isinstance(model, PhotoDenoiser):
         inputs.append(helper.make_tensor_value_info(SIGMA, onnx.TensorProto.FLOAT, ["levels"]))
-        graph.constants[SIGMA] = np.zeros(1, np.float32)  # an input with a value: the default
+        unknown = -1 if model.estimates else 0
+        graph.constants[SIGMA] = np.full(1, unknown, np.float32)  # an input's default value
     constants = [numpy_helper.from_array(value, name) for name, value in graph.constants.items()]
     model_proto = helper.make_model(
         helper.make_graph(graph.nodes, "jaxdae", inputs, outputs, constants),
