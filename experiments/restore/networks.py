@@ -48,13 +48,18 @@ class Network:
         sizes: Any = "tile" if arguments.tile else "fit" if arguments.fit else "refuse"
         self.name, self.images = name, 0
         self.rules = Rules(model, name, sizes)
-        self.takes_noise_level = getattr(model, "takes_noise_level", False)
-        given = {"--sigma": arguments.sigma is not None, "--strength": arguments.strength != 1}
-        for flag in (flag for flag, is_given in given.items() if is_given):
-            if not self.takes_noise_level:
+        self.takes_noise_level: bool = model.takes_noise_level
+        known = arguments.sigma is not None
+        for flag, given in (("sigma", known), ("strength", arguments.strength != 1)):
+            if given and not self.takes_noise_level:
                 raise InputError(
-                    f"{flag} has no use: {name} takes no noise level: leave it out, or choose "
+                    f"--{flag} has no use: {name} takes no noise level: leave it out, or choose "
                     "another --model, such as photo"
+                )
+            if given and not (known or model.estimates):
+                raise InputError(
+                    f"--strength multiplies the noise level, which {name} does not estimate: give "
+                    "--sigma, too"
                 )
         noisy = arguments.noise_sigma is not None
         self.mean = noise_mean(card, name, self.takes_noise_level) if noisy else None
@@ -63,7 +68,7 @@ class Network:
         if arguments.tile or arguments.fit:  # for other sizes than it was trained on
             self.about = f"{about} {limits}".strip()
         self._model, self._sigma = model, arguments.sigma
-        self._options = {"strength": arguments.strength} if arguments.strength != 1 else {}
+        self._strength = arguments.strength
 
     def narrows(self, dtype: np.dtype) -> bool:
         """True if images of this type are denoised in bfloat16: those of 8 bits, by photo.
@@ -85,7 +90,7 @@ class Network:
         @functools.partial(jax.jit, static_argnames=("piece", "narrow"))
         def program(params: Any, sigma: Any, images: Any, piece: int, narrow: bool) -> Any:
             model = self._model.clone(dtype=jnp.bfloat16) if narrow else self._model
-            return denoise(model, params, images, sigma, piece=piece, **self._options)
+            return denoise(model, params, images, sigma, strength=self._strength, piece=piece)
 
         return functools.partial(program, jax.device_put(self._params), self._sigma)
 
