@@ -61,7 +61,7 @@ class Network:
         if arguments.tile or arguments.fit:  # for other sizes than it was trained on
             self.about = f"{about} {limits}".strip()
         self._model, self._sigma = model, arguments.sigma
-        self._options = {"strength": arguments.strength} if arguments.strength != 1 else {}
+        self._strength = arguments.strength if arguments.strength != 1 else None
 
     @functools.cached_property
     def _program(self) -> Any:
@@ -71,14 +71,20 @@ class Network:
         from jaxdae.inference import denoise
 
         @functools.partial(jax.jit, static_argnames="piece")
-        def program(params: Any, sigma: Any, images: Any, piece: int) -> Any:
-            return denoise(self._model, params, images, sigma, piece=piece, **self._options)
+        def program(params: Any, sigma: Any, strength: Any, images: Any, piece: int) -> Any:
+            options = {} if strength is None else {"strength": strength}
+            return denoise(self._model, params, images, sigma, piece=piece, **options)
 
         return functools.partial(program, jax.device_put(self._params), self._sigma)
 
-    def apply(self, images: Values) -> Any:
-        """Denoises a batch, as many images at a time as fit the caches of a CPU."""
-        return self._program(images, piece=self.piece(images))
+    def apply(self, images: Values, strength: float | None = None) -> Any:
+        """Denoises a batch, as many images at a time as fit the caches of a CPU.
+
+        Args:
+          strength: instead of --strength. Another one needs no new program.
+        """
+        strength = self._strength if strength is None else strength
+        return self._program(strength, images, piece=self.piece(images))
 
     @staticmethod
     def piece(images: Values) -> int:
