@@ -1,6 +1,7 @@
 """The tab for photographs of the page of `demo`: its elements, and its reactions to the user."""
 
 import html
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -12,7 +13,7 @@ from .parts import error_text
 if TYPE_CHECKING:
     from .photographs import Photographs, Shown
 
-STRENGTHS, NOISES = (0.5, 2.0), (0.0, 0.5)  # the smallest and the largest of each
+STRENGTHS, BLENDS, NOISES = (0.5, 2.0), (0.0, 1.0), (0.0, 0.5)  # the smallest and the largest
 EMPTY = '<p class="rule">Before and after appear here.</p>'
 
 
@@ -72,7 +73,7 @@ def tab(photographs: "Photographs", noise: float) -> None:
                 elem_id="photo-strength",
             )
             blend = gr.Slider(
-                *(0.0, 1.0, 0.0),
+                *(*BLENDS, 0.0),
                 step=0.05,
                 label="Blend",
                 info="The share of the photograph that is mixed back in.",
@@ -101,12 +102,22 @@ def tab(photographs: "Photographs", noise: float) -> None:
     state = gr.State(None)  # where the photograph is
     controls = [strength, blend, add]
 
+    def settings(values: Sequence[float | None]) -> Settings:
+        """The values of the controls; a typed one can be out of its range, or missing."""
+        ends = zip(values, Settings(), (STRENGTHS, BLENDS, NOISES), strict=True)
+        return Settings(
+            *(
+                float(min(max(start if value is None else value, low), high))
+                for value, start, (low, high) in ends
+            )
+        )
+
     def shown(path: str | None, *values: float, progress: Any = gr.Progress()) -> Any:  # noqa: B008
         """Error, comparison, line about it, download button."""
         if path is None:
             return [gr.skip()] * 4
         try:
-            found = photographs.show(Path(path), Settings(*values), progress)
+            found = photographs.show(Path(path), settings(values), progress)
         except InputError as problem:
             return [error_text(problem), gr.skip(), gr.skip(), gr.skip()]
         line = f'<p class="rule">{html.escape(found.about)}</p>'
@@ -118,7 +129,7 @@ def tab(photographs: "Photographs", noise: float) -> None:
 
     def written(path: str, *values: float) -> Any:
         try:
-            return "", str(photographs.write(Path(path), Settings(*values)))
+            return "", str(photographs.write(Path(path), settings(values)))
         except InputError as problem:
             return error_text(problem), None
 
@@ -129,11 +140,11 @@ def tab(photographs: "Photographs", noise: float) -> None:
         "api_visibility": "private",
         "concurrency_id": "photographs",
     }
+    raw = options | {"preprocess": False}
     upload.upload(uploaded, [upload, *controls], [state, upload, *views], **options)
     for control in controls:
-        control.release(shown, [state, *controls], views, **options)
-    press: dict[str, Any] = {"show_progress_on": about, "api_visibility": "private"}
-    saved = download.click(written, [state, *controls], [error, file], **press)
+        control.release(shown, [state, *controls], views, **raw)
+    saved = download.click(written, [state, *controls], [error, file], **raw)
     saved.then(None, file, None, js=SAVE, api_visibility="private")
 
 
