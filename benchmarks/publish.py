@@ -85,7 +85,7 @@ def describe_run(config: Config, summary: dict[str, Any]) -> dict[str, Any]:
         "seed": config.seed,
         "command": to_command(config),
         "results": {
-            "tested_on": "288 patches of photographs that were held out"
+            "tested_on": f"{config.test_images} patches of photographs that were held out"
             if photo
             else "the 10,000 test images, by sigma",
             **summary["test"],

@@ -1,11 +1,13 @@
-"""Opens a page to try a network: add noise to a digit, denoise it, change its latent vector.
+"""Opens a page to try networks: denoise a digit or a photograph, and change a latent vector.
 
     python -m experiments.demo
     python -m experiments.demo --model runs/default-sigma0.5
+    python -m experiments.demo --add-noise 0.1
 
 The page opens in the browser. Only this computer can reach it (127.0.0.1), and it sends nothing to
 the internet. Draw or upload a digit, or choose a test image; move the sliders of the noise and of
-the latent vector. Ctrl-C ends the command.
+the latent vector. The second tab denoises a photograph: compare before and after, set the strength,
+and download the result. Ctrl-C ends the command.
 """
 
 import importlib.metadata
@@ -19,6 +21,7 @@ import warnings
 import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jaxdae.errors import InputError
@@ -27,6 +30,7 @@ from . import program
 from .common import cli
 from .common.guard import Stopped
 from .playground.page import CSS, MAX_UPLOAD, build
+from .playground.photographs_page import NOISES
 
 PROGRAM = program("demo")
 HOST, PORT, PORTS = "127.0.0.1", 7860, 100  # the first port, and how many are tried
@@ -40,6 +44,8 @@ class Arguments:
     model: str = "digits-blind"
     """A network that comes with jaxdae (digits-blind, digits-unet, digits-sigma-0.5,
     digits-sigma-1.0), the folder of a finished run, or a model's .npz or .safetensors file."""
+    add_noise: float | None = None
+    """Open the tab for photographs, and add noise of this standard deviation, where white is 1."""
     port: int | None = None
     """Port of the page. The default is the first free port from 7860 on."""
     browser: bool = True
@@ -54,7 +60,13 @@ def parse(argv: Sequence[str]) -> Arguments:
     Raises:
       InputError: the command line is wrong.
     """
-    return cli.parse(Arguments, argv, prog=PROGRAM, description=(__doc__ or "").strip())
+    arguments = cli.parse(Arguments, argv, prog=PROGRAM, description=(__doc__ or "").strip())
+    noise, (low, high) = arguments.add_noise, NOISES
+    if noise is not None and not low <= noise <= high:
+        raise InputError(
+            f"--add-noise {noise} must be from {low:g} to {high:g}: give a number such as 0.1"
+        )
+    return arguments
 
 
 def check_gradio() -> None:
@@ -103,6 +115,7 @@ def run(arguments: Arguments) -> None:
     check_gradio()
     port = free_port(arguments.port)
     from .playground.backend import Playground
+    from .playground.photographs import Photographs
 
     play = Playground(arguments.model)
     if play.missing:
@@ -114,7 +127,8 @@ def run(arguments: Arguments) -> None:
             os.environ[name] = ",".join(filter(None, [os.environ.get(name), HOST]))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            page = build(play)
+            photographs = Path(folder, "photographs")
+            page = build(play, Photographs(photographs), arguments.add_noise)
             import gradio as gr
 
             page.launch(
@@ -124,6 +138,7 @@ def run(arguments: Arguments) -> None:
                 quiet=True,
                 prevent_thread_lock=True,
                 max_file_size=MAX_UPLOAD,
+                allowed_paths=[str(photographs)],
                 ssr_mode=False,
                 run_history=False,
                 footer_links=[],

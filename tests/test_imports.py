@@ -30,7 +30,7 @@ ONLY = {
     "experiments.runs": ("jaxdae", "experiments.common"),
     "experiments.restore": ENGINE,
     "experiments.reports": ENGINE,
-    "experiments.playground": ENGINE,
+    "experiments.playground": (*ENGINE, "experiments.restore"),
 }
 NEVER = {"jaxdae.objectives": ("jaxdae.data",)}
 # Other frameworks, and the only files that may import them.

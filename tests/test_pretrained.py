@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import skimage.data
 
 from benchmarks.publish import describe
 from benchmarks.publish import main as publish
@@ -17,6 +18,7 @@ from jaxdae.corruption import gaussian
 from jaxdae.data import load
 from jaxdae.errors import InputError
 from jaxdae.evaluation import Evaluator
+from jaxdae.inference import denoise
 from jaxdae.model import (
     DenoisingAutoencoder,
     MaxPoolAutoencoder,
@@ -27,7 +29,9 @@ from jaxdae.model import (
 from jaxdae.objectives import Supervised
 from jaxdae.train_step import create_state, make_train_step
 
-DENOISERS = [name for name in pretrained.names() if name != "digit-classifier"]
+DENOISERS = [name for name in pretrained.names() if name.startswith("digits-")]
+PHOTOS = {"photo": 3, "photo-gaussian": 3, "photo-gray": 1, "photo-gaussian-gray": 1}
+CARD = ("data", "recipe", "seed", "command", "results", "machine", "versions", "limits")
 
 
 def test_the_promised_networks_are_there():
@@ -37,7 +41,8 @@ def test_the_promised_networks_are_there():
         "digits-sigma-1.0",
         "digits-unet",
         "digit-classifier",
-    } <= set(pretrained.names())
+        *PHOTOS,
+    } == set(pretrained.names())
 
 
 @pytest.mark.parametrize("name", DENOISERS)
@@ -45,13 +50,47 @@ def test_denoises_as_its_card_says(name):
     model, params = pretrained.load(name)
     card = pretrained.card(name)
     assert parameter_count(params) == card["parameters"]
-    for word in ("data", "recipe", "seed", "command", "results", "machine", "versions", "limits"):
+    for word in CARD:
         assert card[word] not in ("", None), word
     evaluate = Evaluator(model, gaussian, load("mnist").test.images)
     sigma = 1.0 if name == "digits-sigma-1.0" else 0.5
     found, stated = evaluate(params, sigma), card["results"][str(sigma)]
     for metric in ("mse", "ssim", "bce"):
         np.testing.assert_allclose(found[metric], stated[metric], rtol=2e-3)
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_photographs_are_cleaned(name):
+    """An image that none of them has seen: at a level that is told and at their own estimate."""
+    model, params = pretrained.load(name)
+    card = pretrained.card(name)
+    assert parameter_count(params) == card["parameters"] < 1_000_000
+    assert model.channels == PHOTOS[name] and model.image_size is None
+    for word in CARD:
+        assert card[word] not in ("", None), word
+    clean = (skimage.data.astronaut()[:200, 100:340] / 255).astype(np.float32)
+    clean = clean if model.channels == 3 else clean.mean(2, keepdims=True)
+    noise = np.random.default_rng(0).standard_normal(clean.shape, np.float32)
+
+    @jax.jit
+    def restore(image, level=None):
+        return denoise(model, params, image[None], level)[0]
+
+    def psnr(image):
+        return -10 * np.log10(np.mean((np.clip(image, 0, 1) - clean) ** 2))
+
+    noisy = clean + 25 / 255 * noise
+    told, blind = restore(noisy, 25 / 255), restore(noisy)
+    assert psnr(noisy) < 20.7
+    assert min(psnr(told), psnr(blind)) > 28.5
+    if "gaussian" in name:
+        assert psnr(blind) > psnr(told) - 0.2
+        level = model.apply({"params": params}, noisy[None], method="noise_level")
+        assert abs(float(level.mean()) * 255 - 25) < 2.5
+    assert psnr(restore(clean)) > 38
+    for image in (noisy, clean):  # no colour cast
+        change = restore(image).mean((0, 1)) / image.mean((0, 1)) - 1
+        assert np.abs(change).max() < 0.004
 
 
 @pytest.mark.parametrize("name", DENOISERS)

@@ -11,11 +11,15 @@ import numpy as np
 
 from jaxdae.errors import InputError
 
+from . import photographs_page
+from .parts import error_text
+
 if TYPE_CHECKING:
     from .backend import Image, Latent, Picture, Playground, Prediction, Ranges, Restored
+    from .photographs import Photographs
 
 
-MAX_UPLOAD = "50mb"
+MAX_UPLOAD = "400mb"  # the photographs: 16 bits without compression
 
 
 # Parts of the page, as HTML.
@@ -80,12 +84,6 @@ def sliders(latent: "Latent", ranges: "Ranges", turn: int) -> str:
     return f'<div class="sliders" data-turn="{turn}">{rows}</div>'
 
 
-def error_text(error: InputError) -> str:
-    """An error message on the page."""
-    text = str(error)
-    return f'<p role="alert">{html.escape(text[:1].upper() + text[1:])}.</p>'
-
-
 def upload_text(play: "Playground") -> str:
     """Explains how an uploaded image is prepared."""
     height, width, channels = play.shape
@@ -124,8 +122,8 @@ figcaption b { color: var(--body-text-color); width: 100%; }
   background: var(--button-secondary-background-fill); cursor: pointer;
   color: var(--button-secondary-text-color); }
 .rule { color: var(--faint); font-size: .9em; line-height: 1.45; }
-#error p { color: #b91c1c; }
-.dark #error p { color: #fca5a5; }
+[role=alert] { color: #b91c1c; }
+.dark [role=alert] { color: #fca5a5; }
 .sliders { display: grid; gap: 10px 22px;
   grid-template-columns: repeat(auto-fill, minmax(130px, 1fr)); }
 .sliders label { display: block; font-variant-numeric: tabular-nums; }
@@ -144,6 +142,7 @@ figcaption b { color: var(--body-text-color); width: 100%; }
   #decoded-box img { width: 110px; }
 }
 """
+CSS += photographs_page.CSS
 
 
 SHEET = """
@@ -208,8 +207,31 @@ element.addEventListener('input', event => {
 """
 
 
-def build(play: "Playground") -> Any:
-    """The page, a gradio Blocks."""
+def build(
+    play: "Playground", photographs: "Photographs | None" = None, noise: float | None = None
+) -> Any:
+    """The page, a gradio Blocks.
+
+    Args:
+      photographs: for their tab; without, there is none.
+      noise: the standard deviation of noise to add to photographs at first; their tab is open then.
+    """
+    import gradio as gr
+
+    with gr.Blocks(title=f"jaxdae: {play.name}", analytics_enabled=False) as page:
+        if photographs is None:
+            tab(play)
+            return page
+        with gr.Tabs(selected="images" if noise is None else "photographs"):
+            with gr.Tab("Digits" if play.digits else "Images", id="images"):
+                tab(play)
+            with gr.Tab("Photographs", id="photographs"):
+                photographs_page.tab(photographs, noise or 0.0)
+    return page
+
+
+def tab(play: "Playground") -> None:
+    """Fills the tab for small images."""
     import gradio as gr
 
     from . import uploads
@@ -265,74 +287,72 @@ def build(play: "Playground") -> Any:
             return [*shown(state, strength, error_text(error)), None]
         return [*shown(state, strength, clean=clean), None]
 
-    with gr.Blocks(title=f"jaxdae: {play.name}", analytics_enabled=False) as page:
-        state = gr.State({"clean": start, "seed": 0, "latent": first.latent})
-        name = html.escape(Path(play.name).name)
-        gr.HTML(f"<h1>Denoising with {name}</h1><p>{html.escape(play.about)}</p>", js_on_load=None)
-        with gr.Row():
-            with gr.Column(scale=4, min_width=300):
-                with gr.Tabs():
-                    if test is not None:
-                        with gr.Tab("Test images"):
-                            thumbs = gr.HTML(thumbnails(test), js_on_load=PICK)
-                            surprise = gr.Button("Random image", size="md", elem_id="surprise")
-                    if play.digits:
-                        with gr.Tab("Draw"):
-                            sheet = gr.HTML(SHEET, js_on_load=DRAW, elem_id="sheet")
-                    with gr.Tab("Upload"):
-                        upload = gr.File(
-                            label="A digit" if play.digits else "An image",
-                            file_types=["image"],
-                            height=150,
-                            elem_id="upload",
-                        )
-                        gr.HTML(f'<p class="rule">{upload_text(play)}</p>', js_on_load=None)
-                error_view = gr.HTML("", js_on_load=None, elem_id="error")
-            with gr.Column(scale=7, min_width=320):
-                views = gr.HTML(pictures(start, first), js_on_load=None)
-                with gr.Row():
-                    low, high = noise.ends
-                    ends = " to ".join(f"{value:g}" for value in noise.trained)
-                    strength = gr.Slider(
-                        *(low, high, noise.start),
-                        step=0.01 if high < 10 else 1,
-                        label=f"Noise: {noise.strength}",
-                        info=f"training: {ends}" if ends else None,
-                        scale=5,
-                        min_width=200,
-                        elem_id="strength",
+    state = gr.State({"clean": start, "seed": 0, "latent": first.latent})
+    name = html.escape(Path(play.name).name)
+    gr.HTML(f"<h1>Denoising with {name}</h1><p>{html.escape(play.about)}</p>", js_on_load=None)
+    with gr.Row():
+        with gr.Column(scale=4, min_width=300):
+            with gr.Tabs():
+                if test is not None:
+                    with gr.Tab("Test images"):
+                        thumbs = gr.HTML(thumbnails(test), js_on_load=PICK)
+                        surprise = gr.Button("Random image", size="md", elem_id="surprise")
+                if play.digits:
+                    with gr.Tab("Draw"):
+                        sheet = gr.HTML(SHEET, js_on_load=DRAW, elem_id="sheet")
+                with gr.Tab("Upload"):
+                    upload = gr.File(
+                        label="A digit" if play.digits else "An image",
+                        file_types=["image"],
+                        height=150,
+                        elem_id="upload",
                     )
-                    again = gr.Button("New noise", size="md", min_width=110, elem_id="again")
-        outputs = [state, error_view, views]
-        if play.sliders:
-            image, values = latent_views(first.latent)
+                    gr.HTML(f'<p class="rule">{upload_text(play)}</p>', js_on_load=None)
+            error_view = gr.HTML("", js_on_load=None, elem_id="error")
+        with gr.Column(scale=7, min_width=320):
+            views = gr.HTML(pictures(start, first), js_on_load=None)
             with gr.Row():
-                with gr.Column(scale=3, min_width=200, elem_id="decoded-box"):
-                    view = gr.HTML(image, js_on_load=None)
-                with gr.Column(scale=9, min_width=300):
-                    gr.HTML(
-                        f"<p>The latent vector: the encoder turns the noisy image into these "
-                        f"<b>{play.sliders} numbers</b>, and the decoder makes an image from them. "
-                        "Move the sliders to change it.</p>",
-                        js_on_load=None,
-                    )
-                    latent = gr.HTML(values, js_on_load=SLIDE, elem_id="latent")
-                    back = gr.Button("Reset to the encoder's values", size="md", elem_id="back")
-            outputs += [view, latent]
+                low, high = noise.ends
+                ends = " to ".join(f"{value:g}" for value in noise.trained)
+                strength = gr.Slider(
+                    *(low, high, noise.start),
+                    step=0.01 if high < 10 else 1,
+                    label=f"Noise: {noise.strength}",
+                    info=f"training: {ends}" if ends else None,
+                    scale=5,
+                    min_width=200,
+                    elem_id="strength",
+                )
+                again = gr.Button("New noise", size="md", min_width=110, elem_id="again")
+    outputs = [state, error_view, views]
+    if play.sliders:
+        image, values = latent_views(first.latent)
+        with gr.Row():
+            with gr.Column(scale=3, min_width=200, elem_id="decoded-box"):
+                view = gr.HTML(image, js_on_load=None)
+            with gr.Column(scale=9, min_width=300):
+                gr.HTML(
+                    f"<p>The latent vector: the encoder turns the noisy image into these "
+                    f"<b>{play.sliders} numbers</b>, and the decoder makes an image from them. "
+                    "Move the sliders to change it.</p>",
+                    js_on_load=None,
+                )
+                latent = gr.HTML(values, js_on_load=SLIDE, elem_id="latent")
+                back = gr.Button("Reset to the encoder's values", size="md", elem_id="back")
+        outputs += [view, latent]
 
-            def moved(event: gr.EventData) -> str:
-                return decoded(event.values)
+        def moved(event: gr.EventData) -> str:
+            return decoded(event.values)
 
-            latent.input(moved, None, view, **live)
-            back.click(lambda s: latent_views(s["latent"]), state, [view, latent], **live)
-        inputs = [state, strength]
-        strength.change(shown, inputs, outputs, **live)
-        again.click(new_noise, inputs, outputs, **live)
-        if test is not None:
-            thumbs.select(picked, inputs, outputs, **live)
-            surprise.click(random_image, inputs, outputs, **live)
-        if play.digits:
-            sheet.input(drawn, inputs, outputs, **live)
-        files = live | {"preprocess": True}
-        upload.upload(uploaded, [*inputs, upload], [*outputs, upload], **files)
-    return page
+        latent.input(moved, None, view, **live)
+        back.click(lambda s: latent_views(s["latent"]), state, [view, latent], **live)
+    inputs = [state, strength]
+    strength.change(shown, inputs, outputs, **live)
+    again.click(new_noise, inputs, outputs, **live)
+    if test is not None:
+        thumbs.select(picked, inputs, outputs, **live)
+        surprise.click(random_image, inputs, outputs, **live)
+    if play.digits:
+        sheet.input(drawn, inputs, outputs, **live)
+    files = live | {"preprocess": True}
+    upload.upload(uploaded, [*inputs, upload], [*outputs, upload], **files)

@@ -53,10 +53,13 @@ def open_image(path: Path) -> Image.Image:
     except TooLarge:
         raise
     except Exception:  # damaged files raise many types
-        formats = ", ".join(FORMATS[:-1])
-        raise InputError(
-            f"this file is not a readable image: give a {formats} or {FORMATS[-1]} file"
-        ) from None
+        raise not_readable() from None
+
+
+def not_readable() -> InputError:
+    """The error for a file that is no image."""
+    formats = ", ".join(FORMATS[:-1])
+    return InputError(f"this file is not a readable image: give a {formats} or {FORMATS[-1]} file")
 
 
 def _to_uint8(values: np.ndarray) -> np.ndarray:

@@ -68,7 +68,7 @@ class Network:
         if arguments.tile or arguments.fit:  # for other sizes than it was trained on
             self.about = f"{about} {limits}".strip()
         self._model, self._sigma = model, arguments.sigma
-        self._strength = arguments.strength
+        self._strength = arguments.strength if arguments.strength != 1 else None
 
     def narrows(self, dtype: np.dtype) -> bool:
         """True if images of this type are denoised in bfloat16: those of 8 bits, by photo.
@@ -88,19 +88,24 @@ class Network:
         from jaxdae.inference import denoise
 
         @functools.partial(jax.jit, static_argnames=("piece", "narrow"))
-        def program(params: Any, sigma: Any, images: Any, piece: int, narrow: bool) -> Any:
+        def program(
+            params: Any, sigma: Any, strength: Any, images: Any, piece: int, narrow: bool
+        ) -> Any:
             model = self._model.clone(dtype=jnp.bfloat16) if narrow else self._model
-            return denoise(model, params, images, sigma, strength=self._strength, piece=piece)
+            options = {} if strength is None else {"strength": strength}
+            return denoise(model, params, images, sigma, piece=piece, **options)
 
         return functools.partial(program, jax.device_put(self._params), self._sigma)
 
-    def apply(self, images: Values, narrow: bool = False) -> Any:
+    def apply(self, images: Values, narrow: bool = False, strength: float | None = None) -> Any:
         """Denoises a batch, as many images at a time as fit the caches of a CPU.
 
         Args:
           narrow: compute in bfloat16.
+          strength: instead of --strength. Another one needs no new program.
         """
-        return self._program(images, piece=self.piece(images), narrow=narrow)
+        strength = self._strength if strength is None else strength
+        return self._program(strength, images, piece=self.piece(images), narrow=narrow)
 
     @staticmethod
     def piece(images: Values) -> int:

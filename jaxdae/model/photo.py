@@ -249,7 +249,9 @@ def inputs_of(low: int, high: int, way: Sequence[int | str]) -> tuple[int, int]:
 def gray_params(params: Any) -> Any:
     """The parameters of a `PhotoDenoiser` for gray images, from those of one for RGB.
 
-    The gray network does what the other does on three equal channels: to start training from.
+    To start training from: the gray network does what the other does to three equal channels at a
+    noise level sqrt(3) times as high. There the mean of three channels has independent noise, which
+    is weaker by that; on equal channels the network would leave most of it.
     """
     flat = flatten_dict(params, sep="/")
 
@@ -257,9 +259,10 @@ def gray_params(params: Any) -> Any:
         """Of each of the four pixels of 2x2, sums three channels; `level` more stay."""
         kernel = np.asarray(flat[f"{name}/kernel"])
         shape = list(kernel.shape)
-        parts = kernel.reshape(*shape[:axis], 4, channels, *shape[axis + 1 :])
-        colours, others = np.split(parts, [3], axis=axis + 1)
-        merged = np.concatenate([colours.sum(axis + 1, keepdims=True), others], axis=axis + 1)
+        pixels = kernel.reshape(*shape[:axis], 4, channels, *shape[axis + 1 :])
+        colours, others = np.split(pixels, [3], axis=axis + 1)
+        parts = [colours.sum(axis + 1, keepdims=True), 3**0.5 * others]
+        merged = np.concatenate(parts, axis=axis + 1)
         shape[axis] = 4 * (1 + level)
         flat[f"{name}/kernel"] = merged.reshape(shape)
 

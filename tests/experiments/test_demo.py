@@ -393,17 +393,38 @@ def test_helps():
 # --- the page in a browser ---------------------------------------------------------------------
 
 
-class Session:
-    """The command as a user has it, and a browser on its page."""
+# The command with the networks of another folder, its first word.
+WITH_NETWORKS = """
+import sys
+from pathlib import Path
+from jaxdae import pretrained
+pretrained.FOLDER = Path(sys.argv.pop(1))
+from experiments import demo
+sys.exit(demo.main())
+"""
 
-    def __init__(self, folder):
+
+class Session:
+    """The command as a user has it, and a browser on its page.
+
+    Args:
+      folder: for its temporary files.
+      flags: of the command.
+      weights: the folder of the networks that come with the package, if it is another one.
+      ready: what is on the page when it is complete.
+    """
+
+    def __init__(self, folder, *flags, weights=None, ready="#latent input"):
         environment = os.environ | {"HTTP_PROXY": "http://127.0.0.1:9", "TMPDIR": str(folder)}
         self.port = demo.free_port(None)
-        words = ["--no-browser", "--no-cache", "--port", str(self.port)]
+        words = ["--no-browser", "--no-cache", "--port", str(self.port), *flags]
+        command = ["-m", "experiments.demo"]
+        if weights is not None:
+            command = ["-c", WITH_NETWORKS, str(weights)]
         # As from a terminal, even where the tests run in the background, deaf to Ctrl-C.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "experiments.demo", *words],
+            [sys.executable, *command, *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -411,6 +432,7 @@ class Session:
         )
         signal.signal(signal.SIGINT, before)
         self.folder, self.complaints, self.asked = folder, [], []
+        self.ready = ready
 
     def begin(self, playwright):
         self.line = self.process.stdout.readline()
@@ -430,7 +452,7 @@ class Session:
         page.on("request", lambda request: self.asked.append(request.url))
         page.on("websocket", lambda socket: self.asked.append(socket.url))
         page.goto(f"http://127.0.0.1:{self.port}")
-        page.wait_for_selector("#latent input")
+        page.wait_for_selector(self.ready)
         page.wait_for_timeout(500)  # until it listens
         return page
 
