@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -265,6 +267,13 @@ def test_dncnn_has_one_form_in_flax_and_in_the_layers_of_jaxdae(network, monkeyp
         image = photo_worker.image(16, 3)
         out = worker.work(image, 0.1)()
         assert out.shape == image.shape and not np.allclose(out, image)
+
+
+def test_memory_is_that_of_the_process_itself():
+    held = np.ones(50_000_000 // 8)
+    code = "from benchmarks.photo_worker import peak; print(peak())"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, cwd=ROOT)
+    assert 10 < float(child.stdout) < photo_worker.peak() - held.nbytes / 2**20
 
 
 def test_speed_is_a_ratio_within_a_turn_and_memory_a_slope():
