@@ -57,7 +57,7 @@ def test_noise_is_poisson_gaussian(signal):
 
 def test_cameras_lie_in_the_ranges_of_the_paper():
     cameras = jax.jit(jax.vmap(camera.draw_camera))(jax.random.split(jax.random.key(0), 4000))
-    gain, read, balance, phase = map(np.asarray, cameras)
+    gain, read, balance, phase, smoothing = map(np.asarray, cameras)
     assert 1e-4 <= gain.min() < 1.05e-4 and 0.0115 < gain.max() <= 0.012
     np.testing.assert_allclose(np.log(gain).mean(), np.log([1e-4, 0.012]).mean(), atol=0.1)
     rest = np.log(read**2) - 2.18 * np.log(gain) - 1.2
