@@ -11,12 +11,13 @@ from jaxdae.errors import InputError
 from .parts import error_text
 
 if TYPE_CHECKING:
-    from .photographs import Photographs, Shown
+    from .photographs import Photographs, Settings, Shown
 
 STRENGTHS, BLENDS, NOISES = (0.5, 2.0), (0.0, 1.0), (0.0, 0.5)  # the smallest and the largest
 EMPTY = '<p class="rule">Before and after appear here.</p>'
 
 
+# Parts of the tab, as HTML.
 def comparison(shown: "Shown") -> str:
     """Before and after, one above the other, and the line between them."""
     width, height = shown.size
@@ -32,6 +33,42 @@ def comparison(shown: "Shown") -> str:
         '<label class="pixels"><input type="checkbox"> Pixel by pixel</label>'
         '<p class="rule">Drag the line: left of it is the photograph before, right of it after.</p>'
     )
+
+
+def controls(noise: float) -> str:
+    """The controls: strength, blend, and the noise to add, which is `noise` at first.
+
+    The strength is 2 to the power of its range's value: 1 is in the middle.
+    """
+
+    def control(name: str, text: str, value: float, low: float, high: float, step: float) -> str:
+        key = f"photo-{name.lower().replace(' ', '-')}"
+        return (
+            f'<div><output></output><label for="{key}">{name}</label><input id="{key}" '
+            f'type="range" min="{low:g}" max="{high:g}" step="{step}" value="{value:g}">'
+            f'<span class="rule">{text}</span></div>'
+        )
+
+    strength = (
+        "Multiplies the noise level that the network estimates. Below 1 more detail stays, above "
+        "1 more noise goes."
+    )
+    blend = "The share of the photograph that is mixed back in."
+    add = "For a photograph without noise: the standard deviation of noise to add, where white is 1"
+    rows = (
+        control("Strength", strength, 0, -1, 1, 0.05),
+        control("Blend", blend, 0, *BLENDS, 0.05),
+        control("Add noise", f"{add}.", noise, *NOISES, 0.01),
+    )
+    return f'<div class="sliders">{"".join(rows)}</div>'
+
+
+def checked(values: Sequence[float]) -> "Settings":
+    """The values of the controls, as the browser sends them."""
+    from .photographs import Settings
+
+    ends = zip(values, (STRENGTHS, BLENDS, NOISES), strict=True)
+    return Settings(*(min(max(float(value), low), high) for value, (low, high) in ends))
 
 
 def tab(photographs: "Photographs", noise: float) -> None:
@@ -54,40 +91,17 @@ def tab(photographs: "Photographs", noise: float) -> None:
         gr.HTML(error_text(InputError(missing_text(lacking))), js_on_load=None, elem_id="lacking")
     if len(lacking) == len((COLOUR, GRAY)):
         return
-    with gr.Row():
-        with gr.Column(scale=4, min_width=300):
+    with gr.Row(elem_id="photo"):
+        with gr.Column(min_width=300, elem_id="photo-in"):
             upload = gr.File(
-                label="A photograph", file_types=["image"], height=150, elem_id="photograph"
+                label="A photograph", file_types=["image"], height=150, elem_id="photo-file"
             )
             gr.HTML(
                 '<p class="rule">Gray or RGB, with 8 bits, or 16 if it is gray.</p>',
                 js_on_load=None,
             )
-            error = gr.HTML("", js_on_load=None, elem_id="photo-error", elem_classes="error")
-            strength = gr.Slider(
-                *(*STRENGTHS, 1.0),
-                step=0.05,
-                label="Strength",
-                info="Below 1 more detail stays, above 1 more noise goes: it multiplies the noise "
-                "level that the network estimates.",
-                elem_id="photo-strength",
-            )
-            blend = gr.Slider(
-                *(*BLENDS, 0.0),
-                step=0.05,
-                label="Blend",
-                info="The share of the photograph that is mixed back in.",
-                elem_id="photo-blend",
-            )
-            add = gr.Slider(
-                *(*NOISES, noise),
-                step=0.01,
-                label="Add noise",
-                info="For a photograph without noise: the standard deviation of noise to add "
-                "first, where white is 1.",
-                elem_id="photo-noise",
-            )
-        with gr.Column(scale=7, min_width=320):
+            error = gr.HTML("", js_on_load=None, elem_id="photo-error")
+        with gr.Column(min_width=300, elem_id="photo-out"):
             view = gr.HTML(EMPTY, js_on_load=COMPARE, elem_id="photo-view")
             about = gr.HTML("", js_on_load=None, elem_id="photo-about")
             download = gr.Button(
@@ -99,58 +113,59 @@ def tab(photographs: "Photographs", noise: float) -> None:
                 js_on_load=None,
             )
             file = gr.DownloadButton(visible="hidden")
-    state = gr.State(None)  # where the photograph is
-    controls = [strength, blend, add]
+        with gr.Column(min_width=300, elem_id="photo-controls"):
+            ranges = gr.HTML(controls(noise), js_on_load=MOVE)
+    state = gr.State((None, Settings(noise=noise)))  # the photograph's file, and the settings
 
-    def settings(values: Sequence[float | None]) -> Settings:
-        """The values of the controls; a typed one can be out of its range, or missing."""
-        ends = zip(values, Settings(), (STRENGTHS, BLENDS, NOISES), strict=True)
-        return Settings(
-            *(
-                float(min(max(start if value is None else value, low), high))
-                for value, start, (low, high) in ends
-            )
-        )
-
-    def shown(path: str | None, *values: float, progress: Any = gr.Progress()) -> Any:  # noqa: B008
-        """Error, comparison, line about it, download button."""
+    def shown(path: str | None, settings: Settings, progress: Any) -> Any:
+        """State, error, comparison, line about it, download button."""
+        same = gr.skip()
         if path is None:
-            return [gr.skip()] * 4
+            return [(path, settings), same, same, same, same]
         try:
-            found = photographs.show(Path(path), settings(values), progress)
+            found = photographs.show(Path(path), settings, progress)
         except InputError as problem:
-            return [error_text(problem), gr.skip(), gr.skip(), gr.skip()]
+            return [same, error_text(problem), same, same, same]
         line = f'<p class="rule">{html.escape(found.about)}</p>'
-        return ["", comparison(found), line, gr.Button(interactive=True)]
+        return [(path, settings), "", comparison(found), line, gr.Button(interactive=True)]
 
-    def uploaded(path: str | None, *values: float, progress: Any = gr.Progress()) -> Any:  # noqa: B008
-        views = shown(path, *values, progress=progress)
-        return [gr.skip() if views[0] else path, None, *views]
+    def uploaded(state: Any, path: str, progress: Any = gr.Progress()) -> Any:  # noqa: B008
+        return [*shown(path, state[1], progress), None]
 
-    def written(path: str, *values: float) -> Any:
+    def moved(state: Any, event: gr.EventData, progress: Any = gr.Progress()) -> Any:  # noqa: B008
+        return shown(state[0], checked(event.values), progress)
+
+    def written(state: Any) -> Any:
         try:
-            return "", str(photographs.write(Path(path), settings(values)))
+            return "", str(photographs.write(Path(state[0]), state[1]))
         except InputError as problem:
             return error_text(problem), None
 
-    views: list[Any] = [error, view, about, download]
+    views: list[Any] = [state, error, view, about, download]
     options: dict[str, Any] = {
         "trigger_mode": "always_last",
+        "show_progress": "minimal",
         "show_progress_on": about,
         "api_visibility": "private",
         "concurrency_id": "photographs",
     }
-    raw = options | {"preprocess": False}
-    upload.upload(uploaded, [upload, *controls], [state, upload, *views], **options)
-    for control in controls:
-        control.release(shown, [state, *controls], views, **raw)
-    saved = download.click(written, [state, *controls], [error, file], **raw)
+    upload.upload(uploaded, [state, upload], [*views, upload], **options)
+    ranges.input(moved, state, views, **options)
+    saved = download.click(written, state, [error, file], **options)
     saved.then(None, file, None, js=SAVE, api_visibility="private")
 
 
+# Styles, and scripts that run in the browser.
 CSS = """
-.compare { position: relative; overflow: hidden; border-radius: 8px; margin: auto;
-  width: min(100%, calc(70vh * var(--w) / var(--h))); }
+#photo { display: grid; gap: 16px; grid-template: "in out" auto "controls out" 1fr / 4fr 7fr; }
+#photo-in { grid-area: in; }
+#photo-out { grid-area: out; }
+#photo-controls { grid-area: controls; }
+#photo-controls .sliders { grid-template-columns: 1fr; gap: 16px; }
+#photo-controls .rule { display: block; margin-top: 3px; }
+#photo-about { min-height: 3.2em; }
+.compare { position: relative; overflow: hidden; contain: inline-size; border-radius: 8px;
+  margin: auto; width: min(100%, calc(70vh * var(--w) / var(--h))); }
 .compare .pane { overflow: auto; max-height: 70vh; }
 .compare .both { display: grid; width: 100%; }
 .compare .both img { grid-area: 1 / 1; width: 100%; margin: 0; display: block; max-width: none;
@@ -176,10 +191,12 @@ CSS = """
 .compare:has(+ .pixels :checked) { width: min(100%, calc(1px * var(--w))); }
 .compare:has(+ .pixels :checked) .both { width: calc(1px * var(--w)); }
 .pixels { display: block; margin-top: .5em; cursor: pointer; }
+@media (max-width: 760px) {
+  #photo { grid-template: "in" "out" "controls" / minmax(0, 1fr); }
+}
 """
 
-# The line's place in the browser: a range input, whose thumb is the line. `release` of gradio's
-# sliders lacks the keyboard's.
+# The line is the thumb of a range.
 COMPARE = """
 function paint() {
     const pane = element.querySelector('.pane'), range = element.querySelector('[type=range]');
@@ -192,12 +209,21 @@ element.addEventListener('input', paint);
 element.addEventListener('scroll', paint, true);
 new ResizeObserver(paint).observe(element);
 new MutationObserver(paint).observe(element, {childList: true, subtree: true});
-document.addEventListener('keyup', event => {
-    const {target, key} = event;
-    if (target.matches('[id^=photo-] .slider_input_container input') ||
-        target.matches('[id^=photo-] input[type=number]') && key === 'Enter')
-        target.dispatchEvent(new PointerEvent('pointerup', {bubbles: true}));
-});
+"""
+
+# A range says "input" while it moves, and "change" when it is released.
+MOVE = """
+const ranges = [...element.querySelectorAll('input')];
+const outputs = [...element.querySelectorAll('output')];
+function values() {
+    return ranges.map((range, i) => {
+        const value = i ? range.value : 2 ** range.value;
+        return outputs[i].value = Number(value).toFixed(2);
+    });
+}
+element.addEventListener('input', values);
+element.addEventListener('change', () => trigger('input', {values: values().map(Number)}));
+values();
 """
 
 SAVE = """file => {

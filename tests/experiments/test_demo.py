@@ -443,7 +443,7 @@ class Session:
 
     def open(self, **options):
         page = self.chromium.new_context(**options).new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         page.on(
             "console",
             lambda said: said.type == "error" and self.complaints.append(said.text),

@@ -211,6 +211,13 @@ def test_refuses_bombs(here, tab):
         tab.show(here / "huge.png", Settings())
 
 
+def test_takes_only_values_of_its_ranges():
+    checked = page.photographs_page.checked
+    assert checked([0.7, 0.2, 0.1]) == Settings(0.7, 0.2, 0.1)
+    assert checked([0, 2, -1]) == Settings(0.5, 1, 0)
+    assert checked([3, -1, 1]) == Settings(2, 0, 0.5)
+
+
 def shown_text(built):
     return " ".join(str(c["props"].get("value")) for c in built.get_config_file()["components"])
 
@@ -224,7 +231,7 @@ def test_says_which_network_is_missing(here, tab, monkeypatch, shipped):
             page.photographs_page.tab(tab, 0.0)
         return blocks
 
-    controls = {"photograph", "photo-strength", "photo-blend", "photo-noise", "photo-save"}
+    controls = {"photo-file", "photo-view", "photo-controls", "photo-save"}
     assert ids(built()) >= controls and "lacking" not in ids(built())
     few = shutil.copytree(shipped, here / "few", ignore=shutil.ignore_patterns("photo.*"))
     monkeypatch.setattr(pretrained, "FOLDER", few)
@@ -269,13 +276,17 @@ def session(tmp_path_factory, shipped):
 
 
 def upload(session, path):
-    session.page.locator("#photograph input[type=file]").set_input_files(path)
+    session.page.locator("#photo-file input[type=file]").set_input_files(path)
 
 
-def set_slider(session, name, value):
-    number = session.page.locator(f"#photo-{name} input[type=number]")
-    number.fill(str(value))
-    number.press("Enter")
+def control(session, name):
+    return session.page.locator("#photo-controls").get_by_label(name)
+
+
+def settings(session):
+    """What the controls say."""
+    outputs = session.page.locator("#photo-controls output").all_inner_texts()
+    return Settings(*map(float, outputs))
 
 
 def downloaded(session, path):
@@ -296,15 +307,16 @@ def test_page_denoises_a_photograph_and_hands_it_back(session, here):
     session.page.wait_for_function(f"{sizes}.every(width => width === 45)")
     assert downloaded(session, "first.jpg") == "camera-denoised.jpg"
     assert Path("first.jpg").read_bytes() == command(path, Settings()).read_bytes()
-    for name, value, settings in (
-        ("strength", 0.7, Settings(0.7)),
-        ("blend", 0.25, Settings(0.7, 0.25)),
-        ("noise", 0.1, Settings(0.7, 0.25, 0.1)),
+    for name, value, expected in (
+        ("Strength", -0.5, Settings(0.71)),
+        ("Blend", 0.25, Settings(0.71, 0.25)),
+        ("Add noise", 0.1, Settings(0.71, 0.25, 0.1)),
     ):
-        session.after("after", lambda name=name, value=value: set_slider(session, name, value))
+        range_ = control(session, name)
+        session.after("after", lambda range_=range_, value=value: range_.fill(str(value)))
+        assert settings(session) == expected
         downloaded(session, "next.jpg")
-        expected = command(path, settings).read_bytes()
-        assert Path("next.jpg").read_bytes() == expected, settings
+        assert Path("next.jpg").read_bytes() == command(path, expected).read_bytes(), expected
 
 
 @pytest.mark.slow
@@ -313,16 +325,13 @@ def test_page_listens_to_the_keyboard(session):
     session.page.wait_for_function(
         "document.querySelector('#photo-about').innerText.includes('photo-gray')"
     )
-    session.after(
-        "after", lambda: session.page.locator("#photo-strength input[type=range]").press("Home")
-    )
+    strength = control(session, "Strength")
+    session.after("after", lambda: strength.press("End"))
+    assert settings(session).strength == 2
+    session.after("after", lambda: strength.press("Home"))
+    assert settings(session).strength == 0.5
     downloaded(session, "gray-denoised.png")
-    values = [
-        float(session.page.locator(f"#photo-{name} input[type=number]").input_value())
-        for name in ("strength", "blend", "noise")
-    ]
-    assert values[0] == 0.5
-    expected = command(Path("gray.png"), Settings(*values)).read_bytes()
+    expected = command(Path("gray.png"), settings(session)).read_bytes()
     assert Path("gray-denoised.png").read_bytes() == expected
 
 
@@ -366,7 +375,7 @@ def test_page_says_what_is_wrong(session, here):
             "text => document.querySelector('#photo-error').innerText.includes(text)", arg=message
         )
         assert session.source("after") == before
-    session.after("after", lambda: set_slider(session, "strength", 1.5))
+    session.after("after", lambda: control(session, "Strength").press("ArrowRight"))
     assert session.page.inner_text("#photo-error") == ""
 
 
@@ -389,11 +398,10 @@ def test_page_opens_the_tab_with_noise(tmp_path, shipped):
     pytest.importorskip("gradio")
     api = pytest.importorskip("playwright.sync_api")
     with api.sync_playwright() as playwright:
-        session = Session(tmp_path, "--add-noise", "0.15", weights=shipped, ready="#photo-noise")
+        session = Session(tmp_path, "--add-noise", "0.15", weights=shipped, ready="#photo-in")
         try:
             session.begin(playwright)
-            noise = session.page.locator("#photo-noise input[type=number]")
-            assert noise.is_visible() and float(noise.input_value()) == 0.15
+            assert settings(session) == Settings(noise=0.15)
             phone = session.open(
                 viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True
             )
