@@ -71,7 +71,7 @@ LEVELS_TEXT = """\
 
 A network gets the true noise level, its own estimate at each pixel, or scikit-image's
 `estimate_sigma`: PSNR in dB, and in brackets the mean of the level in 8-bit levels. The images are
-those of Kodak24 with white noise, and CC15.
+the first eight of Kodak24 with white noise, and of CC15.
 
 {table}
 
