@@ -85,6 +85,9 @@ def test_photographs_are_as_measured():
             names = ("CBSD68", "Kodak24", "McMaster")
             expected = [f"{measured[method][f'{name}-25']['psnr']:.2f}" for name in names]
         assert cells == expected
+    before, after = (measured[name][photos.REAL]["psnr"] for name in ("noisy", "photo"))
+    assert not measured["photo"][photos.REAL]["told"]
+    assert f"CC15 from {before:.2f} to {after:.2f} dB" in README
 
 
 def test_the_speed_is_what_was_measured(monkeypatch):
