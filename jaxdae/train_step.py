@@ -93,7 +93,9 @@ def make_train_step(
     Args:
       model: the network.
       objective: what it learns.
-      ema_decay: keep an average of the parameters, `decay * average + (1 - decay) * params`.
+      ema_decay: keep an average of the parameters, `decay * average + (1 - decay) * params`. In
+        the first steps the decay is (1 + step) / (10 + step), if that is less: the parameters of
+        the start are soon forgotten.
       microbatches: differentiate the global batch in so many equal parts, one after the other, and
         average their gradients in a fixed order. Any number of devices that divides it then gives
         the same bits. Without it, devices agree to rounding; Adam and the ReLUs amplify that from
@@ -131,7 +133,8 @@ def make_train_step(
         )
         ema = state.ema
         if ema_decay is not None:
-            ema = optax.incremental_update(params, ema, 1 - ema_decay)
+            decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+            ema = optax.incremental_update(params, ema, 1 - decay)
         return TrainState(state.step + 1, params, opt_state, ema), {"loss": loss}
 
     return step

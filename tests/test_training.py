@@ -371,9 +371,13 @@ def test_ema_follows_the_parameters():
     step = jax.jit(make_step(axis_name=None, ema_decay=0.9))
     state = train_step.create_state(MODEL, ADAM, 0, ema=True)
     assert tree_sha256(state.eval_params) == tree_sha256(state.params)
-    new, _ = step(state, IMAGES[:8], jax.random.key(0))
-    expected = jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, state.params, new.params)
-    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-7), new.eval_params, expected)
+    for done, decay in ((0, 1 / 10), (7, 8 / 17), (500, 0.9)):  # forgets the start at first
+        before = state.replace(step=jnp.int32(done))
+        new, _ = step(before, IMAGES[:8], jax.random.key(0))
+        expected = jax.tree.map(
+            lambda a, b, decay=decay: decay * a + (1 - decay) * b, state.params, new.params
+        )
+        jax.tree.map(partial(np.testing.assert_allclose, atol=1e-7), new.eval_params, expected)
     assert train_step.create_state(MODEL, ADAM, 0).ema is None
 
 
