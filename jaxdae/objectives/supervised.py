@@ -39,7 +39,9 @@ class Supervised:
     ) -> Example:
         inputs = self.corruption(key, data, positions)
         target = data if self.teacher is None else lax.stop_gradient(self.teacher(inputs))
-        return Example(inputs, target, sigma=self.corruption.levels(key, len(data), positions))
+        told = isinstance(self.corruption, Corruption)  # any other function has no noise level
+        sigma = self.corruption.levels(key, len(data), positions) if told else None
+        return Example(inputs, target, sigma=sigma)
 
     def loss(self, apply: Apply, example: Example) -> Float[Array, " batch"]:
         return restoration_loss(apply, example, self.criterion, self.estimates)
