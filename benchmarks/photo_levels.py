@@ -1,6 +1,6 @@
 """Where the noise level comes from: told, estimated by the network, or by scikit-image.
 
-Each network denoises the images of Kodak24 with white noise, and those of CC15, with the level of
+Each network denoises the first `IMAGES` of Kodak24 with white noise, and of CC15, with the level of
 each source. scikit-image's `estimate_sigma` is the median of the finest wavelet coefficients
 (Donoho and Johnstone, 1994), of each channel; the network gets their mean.
 """
@@ -14,15 +14,13 @@ import numpy as np
 from benchmarks.photo_protocol import REAL, Case, measure, names, read, to_bytes
 from benchmarks.timing import markdown
 
+IMAGES = 8
 SET, SIGMAS = "Kodak24", (5.0, 10.0, 15.0, 25.0, 35.0, 50.0)
 SOURCES = ("told", "estimated by the network", "estimate_sigma")
 
 
-def run(photos: Path, networks: Sequence[str], images: int | None = None) -> dict[str, Any]:
+def run(photos: Path, networks: Sequence[str]) -> dict[str, Any]:
     """Measures networks with the noise level of each source.
-
-    Args:
-      images: of a set, the first ones; all if not given.
 
     Returns:
       network to source to case to {"psnr", "level"}, means over the images; "level" is that of the
@@ -49,7 +47,7 @@ def run(photos: Path, networks: Sequence[str], images: int | None = None) -> dic
 
         for case in [*(Case(SET, sigma) for sigma in SIGMAS), Case(REAL, None)]:
             found: dict[str, list[tuple[float, float]]] = {source: [] for source in SOURCES}
-            for image in names(photos, case.name)[:images]:
+            for image in names(photos, case.name)[:IMAGES]:
                 photo = read(photos, case, image)
                 noisy = photo.noisy[None]
                 sigma = float(np.mean(estimate_sigma(photo.noisy, channel_axis=-1)))

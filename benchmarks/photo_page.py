@@ -71,7 +71,7 @@ LEVELS_TEXT = """\
 
 A network gets the true noise level, its own estimate at each pixel, or scikit-image's
 `estimate_sigma`: PSNR in dB, and in brackets the mean of the level in 8-bit levels. The images are
-those of Kodak24 with white noise, and CC15.
+the first eight of Kodak24 with white noise, and of CC15.
 
 {table}
 
@@ -93,12 +93,13 @@ SPEED_TEXT = """\
 ## Speed and memory
 
 The same network (`{network}`) in jaxdae, PyTorch and onnxruntime, beside DnCNN (17 layers of 64
-channels, random parameters) and BM3D, on {channels_text} of {side}×{side} pixels, whole. Each runs
-in its own process, is compiled and warm, and takes its turn for a second or more: the median of
-{turns} turns, with the lowest and the highest, and the median of the ratio within a turn; above 1×
-is slower than jaxdae. jaxdae compiles the parameters in; PyTorch has channels last, and
-`torch.compile` runs at max-autotune with frozen parameters; onnxruntime reads jaxdae's ONNX file.
-The images of the same network agree with jaxdae's to {worst:.0e} in float32.
+channels, random parameters) and BM3D, on {channels_text} of {side}×{side} pixels, whole. The
+network estimates the noise level itself; BM3D is told it. Each runs in its own process, is compiled
+and warm, and takes its turn for a second or more: the median of {turns} turns, with the lowest and
+the highest, and the median of the ratio within a turn; above 1× is slower than jaxdae. jaxdae
+compiles the parameters in; PyTorch has channels last, and `torch.compile` runs at max-autotune with
+frozen parameters; onnxruntime reads jaxdae's ONNX file. The images of the same network agree with
+jaxdae's to {worst:.0e} in float32.
 
 Memory is the peak of a fresh process that denoises one image: *MB a megapixel* is its growth from
 {small}×{small} to {large}×{large} pixels. `denoise` takes a large photograph tile by tile, and does
@@ -189,7 +190,8 @@ def is_told(row: Mapping[str, Any]) -> bool:
 
 def label(method: str) -> str:
     """How a method is called on the page."""
-    return LABELS.get(method, f"`{method}`")
+    name, comma, how = method.partition(",")
+    return LABELS.get(method, f"`{name}`{comma}{how}")
 
 
 def psnr(row: Mapping[str, Any]) -> str:

@@ -13,7 +13,8 @@ network.onnx. Then come any of
     {"task": "run", "noisy": FILE, "sigma": S, "restored": FILE}
     {"task": "peak"}                                   the process's largest memory yet, in MB
 
-and each is answered by a line on stdout. FILE is NumPy's, (height, width, channels). Before a size
+and each is answered by a line on stdout. FILE is NumPy's, (height, width, channels). Without S the
+network estimates the noise level, as it does in all that is timed; BM3D is told it. Before a size
 is timed, it is compiled and run once.
 
   jaxdae         the network as `jaxdae.inference` applies it, compiled with its parameters
@@ -28,7 +29,6 @@ All take the cores that they find.
 
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -72,8 +72,8 @@ class Jaxdae:
         self.apply = self.jax.jit(lambda images, sigma: denoise(model, params, images, sigma))
         return model.channels
 
-    def work(self, noisy: np.ndarray, sigma: float) -> Work:
-        level = np.float32(sigma)
+    def work(self, noisy: np.ndarray, sigma: float | None) -> Work:
+        level = None if sigma is None else np.float32(sigma)
         return lambda: np.asarray(self.apply(noisy[None], level)[0])
 
     def about(self) -> dict[str, str]:
@@ -114,23 +114,35 @@ class DnCnn(Jaxdae):
 
 
 def torch_network(fields: dict[str, Any], params: dict[str, np.ndarray]) -> Any:
-    """A `PhotoDenoiser` in PyTorch, with these parameters: (images, sigma) to images, NCHW."""
+    """A `PhotoDenoiser` in PyTorch: (images, sigma or None) to images, all NCHW."""
     import torch
     from torch import nn
     from torch.nn import functional as F
 
-    channels, features, blocks = (fields[key] for key in ("channels", "features", "blocks"))
+    features, level_features = fields["features"], fields["level_features"]
+    multiple = 2 ** max(len(features), len(level_features))
 
-    def conv(path: str, window: int = 3) -> nn.Module:
+    def conv(path: str) -> nn.Module:
+        """3x3, or 2x2 with stride 2."""
         kernel = params[f"{path}/kernel"]  # HWIO
+        window = kernel.shape[0]
         layer = nn.Conv2d(
-            *kernel.shape[2:],
-            window,
-            stride=1 if window == 3 else 2,
-            padding=window // 3,
-            bias=False,
+            *kernel.shape[2:], window, 1 if window == 3 else 2, padding=window // 3, bias=False
         )
         layer.weight.data = torch.tensor(kernel.transpose(3, 2, 0, 1))
+        return layer
+
+    def first(path: str) -> nn.Module:
+        """What takes 2x2 pixels: jaxdae has them channel by channel, PyTorch pixel by pixel."""
+        layer = conv(path)
+        weight = layer.weight.data.unflatten(1, (4, -1)).transpose(1, 2).flatten(1, 2)
+        layer.weight.data = weight.contiguous()
+        return layer
+
+    def last(path: str) -> nn.Module:
+        layer = conv(path)
+        weight = layer.weight.data.unflatten(0, (4, -1)).transpose(0, 1).flatten(0, 1)
+        layer.weight.data = weight.contiguous()
         return layer
 
     def up(path: str) -> nn.Module:
@@ -148,33 +160,44 @@ def torch_network(fields: dict[str, Any], params: dict[str, np.ndarray]) -> Any:
             return x + self.second(F.relu(self.first(x)))
 
     def stack(name: str) -> nn.Module:
-        return nn.Sequential(*(Block(f"{name}_{i}") for i in range(blocks)))
+        return nn.Sequential(*(Block(f"{name}_{i}") for i in range(fields["blocks"])))
+
+    class Estimator(nn.Sequential):
+        def __init__(self) -> None:
+            layers = []
+            for i in range(len(level_features)):
+                down = f"level/down_{i}"
+                layers += [conv(down) if i else first(down), nn.ReLU(), conv(f"level/conv_{i}")]
+                layers += [nn.ReLU()]
+            super().__init__(*layers, conv("level/output"))
+
+        def forward(self, images: Any) -> Any:
+            level = super().forward(F.pixel_unshuffle(images, 2)).abs().float()
+            return F.interpolate(level, scale_factor=2 ** len(level_features))
+
+    def pad(images: Any) -> Any:
+        below, right = (-side % multiple for side in images.shape[2:])
+        return F.pad(images, (0, right, 0, below), mode="reflect") if below or right else images
 
     class Network(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             levels = range(len(features) - 1)
-            self.stem, self.middle, self.output = conv("stem"), stack("middle"), conv("output")
+            self.level = Estimator() if level_features else None
+            self.stem, self.middle, self.output = first("stem"), stack("middle"), last("output")
             self.encode = nn.ModuleList(stack(f"encode_{i}") for i in levels)
-            self.down = nn.ModuleList(conv(f"down_{i}", 2) for i in levels)
+            self.down = nn.ModuleList(conv(f"down_{i}") for i in levels)
             self.up = nn.ModuleList(up(f"up_{i}") for i in levels)
             self.decode = nn.ModuleList(stack(f"decode_{i}") for i in levels)
-            # Of 2x2 pixels, jaxdae has the channels of one pixel side by side, PyTorch the pixels
-            # of one channel.
-            weight, count = self.stem.weight.data, channels + 1
-            weight = weight.unflatten(1, (4, count)).transpose(1, 2).flatten(1, 2)
-            self.stem.weight.data = weight.contiguous()
-            weight = self.output.weight.data
-            weight = weight.unflatten(0, (4, channels)).transpose(0, 1).flatten(0, 1)
-            self.output.weight.data = weight.contiguous()
 
-        def forward(self, images: Any, sigma: Any) -> Any:
+        def forward(self, images: Any, sigma: Any = None) -> Any:
             height, width = images.shape[2:]
-            below, right = (-side % 2 ** len(features) for side in (height, width))
-            padded = (
-                F.pad(images, (0, right, 0, below), mode="reflect") if below | right else images
-            )
-            level = sigma.reshape(-1, 1, 1, 1).expand(len(images), 1, *padded.shape[2:])
+            padded = pad(images)
+            if sigma is None and self.level is not None:
+                level = pad(self.level(padded)[:, :, :height, :width])
+            else:
+                level = torch.zeros(1) if sigma is None else sigma
+                level = level.reshape(-1, 1, 1, 1).expand(len(images), 1, *padded.shape[2:])
             x, skips = self.stem(F.pixel_unshuffle(torch.cat([padded, level], 1), 2)), []
             for encode, down in zip(self.encode, self.down, strict=True):
                 skips.append(encode(x))
@@ -214,11 +237,12 @@ class Torch:
             mode = "max-autotune-no-cudagraphs"
             self.model = self.torch.compile(self.model, mode=mode, dynamic=False)
 
-    def work(self, noisy: np.ndarray, sigma: float) -> Work:
+    def work(self, noisy: np.ndarray, sigma: float | None) -> Work:
         torch = self.torch
         images = torch.from_numpy(noisy.transpose(2, 0, 1)[None].copy())
         images = images.to(memory_format=torch.channels_last)
-        level, mixed = torch.tensor([sigma], dtype=torch.float32), self.dtype != torch.float32
+        level = None if sigma is None else torch.tensor([sigma], dtype=torch.float32)
+        mixed = self.dtype != torch.float32
 
         def work() -> np.ndarray:
             with torch.inference_mode(), torch.autocast("cpu", self.dtype, enabled=mixed):
@@ -246,7 +270,7 @@ class DnCnnTorch(Torch):
                 super().__init__()
                 self.layers = nn.Sequential(*layers)
 
-            def forward(self, images: Any, sigma: Any) -> Any:
+            def forward(self, images: Any, sigma: Any = None) -> Any:
                 return images - self.layers(images)
 
         return Network().eval()
@@ -266,8 +290,9 @@ class OnnxRuntime:
         self.session = self.onnxruntime.InferenceSession(path, providers=providers)
         return read_network(folder)[0]["channels"]
 
-    def work(self, noisy: np.ndarray, sigma: float) -> Work:
-        given = {"images": noisy[None], "sigma": np.array([sigma], np.float32)}
+    def work(self, noisy: np.ndarray, sigma: float | None) -> Work:
+        level = {} if sigma is None else {"sigma": np.array([sigma], np.float32)}
+        given = {"images": noisy[None], **level}
         return lambda: self.session.run(None, given)[0][0]
 
     def about(self) -> dict[str, str]:
@@ -283,10 +308,10 @@ class Bm3d:
     def load(self, folder: Path) -> int:
         return read_network(folder)[0]["channels"]
 
-    def work(self, noisy: np.ndarray, sigma: float) -> Work:
+    def work(self, noisy: np.ndarray, sigma: float | None) -> Work:
         from benchmarks.bm3d_worker import restore
 
-        return lambda: restore(noisy, sigma, self.threads)
+        return lambda: restore(noisy, SIGMA if sigma is None else sigma, self.threads)
 
     def about(self) -> dict[str, str]:
         from importlib.metadata import version
@@ -313,6 +338,15 @@ def image(side: int, channels: int) -> np.ndarray:
     return clean + np.float32(SIGMA) * noise
 
 
+def peak() -> float:
+    """The largest resident memory of this process yet, in MB, on Linux.
+
+    `getrusage` is of no use: it begins with the memory of the process that started this one.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
+
+
 def main() -> None:
     """Answers until stdin ends."""
     framework, _, setting = sys.argv[1].partition(":")
@@ -328,15 +362,15 @@ def main() -> None:
         elif task["task"] == "load":
             channels = worker.load(Path(task["folder"]))
         elif task["task"] == "peak":
-            answer = {"megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+            answer = {"megabytes": peak()}
         elif task["task"] == "run":
-            np.save(task["restored"], worker.work(np.load(task["noisy"]), task["sigma"])())
+            np.save(task["restored"], worker.work(np.load(task["noisy"]), task.get("sigma"))())
         elif task["task"] == "once":
-            worker.work(image(task["side"], channels), SIGMA)()
+            worker.work(image(task["side"], channels), None)()
         else:
             side = task["side"]
             if side not in ready:
-                ready[side] = worker.work(image(side, channels), SIGMA)
+                ready[side] = worker.work(image(side, channels), None)
                 ready[side]()
             calls, start = 0, time.perf_counter()
             while calls == 0 or time.perf_counter() - start < TURN_SECONDS:

@@ -14,9 +14,9 @@ from them. `benchmarks/photo_protocol.py` says what noise the images get and how
 
 `quality` measures the noisy images and the networks that come with jaxdae, or those of --model. A
 network that was trained with noise levels is told the noise level. `photo` is told nothing, and
-neither is a network of --model with --blind. CC15 is real noise of cameras, whose level nobody
-knows; a network that must be told one is told 15. Each network also gets the clean images, without
-a noise level: they should come back as they were.
+neither is a network of --model with --blind: they estimate it. CC15 is real noise of cameras, whose
+level nobody knows; a network that must be told one is told 15. Each network also gets the clean
+images, without a noise level: they should come back as they were.
 
 `levels` gives the networks noise levels of several sources (`benchmarks/photo_levels.py`).
 
@@ -100,8 +100,12 @@ class Method(NamedTuple):
     told: bool = True
 
 
-def network(name: str, told: bool, label: str | None = None) -> Method:
+def network(name: str, told: bool, label: str) -> Method:
     """A network, by its name, its run's folder or its file.
+
+    Args:
+      told: True to tell it the noise level.
+      label: of its rows.
 
     Raises:
       InputError: there is no such network, or it takes images of one size only.
@@ -121,7 +125,6 @@ def network(name: str, told: bool, label: str | None = None) -> Method:
         return np.asarray(apply(noisy[None], level)[0])
 
     about = {"parameters": card["parameters"], "params_sha256": card["params_sha256"]}
-    label = label or Path(name).stem
     return Method(label, {**about, "told": told}, restore, model.channels, told)
 
 
@@ -360,9 +363,16 @@ def networks(flags: argparse.Namespace) -> list[Method]:
     from jaxdae import pretrained
 
     if flags.model:
-        return [network(name, NETWORKS.get(name, not flags.blind)) for name in flags.model]
+        told = {name: NETWORKS.get(name, True) and not flags.blind for name in flags.model}
+        return [network(name, told[name], _label(name, flags.blind)) for name in flags.model]
     here = [name for name in NETWORKS if name in pretrained.names()]
-    return [network(name, NETWORKS[name]) for name in here]
+    return [network(name, NETWORKS[name], name) for name in here]
+
+
+def _label(name: str, blind: bool) -> str:
+    """The name of a network's rows; those of one told the noise level are not to be replaced."""
+    stem = Path(name).stem
+    return f"{stem}, not told" if blind and NETWORKS.get(name, True) else stem
 
 
 def command_line(flags: argparse.Namespace, part: str) -> str:

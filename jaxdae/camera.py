@@ -11,6 +11,9 @@
   for learned raw denoising" (2019).
 - A sensor pixel measures one colour (Bayer, 1976). Interpolation of the others correlates the
   noise of neighbours.
+- Cameras smooth noise. What is left is coarse: between neighbours that are two pixels apart, real
+  noise is still correlated (Nam, Hwang, Matsushita and Kim, "A holistic approach to cross-channel
+  image noise modeling", 2016).
 - Displayed values are sRGB's: IEC 61966-2-1 (1999).
 
 The colour matrix and the tone curve of that paper are left out: they differ from camera to camera.
@@ -28,6 +31,8 @@ Image = Float[Array, "height width channels"]
 GAINS = (1e-4, 0.012)  # of the shot noise, log-uniform
 READ = (2.18, 1.20, 0.26)  # log read ** 2 = slope * log gain + offset + N(0, 0.26^2)
 RED, BLUE = (1.9, 2.4), (1.5, 1.9)  # white balance, uniform
+SMOOTHING = (0.0, 1.5)  # in pixels, uniform
+TAPS = 4  # pixels that smoothing reaches
 
 
 class Camera(NamedTuple):
@@ -38,17 +43,19 @@ class Camera(NamedTuple):
       read: standard deviation of the read noise; a signal of 1 fills a pixel.
       balance: white balance of red, green and blue: what light is divided by in the sensor.
       phase: row and column, 0 or 1, of the red pixels.
+      smoothing: standard deviation, in pixels, of the Gaussian that the noise is smoothed with.
     """
 
     gain: Float[Array, ""]
     read: Float[Array, ""]
     balance: Float[Array, "3"]
     phase: Int[Array, "2"]
+    smoothing: Float[Array, ""] | float = 0.0
 
 
 def draw_camera(key: Key[Array, ""]) -> Camera:
     """A camera's settings, from the ranges above."""
-    keys = jax.random.split(key, 5)
+    keys = jax.random.split(key, 6)
     low, high = jnp.log(jnp.array(GAINS))
     gain = jax.random.uniform(keys[0], minval=low, maxval=high)
     slope, offset, spread = READ
@@ -58,7 +65,9 @@ def draw_camera(key: Key[Array, ""]) -> Camera:
         for key, ends in zip(keys[2:4], (RED, BLUE), strict=True)
     )
     phase = jax.random.bernoulli(keys[4], shape=(2,)).astype(jnp.int32)
-    return Camera(jnp.exp(gain), jnp.exp(read / 2), jnp.stack([red, jnp.ones(()), blue]), phase)
+    balance = jnp.stack([red, jnp.ones(()), blue])
+    smoothing = jax.random.uniform(keys[5], minval=SMOOTHING[0], maxval=SMOOTHING[1])
+    return Camera(jnp.exp(gain), jnp.exp(read / 2), balance, phase, smoothing)
 
 
 def to_linear(image: Array) -> Array:
@@ -78,6 +87,21 @@ def noise(key: Key[Array, ""], signal: Array, gain: Array, read: Array) -> Array
     row = signal.reshape(-1)
     drawn = kernels.normal(key, row.size, row.dtype)
     return (jnp.sqrt(gain * row + read**2) * drawn).reshape(signal.shape)
+
+
+def smooth(image: Image, deviation: Float[Array, ""] | float) -> Image:
+    """An image convolved with a Gaussian, cut off after `TAPS` pixels; border pixels repeat."""
+    if isinstance(deviation, float) and deviation == 0:
+        return image
+    places = jnp.arange(-TAPS, TAPS + 1)
+    weights = jnp.exp(-(places**2) / (2 * jnp.maximum(deviation, 1e-3) ** 2))
+    weights = weights / weights.sum()
+    for axis in (0, 1):
+        side = image.shape[axis]
+        padded = jnp.pad(image, [(TAPS, TAPS) if i == axis else (0, 0) for i in range(3)], "edge")
+        parts = (jax.lax.slice_in_dim(padded, i, i + side, axis=axis) for i in range(2 * TAPS + 1))
+        image = sum((w * part for w, part in zip(weights, parts, strict=True)), jnp.zeros(()))
+    return image
 
 
 def bayer(size: tuple[int, int], phase: Int[Array, "2"]) -> Float[Array, "height width 3"]:
@@ -123,11 +147,11 @@ def shoot(key: Key[Array, ""], image: Image, camera: Camera, blur: bool = False)
     Returns:
       As displayed, in [0, 1].
     """
-    light, (gain, read, balance, phase) = to_linear(image), camera
+    light, (gain, read, balance, phase, smoothing) = to_linear(image), camera
     if image.shape[-1] != 3 or min(image.shape[:2]) < 2:  # no neighbours to interpolate from
-        return to_display(light + noise(key, light, gain, read))
+        return to_display(light + smooth(noise(key, light, gain, read), smoothing))
     raw = light / balance
     signal = mosaic(raw, phase)
     grain = noise(key, signal, gain, read)
-    raw = demosaic(signal + grain, phase) if blur else raw + demosaic(grain, phase)
+    raw = (demosaic(signal, phase) if blur else raw) + smooth(demosaic(grain, phase), smoothing)
     return to_display(raw * balance)

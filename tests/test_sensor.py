@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.ndimage
 from PIL import Image
 
 from jaxdae import camera, jpeg
@@ -57,7 +58,7 @@ def test_noise_is_poisson_gaussian(signal):
 
 def test_cameras_lie_in_the_ranges_of_the_paper():
     cameras = jax.jit(jax.vmap(camera.draw_camera))(jax.random.split(jax.random.key(0), 4000))
-    gain, read, balance, phase = map(np.asarray, cameras)
+    gain, read, balance, phase, smoothing = map(np.asarray, cameras)
     assert 1e-4 <= gain.min() < 1.05e-4 and 0.0115 < gain.max() <= 0.012
     np.testing.assert_allclose(np.log(gain).mean(), np.log([1e-4, 0.012]).mean(), atol=0.1)
     rest = np.log(read**2) - 2.18 * np.log(gain) - 1.2
@@ -68,6 +69,33 @@ def test_cameras_lie_in_the_ranges_of_the_paper():
         assert np.ptp(balance[:, channel]) >= 0.98 * (high - low)
     counts = np.unique(phase, axis=0, return_counts=True)[1]
     assert len(counts) == 4 and (abs(counts - 1000) < 5 * np.sqrt(750)).all()
+    assert 0 <= smoothing.min() < 0.01 and 1.49 < smoothing.max() <= 1.5
+
+
+@pytest.mark.parametrize("deviation", [0.3, 1.0, 1.5])
+def test_smoothing_is_a_gaussian(deviation):
+    image = np.random.default_rng(0).random((20, 31, 3)).astype(np.float32)
+    found = jax.jit(camera.smooth)(image, deviation)
+    expected = scipy.ndimage.gaussian_filter(
+        image.astype(float), (deviation, deviation, 0), mode="nearest", radius=(4, 4, 0)
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(camera.smooth)(image, 0.0), image, atol=1e-6)
+    assert camera.smooth(image, 0.0) is image
+
+
+def test_smoothed_noise_is_correlated():
+    """Of white noise, by exp(-d^2 / (4 s^2)) at a distance d; its variance falls to that sum."""
+    gray = np.full((300, 300, 1), 0.5, np.float32)
+    plain, coarse = (
+        np.asarray(camera.to_linear(camera.shoot(jax.random.key(1), gray, a)))
+        for a in (camera.Camera(1e-3, 1e-3, np.ones(3), np.zeros(2, int), s) for s in (0.0, 1.2))
+    )
+    noise = coarse - coarse.mean()
+    for distance in (1, 2, 3):
+        found = (noise[distance:] * noise[:-distance]).mean() / noise.var()
+        assert abs(found - np.exp(-(distance**2) / (4 * 1.2**2))) < 0.03
+    assert abs(noise.var() / plain.var() - 1 / (4 * np.pi * 1.2**2)) < 0.01
 
 
 @pytest.mark.parametrize("phase", PHASES)

@@ -227,17 +227,17 @@ def add_noise(
 def noise_mean(card: Mapping[str, Any], name: str, takes_noise_level: bool = False) -> float:
     """The mean of the noise that a model was trained to remove, from its model card.
 
-    It is 0 for a model that takes a noise level.
+    It is 0 for a model that takes a noise level and was trained to remove something else.
 
     Raises:
-      InputError: the model was not trained to remove Gaussian noise.
+      InputError: the model takes none, and was not trained to remove Gaussian noise.
     """
-    if takes_noise_level:
-        return 0.0
     recipe = card.get("recipe")
     recipe = recipe if isinstance(recipe, dict) else {}
     mean, corruption = recipe.get("mean"), recipe.get("corruption", "gaussian")
     if corruption != "gaussian" or not isinstance(mean, int | float):
+        if takes_noise_level:
+            return 0.0
         removes = corruption if corruption != "gaussian" else "something else"
         raise InputError(
             f"--noise-sigma adds gaussian noise, but --model {name} was trained to remove "

@@ -27,6 +27,8 @@ from .sources import Source, reference_of
 from .stacks import Item, StackWork
 from .write import COLUMNS, WriteError, write_item
 
+BATCH_PIXELS = 1 << 21  # of a stack that the network gets at once, at most
+SMALL = 16  # so many images fit the caches: what fills up an incomplete batch takes little time
 MAX_ERRORS = 10  # errors that are printed
 GROUP, GROUP_BYTES = 64, 1 << 24  # files that a thread reads or writes at once, at most
 LARGE = 1 << 26  # bytes; larger images are read when it is their turn, and written one by one
@@ -109,8 +111,11 @@ class Job:
         if network.rules.size:  # all inputs have one shape
             many = self.arguments.tile or len(self.files) > piece
             return piece * (8 if many or any(file.is_stack for file in self.files) else 1)
-        images = 1 if item.array is None else item.array.shape[0]
-        return piece * min(8, -(-images // piece))
+        if item.array is None:  # files of one size in a row may be few
+            return piece if piece >= SMALL else 1
+        height, width = inputs.shape[1:3]
+        pieces = max(1, min(8, BATCH_PIXELS // (piece * height * width)))
+        return min(item.array.shape[0], piece * pieces)
 
     # Reading
 

@@ -48,13 +48,18 @@ class Network:
         sizes: Any = "tile" if arguments.tile else "fit" if arguments.fit else "refuse"
         self.name, self.images = name, 0
         self.rules = Rules(model, name, sizes)
-        self.takes_noise_level = getattr(model, "takes_noise_level", False)
-        given = {"--sigma": arguments.sigma is not None, "--strength": arguments.strength != 1}
-        for flag in (flag for flag, is_given in given.items() if is_given):
-            if not self.takes_noise_level:
+        self.takes_noise_level: bool = model.takes_noise_level
+        known = arguments.sigma is not None
+        for flag, given in (("sigma", known), ("strength", arguments.strength != 1)):
+            if given and not self.takes_noise_level:
                 raise InputError(
-                    f"{flag} has no use: {name} takes no noise level: leave it out, or choose "
+                    f"--{flag} has no use: {name} takes no noise level: leave it out, or choose "
                     "another --model, such as photo"
+                )
+            if given and not (known or model.estimates):
+                raise InputError(
+                    f"--strength multiplies the noise level, which {name} does not estimate: give "
+                    "--sigma, too"
                 )
         noisy = arguments.noise_sigma is not None
         self.mean = noise_mean(card, name, self.takes_noise_level) if noisy else None

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -187,11 +189,13 @@ def test_the_page_has_published_figures_and_a_section_only_for_rows_that_are_the
         "noisy": {"Kodak24-25": row(24, 20.0), "CC15": row(15, 33.0)},
         "bm3d": {"Kodak24-25": row(24, 31.0)},
         "photo": blind,
+        "photo-gaussian, not told": {"CC15": row(15, 35.0, told=False)},
     }
     text = photo_page.page({"quality": quality})
     assert "| CBM3D | measured here |  | – / 31.00 / – |  |" in text
     assert "| `photo` |  |  |  | 40.00 / – / – / – |  |" in text
     assert "| `photo` | 37.00 | 0.500 |" in text and "told sigma 15 |" not in text
+    assert "| `photo-gaussian`, not told | 35.00 | 0.500 |" in text
     assert "| `photo` | equal | 0.10% |  |  |  | 0.10% |" in text
     assert all(name in SETS for name in (*photo_page.GRAY, *photo_page.COLOUR))
 
@@ -221,7 +225,7 @@ def test_strips_show_the_crop_with_most_texture(root, tmp_path, capsys):
 def network(tmp_path_factory):
     """A small network as the workers read it, and the function itself."""
     folder = tmp_path_factory.mktemp("network")
-    model = build("photo", channels=3, features=(4, 6, 5), blocks=1)
+    model = build("photo", channels=3, features=(4, 6), blocks=1, level_features=(3, 5, 4))
     params = random_params(model)
     photo_speed.write_network(folder, model, params, {})
     apply = jax.jit(lambda image, sigma: model.apply({"params": params}, image[None], sigma)[0])
@@ -232,10 +236,11 @@ def agrees(worker, folder, apply, sizes, allowed=1e-4):
     assert worker.load(folder) == 3
     for size in sizes:
         noisy = np.random.default_rng(0).random((*size, 3), np.float32)
-        expected = np.asarray(apply(noisy, 0.1))
-        assert expected.std() > 0.1
-        difference = np.abs(worker.work(noisy, 0.1)() - expected).max()
-        assert difference <= allowed * np.abs(expected).max()
+        for sigma in (None, 0.1):  # estimated, and told
+            expected = np.asarray(apply(noisy, sigma))
+            assert expected.std() > 0.1
+            difference = np.abs(worker.work(noisy, sigma)() - expected).max()
+            assert difference <= allowed * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("setting", ["eager", pytest.param("compile", marks=pytest.mark.slow)])
@@ -262,6 +267,13 @@ def test_dncnn_has_one_form_in_flax_and_in_the_layers_of_jaxdae(network, monkeyp
         image = photo_worker.image(16, 3)
         out = worker.work(image, 0.1)()
         assert out.shape == image.shape and not np.allclose(out, image)
+
+
+def test_memory_is_that_of_the_process_itself():
+    held = np.ones(50_000_000 // 8)
+    code = "from benchmarks.photo_worker import peak; print(peak())"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, cwd=ROOT)
+    assert 10 < float(child.stdout) < photo_worker.peak() - held.nbytes / 2**20
 
 
 def test_speed_is_a_ratio_within_a_turn_and_memory_a_slope():

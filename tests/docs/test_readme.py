@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import performance, results
+from benchmarks import performance, photos, results
 from docs.pages import blocks
 from experiments.common.flags import parse
 
@@ -70,6 +70,21 @@ def test_the_quality_is_what_was_measured():
         errors = [statistics.fmean(t[str(s)]["mse"] for t in tests) for s in results.SIGMAS]
         accuracy = statistics.fmean(t["1.0"]["accuracy"] for t in tests)
         assert cells == [*(f"{error:.4f}" for error in errors), f"{accuracy:.1%}"], label
+
+
+def test_photographs_are_as_measured():
+    """And as published: docs/photos.md has those."""
+    measured = json.loads((ROOT / photos.FIGURES).read_text())["quality"]
+    page = (ROOT / photos.PAGE).read_text()
+    for label, *cells, _ in rows("Photographs"):
+        method, comma, _ = label.strip("`").partition(", as published")
+        if comma:
+            found = re.findall(rf"^\| {method}\b.*\| published \| (.*) \|$", page, re.MULTILINE)[-1]
+            expected = [cell.split(" / ")[1] for cell in found.split(" | ")]
+        else:
+            names = ("CBSD68", "Kodak24", "McMaster")
+            expected = [f"{measured[method][f'{name}-25']['psnr']:.2f}" for name in names]
+        assert cells == expected
 
 
 def test_the_speed_is_what_was_measured(monkeypatch):

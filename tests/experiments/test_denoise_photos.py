@@ -30,7 +30,7 @@ def shipped(tmp_path_factory):
     for path in pretrained.FOLDER.glob("digit*"):
         shutil.copy(path, folder)
     for name, channels in (("photo", 3), ("photo-gray", 1)):
-        model = PhotoDenoiser(channels=channels, features=(4, 4), blocks=1)
+        model = PhotoDenoiser(channels=channels, features=(4, 4), blocks=1, level_features=(3,))
         params = jax.jit(model.init)(jax.random.key(channels), model.example)["params"]
         params = {**params, "output": {"kernel": 30 * params["output"]["kernel"]}}
         about = {"about": f"Removes noise from {channels} channels. And more."}
@@ -43,7 +43,6 @@ def here(tmp_path, monkeypatch, shipped):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pretrained, "FOLDER", shipped)
     monkeypatch.setattr(networks, "has_bfloat16", lambda: False)
-    monkeypatch.setattr(PhotoDenoiser, "takes_noise_level", True, raising=False)
     return tmp_path
 
 
@@ -61,13 +60,16 @@ def command(*words):
     return denoise.main([*map(str, words), "--no-progress"])
 
 
-def expected(name, images, sigma=SIGMA):
-    """What a network makes of images in [0, 1]."""
+def expected(name, images, sigma=None, strength=1):
+    """What a network makes of images in [0, 1]; it estimates the noise level without sigma."""
     model, params = pretrained.load(name, pretrained.FOLDER)
-    images = np.asarray(images, np.float32)
-    if not isinstance(model, PhotoDenoiser):
-        return np.asarray(jax.jit(model.apply)({"params": params}, images))
-    return np.asarray(jax.jit(model.apply)({"params": params}, images, sigma))
+    images, variables = np.asarray(images, np.float32), {"params": params}
+    if sigma is None and model.estimates:
+        sigma = jax.jit(model.apply, static_argnames="method")(
+            variables, images, method="noise_level"
+        )
+    sigma = None if sigma is None else strength * sigma
+    return np.asarray(jax.jit(model.apply)(variables, images, sigma))
 
 
 def check(path, values, top=255):
@@ -89,21 +91,20 @@ def test_each_image_decides_for_its_network(here, capsys):
     assert command("in", "--out", "out") == 0
     assert pixels("out/equal.png").shape == (45, 70, 3) and pixels("out/gray.png").ndim == 2
     colour, gray = PHOTO / 255, GRAY[..., None] / 255
-    zero = {"sigma": 0.0}
     check("out/digit.png", expected("digits-blind", DIGITS[:1] / 255))
-    check("out/gray.png", expected("photo-gray", gray[None], **zero))
-    check("out/wide.png", expected("photo-gray", gray[None], **zero), 65535)
-    check("out/colour.png", expected("photo", colour[None], **zero))
-    check("out/small.png", expected("photo", colour[None, :28, :28], **zero))
-    check("out/one.png", expected("photo", colour[None, :1, :1], **zero))
-    equal = expected("photo-gray", gray[None], **zero)
+    check("out/gray.png", expected("photo-gray", gray[None]))
+    check("out/wide.png", expected("photo-gray", gray[None]), 65535)
+    check("out/colour.png", expected("photo", colour[None]))
+    check("out/small.png", expected("photo", colour[None, :28, :28]))
+    check("out/one.png", expected("photo", colour[None, :1, :1]))
+    equal = expected("photo-gray", gray[None])
     check("out/equal.png", np.repeat(equal, 3, 3))
     clear = pixels("out/clear.png")
     np.testing.assert_array_equal(clear[..., 3], PHOTO[..., 2])
     found = np.load("out/digits.npy")
     np.testing.assert_allclose(found / 255, expected("digits-blind", DIGITS / 255), atol=0.003)
     found = np.load("out/photos.npy")
-    values = np.clip(expected("photo", colour[None, :30, :40], **zero), 0, 1)
+    values = np.clip(expected("photo", colour[None, :30, :40]), 0, 1)
     np.testing.assert_allclose(found, values, atol=1e-4)
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].split(" by ")[1] == (
@@ -131,8 +132,10 @@ def test_large_images_are_as_if_denoised_whole(here, monkeypatch, kind):
     if kind == "separate":
         words = ["--model", "photo-gray"]
     save("in/a.png", image)
+    sigma = SIGMA if kind == "gray" else None
+    words += [] if sigma is None else ["--sigma", sigma]
     x = (image / top).astype(np.float32).reshape(1, *image.shape[:2], -1)
-    whole = expected(name, x if name == "photo" else x.transpose(3, 1, 2, 0))
+    whole = expected(name, x if name == "photo" else x.transpose(3, 1, 2, 0), sigma)
     whole = whole if name == "photo" else whole.transpose(3, 1, 2, 0)
     windows, made = tiling.windows, []
 
@@ -141,14 +144,19 @@ def test_large_images_are_as_if_denoised_whole(here, monkeypatch, kind):
         return made[-1]
 
     monkeypatch.setattr(tiling, "windows", small_windows)
-    assert command("in", "--out", "out", "--sigma", SIGMA, *words) == 0
+    assert command("in", "--out", "out", *words) == 0
     assert len(made[0]) > 8
     check("out/a.png", whole, top)
 
 
-def test_sigma_and_blend(here):
+def test_sigma_strength_and_blend(here):
     save("a.png", PHOTO)
     x = PHOTO[None] / 255
+    assert command("a.png", "--out", "half", "--strength", 0.5) == 0
+    check("half/a.png", expected("photo", x, strength=0.5))
+    assert np.abs(expected("photo", x, strength=0.5) - expected("photo", x)).mean() > 0.01
+    assert command("a.png", "--out", "both", "--strength", 2, "--sigma", SIGMA) == 0
+    check("both/a.png", expected("photo", x, 2 * SIGMA))
     assert command("a.png", "--out", "known", "--sigma", SIGMA) == 0
     check("known/a.png", expected("photo", x, SIGMA))
     assert command("a.png", "--out", "mixed", "--sigma", SIGMA, "--blend", 0.25) == 0
