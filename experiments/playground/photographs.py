@@ -232,13 +232,14 @@ class Photographs:
         if photograph.network not in self._networks:
             if photograph.network in missing():
                 raise InputError(missing_text([photograph.network]))
-            arguments = Arguments((), self._folder)
+            arguments = Arguments((), self._folder, noise_sigma=0.0)  # for the noise's mean
             self._networks[photograph.network] = Network(photograph.network, arguments)
         return photograph
 
     def _noisy(self, photograph: Photograph, path: Path, noise: float) -> Images:
         def make() -> Images:
-            return add_noise(photograph.images, photograph.name, 0, noise, 0.0, 0)
+            mean = self._networks[photograph.network].mean or 0.0
+            return add_noise(photograph.images, photograph.name, 0, noise, mean, 0)
 
         return self._last("noisy", (path, noise), make) if noise else photograph.images
 
