@@ -22,7 +22,7 @@ def comparison(shown: "Shown") -> str:
     """Before and after, one above the other, and the line between them."""
     width, height = shown.size
     images = "".join(
-        f'<img id="{name}" alt="{name}" src="gradio_api/file={quote(str(path))}">'
+        f'<img id="{name}" alt="{name}" draggable="false" src="gradio_api/file={quote(str(path))}">'
         for name, path in (("before", shown.before), ("after", shown.after))
     )
     return (
@@ -164,8 +164,8 @@ CSS = """
 #photo-controls .sliders { grid-template-columns: 1fr; gap: 16px; }
 #photo-controls .rule { display: block; margin-top: 3px; }
 #photo-about { min-height: 3.2em; }
-.compare { position: relative; overflow: hidden; contain: inline-size; border-radius: 8px;
-  margin: auto; width: min(100%, calc(70vh * var(--w) / var(--h))); }
+.compare { position: relative; overflow: hidden; contain: inline-size; user-select: none;
+  border-radius: 8px; margin: auto; width: min(100%, calc(70vh * var(--w) / var(--h))); }
 .compare .pane { overflow: auto; max-height: 70vh; }
 .compare .both { display: grid; width: 100%; }
 .compare .both img { grid-area: 1 / 1; width: 100%; margin: 0; display: block; max-width: none;
