@@ -219,7 +219,7 @@ def test_what_cannot_be_kept_is_refused_and_the_rest_goes_on(here, networks, cap
 def test_many_errors_are_counted(here, capsys):
     for i in range(job.MAX_ERRORS + 5):
         save(f"in/{i}.png", PHOTO)
-    assert command("in", "--model", "digits-blind", "--out", "out") == 2
+    assert command("in", "--out", "out", "--model", "digits-blind") == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == job.MAX_ERRORS + 1
     assert (

@@ -351,7 +351,7 @@ def test_every_recipe_runs(recipe, tmp_path, capfd):
     if RECIPES[recipe][0].clean_epochs:
         words += ["--clean-epochs", "1"]
         stages = 2
-    drawn = recipe in ("default", "maxpool-noisy", "colorize", "photo", "photo-gaussian")
+    drawn = recipe in ("default", "maxpool-noisy", "colorize", "photo")
     # What is drawn is also read by the classifier, which images that are held out are not.
     words += ["--test-images", "16"] if drawn else ["--validation-images", "16", "--no-figures"]
     assert main(words) == 0

@@ -95,7 +95,7 @@ def test_shuffling_pixels():
     np.testing.assert_array_equal(pixel_shuffle(halved), x)
 
 
-@pytest.mark.parametrize("size", [(28, 28), (101, 133), (64, 96), (1, 3)])
+@pytest.mark.parametrize("size", [(28, 28), (101, 133), (1, 3)])
 def test_noise_levels_of_all_forms_agree_at_every_size(params, size):
     images = jax.random.uniform(jax.random.key(1), (2, *size, 3))
     out = small(params, images, 0.25)
