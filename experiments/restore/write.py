@@ -41,8 +41,6 @@ def write_item(arguments: Arguments, item: Item, work: Work) -> list[dict[str, A
     Raises:
       WriteError: the file's format cannot hold the image.
     """
-    from jaxdae import metrics
-
     if item.picture is not None:
         # A gray image in an RGB file stays in RGB.
         channels = max(work.result.shape[3], item.picture.pixels.shape[2])
@@ -58,6 +56,8 @@ def write_item(arguments: Arguments, item: Item, work: Work) -> list[dict[str, A
         number = item.first + i
         row: dict[str, Any] = {}
         if clean is not None:
+            from jaxdae import metrics  # it takes long to import
+
             row["image"] = item.name if item.picture is not None else f"{item.name}[{number}]"
             before_like_clean = np.broadcast_to(before, clean.shape)  # gray to RGB
             for when, image in (("before", before_like_clean), ("after", after)):
