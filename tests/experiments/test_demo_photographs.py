@@ -403,18 +403,3 @@ def test_page_asks_nobody_else_and_deletes_the_photographs(session):
     out, err = session.process.communicate(timeout=30)
     assert (session.process.returncode, out, err) == (130, "", "ended\n")
     assert [path.name for path in session.folder.iterdir() if "jaxdae" in path.name] == []
-
-
-@pytest.mark.slow
-def test_page_opens_the_tab_with_noise_and_fits_a_phone(playwright, tmp_path, shipped):
-    words, options = ["--add-noise", "0.15"], {"weights": shipped, "ready": "#photo-in"}
-    with opened(playwright, tmp_path, *words, **options) as session:
-        assert settings(session) == Settings(noise=0.15)
-        session.page = session.open(
-            viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True
-        )
-        upload(session, save(tmp_path / "wide.png", PHOTO.repeat(9, 1)))
-        session.page.wait_for_selector("#after")
-        session.page.get_by_label("Pixel by pixel").check()
-        wide = session.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
-        assert wide[0] <= wide[1] == 360
