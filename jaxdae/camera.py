@@ -11,9 +11,9 @@
   for learned raw denoising" (2019).
 - A sensor pixel measures one colour (Bayer, 1976). Interpolation of the others correlates the
   noise of neighbours.
-- Cameras smooth noise. What is left is coarse: between neighbours that are two pixels apart, real
-  noise is still correlated (Nam, Hwang, Matsushita and Kim, "A holistic approach to cross-channel
-  image noise modeling", 2016).
+- A camera's own noise reduction smooths noise. What is left is coarse: in the photographs of Nam,
+  Hwang, Matsushita and Kim, "A holistic approach to cross-channel image noise modeling" (2016), the
+  noise of pixels that lie two apart is still correlated. The range is a choice.
 - Displayed values are sRGB's: IEC 61966-2-1 (1999).
 
 The colour matrix and the tone curve of that paper are left out: they differ from camera to camera.
@@ -90,9 +90,11 @@ def noise(key: Key[Array, ""], signal: Array, gain: Array, read: Array) -> Array
 
 
 def smooth(image: Image, deviation: Float[Array, ""] | float) -> Image:
-    """An image convolved with a Gaussian, cut off after `TAPS` pixels; border pixels repeat."""
-    if isinstance(deviation, float) and deviation == 0:
-        return image
+    """An image convolved with a Gaussian, cut off after `TAPS` pixels; border pixels repeat.
+
+    Args:
+      deviation: the Gaussian's standard deviation in pixels, at least 0; 0 leaves the image.
+    """
     places = jnp.arange(-TAPS, TAPS + 1)
     weights = jnp.exp(-(places**2) / (2 * jnp.maximum(deviation, 1e-3) ** 2))
     weights = weights / weights.sum()

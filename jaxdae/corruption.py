@@ -88,7 +88,15 @@ class Corruption:
     def levels(
         self, key: Key[Array, ""], batch: int, positions: Int[Array, " batch"] | None = None
     ) -> Float[Array, " batch"] | None:
-        """The noise level of each image that a call with the same key corrupts, if it has one."""
+        """The noise level of each image that a call with the same key corrupts.
+
+        Args:
+          key, positions: as of a call.
+          batch: the number of images.
+
+        Returns:
+          Standard deviations for images in [0, 1]; None if the corruption has no noise level.
+        """
         if self.level is None:
             return None
         positions = jnp.arange(batch) if positions is None else positions
@@ -196,9 +204,10 @@ def sensor(compressed: float = 0.5, blur: bool = False) -> Corruption:
     """What a camera does: noise in linear light, its colours interpolated, gamma, 8 bits, JPEG.
 
     `jaxdae.camera` describes the steps and where their ranges come from. Each image has a camera of
-    its own: gains, read noise, white balance and place of the colour filter. RGB images have a
-    mosaic of colours; with another number of channels, each channel has noise of its own, without
-    white balance. Values that a camera would clip are clipped, as displayed.
+    its own: gains, read noise, white balance, place of the colour filter, and how far the camera
+    smooths the noise. RGB images have a mosaic of colours; with another number of channels, each
+    channel has noise of its own, without white balance. Values that a camera would clip are
+    clipped, as displayed.
 
     Args:
       compressed: the share of images that go through JPEG (`jaxdae.jpeg`), of quality 70 to 100,
@@ -226,11 +235,18 @@ def sensor(compressed: float = 0.5, blur: bool = False) -> Corruption:
 
 
 def compressed(sigma: Strength = 0.0) -> Corruption:
-    """White noise N(0, sigma^2), 8 bits, and JPEG of quality 70 to 100 (`jaxdae.jpeg`)."""
+    """White noise N(0, sigma^2), 8 bits, and JPEG of quality 70 to 100 (`jaxdae.jpeg`).
+
+    Half of the images have chroma at half size.
+
+    Raises:
+      InputError: sigma is no noise level.
+    """
+    white = gaussian(sigma, mean=0.0)
 
     def corrupt(key: Key[Array, ""], image: Image) -> Image:
         keys = jax.random.split(key, 3)
-        noisy = gaussian(sigma, 0.0).corrupt(keys[0], image)
+        noisy = white.corrupt(keys[0], image)
         quality = jax.random.randint(keys[1], (), *QUALITIES)
         return jpeg.compress(noisy, quality, jax.random.bernoulli(keys[2])).astype(image.dtype)
 

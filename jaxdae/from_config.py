@@ -168,21 +168,12 @@ def check(config: Config) -> None:
 
 
 def with_patches(dataset: data.Dataset, config: Config) -> data.Dataset:
-    """The data set, its training patches drawn as the configuration says.
-
-    Raises:
-      InputError: the patches of pairs cannot be chosen by their texture.
-    """
+    """The data set, its training patches drawn as the configuration says."""
     train = dataset.train
     if not isinstance(train.images, Crops):
         return dataset
-    if config.candidates > 1 and train.noisy is not None:
-        raise InputError(
-            f"--candidates {config.candidates} cannot go with {dataset.name}: noisy and clean "
-            "images must be cut at the same places: leave it out"
-        )
     drawn = partial(Crops.replace, turns=config.turns, candidates=config.candidates)
-    noisy = None if train.noisy is None else drawn(train.noisy)
+    noisy = None if train.noisy is None else drawn(train.noisy, judged_by=train.images)
     return replace(dataset, train=replace(train, images=drawn(train.images), noisy=noisy))
 
 

@@ -143,7 +143,8 @@ def meant_for() -> dict[str, list[tuple[str, tuple[str, ...]]]]:
             if 0 < len(users) < len(entries):
                 found.setdefault(part.name, []).append((choice, users))
     found["eval_sigmas"] = found["sigma"]
-    found["noise_level"] = [("architecture", ("photo",))]
+    told = tuple(name for name, kind in ARCHITECTURES.items() if kind.takes_noise_level)
+    found["noise_level"] = [("architecture", told)]
     supervised = [("objective", ("supervised",))]
     for name in ("sigma", "eval_sigmas", "mean", "strength", "corruption", "noise", "teacher"):
         found[name] = supervised + found.get(name, [])

@@ -39,6 +39,8 @@ class Crops:
       candidates: `patches` draws so many positions for each patch, at least 1, and takes the one
         with the most texture, the largest mean difference of neighbours. Large smooth areas, such
         as skies, have little to learn from.
+      judged_by: the patches whose texture decides, of the same places in other images: of pairs,
+        the clean ones. These patches' own if not given.
 
     Fields:
       counts: the number of patches of each image, in an epoch.
@@ -52,9 +54,10 @@ class Crops:
         *,
         turns: bool = False,
         candidates: int = 1,
+        judged_by: "Crops | None" = None,
     ) -> None:
         self.images, self.side = images, side
-        self.turns, self.candidates = turns, candidates
+        self.turns, self.candidates, self.judged_by = turns, candidates, judged_by
         self._sizes = np.array([image.shape[:2] for image in images], np.int64)
         fit = self._sizes // side  # rows and columns of patches
         self.counts = fit.prod(1)
@@ -86,12 +89,13 @@ class Crops:
     def __getitem__(self, rows: Any) -> Any:
         if isinstance(rows, slice):
             return self.replace(numbers=self._numbers[rows])
-        return self._cut(self._grid, np.asarray(rows))
+        numbers = self._numbers[np.asarray(rows)]
+        return self._cut(self._grid[numbers], numbers)
 
     def replace(self, **values: Any) -> "Crops":
         """The same patches, with other values of some arguments."""
-        kept = {"numbers": self._numbers, "turns": self.turns, "candidates": self.candidates}
-        return Crops(self.images, self.side, **{**kept, **values})
+        kept = {name: getattr(self, name) for name in ("turns", "candidates", "judged_by")}
+        return Crops(self.images, self.side, **{"numbers": self._numbers, **kept, **values})
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self[np.arange(len(self))].astype(dtype or np.uint8, copy=False)
@@ -103,14 +107,20 @@ class Crops:
         """
         if self._drawn is None or self._drawn[0] != (seed, epoch):
             self._drawn = (seed, epoch), self._corners(seed, epoch), self._ways(seed, epoch)
-        _, corners, ways = self._drawn
-        out, *others = (self._cut(each, rows) for each in corners)
-        for other in others:
-            better = texture(other) > texture(out)
-            out[better] = other[better]
+        _, drawn, ways = self._drawn
+        numbers = self._numbers[rows]
+        corners, *others = (each[numbers] for each in drawn)
+        if others:
+            judge = self.judged_by or self
+            most = texture(judge._cut(corners, numbers))
+            for other in others:
+                found = texture(judge._cut(other, numbers))
+                corners = np.where((found > most)[:, None], other, corners)
+                most = np.maximum(found, most)
+        out = self._cut(corners, numbers)
         if ways is not None:
-            for i, way in enumerate(ways[self._numbers[rows]]):
-                out[i] = turned(out[i], int(way)).copy()
+            for patch, way in zip(out, ways[numbers], strict=True):
+                patch[...] = turned(patch, int(way)).copy()
         return out
 
     def _corners(self, seed: int, epoch: int) -> list[np.ndarray]:
@@ -132,13 +142,12 @@ class Crops:
         key = jax.random.fold_in(stream(seed, "turn"), epoch)
         return np.asarray(jax.random.bits(key, (len(self._image),), np.uint8)) % 8
 
-    def _cut(self, corners: np.ndarray, rows: np.ndarray) -> UInt8[np.ndarray, "k s s c"]:
-        """Patches at some indices; `corners` holds (top, left) of every patch."""
-        out = np.empty((len(rows), *self.shape[1:]), np.uint8)
-        numbers = self._numbers[rows]
+    def _cut(self, corners: np.ndarray, numbers: np.ndarray) -> UInt8[np.ndarray, "k s s c"]:
+        """Patches by their numbers among all; `corners` holds (top, left) of each."""
+        out = np.empty((len(numbers), *self.shape[1:]), np.uint8)
 
         def cut(i: int) -> None:
-            top, left = corners[numbers[i]]
+            top, left = corners[i]
             image = self.images[self._image[numbers[i]]]
             if isinstance(image, StoredImage):
                 image.read_patch(int(top), int(left), out[i])

@@ -78,6 +78,22 @@ def test_of_several_candidates_the_one_with_most_texture():
     np.testing.assert_array_equal(four.patches(0, 1, np.array([7])), patches[3][[7]])
 
 
+def test_pairs_are_cut_at_the_same_places():
+    """Those where the clean image has most texture, turned alike."""
+    clean = [RNG.integers(0, 256, (64, 96, 1), np.uint8) for _ in range(2)]
+    noisy = [255 - (image // 2) for image in clean]  # with less texture, and a flat part
+    noisy[0][:, :48] = 7
+    options = {"turns": True, "candidates": 3}
+    targets = Crops(clean, 16, **options)
+    inputs = Crops(noisy, 16, judged_by=targets, **options)[2:20]
+    rows = np.arange(18)
+    expected = targets.patches(3, 1, rows + 2)
+    found = inputs.patches(3, 1, rows)
+    known = (found != 7).all((1, 2, 3))
+    assert known.sum() > 5
+    np.testing.assert_array_equal(found[known], 255 - expected[known] // 2)
+
+
 def test_texture_is_the_sum_of_differences():
     patch = np.zeros((2, 8, 8, 1), np.uint8)
     patch[1, 4:] = 200  # an edge of four pixels of every other column
