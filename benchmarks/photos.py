@@ -72,7 +72,12 @@ IMAGES = Path("docs/images")
 PARTS = ("quality", "levels", "bm3d", "strips", "speed")
 
 # The networks of jaxdae, and if they are told the noise level.
-NETWORKS = {"photo-gaussian": True, "photo-gaussian-gray": True, "photo": False}
+NETWORKS = {
+    "photo-gaussian": True,
+    "photo-gaussian-gray": True,
+    "photo": False,
+    "photo-gray": False,
+}
 LEVEL_NETWORKS = ("photo-gaussian", "photo")
 SIGMAS = (15.0, 25.0, 50.0)
 BLIND_SIGMAS = (5.0, *SIGMAS)

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -429,6 +430,7 @@ class Session:
             stderr=subprocess.PIPE,
             text=True,
             env=environment,
+            cwd=Path(__file__).parents[2],  # where the commands are, wherever the tests are
         )
         signal.signal(signal.SIGINT, before)
         self.folder, self.complaints, self.asked = folder, [], []
@@ -455,6 +457,17 @@ class Session:
         page.wait_for_selector(self.ready)
         page.wait_for_timeout(500)  # until it listens
         return page
+
+    def end(self):
+        """Ctrl-C: it has asked nobody else, complained of nothing, and leaves nothing behind."""
+        home = f"//127.0.0.1:{self.port}/"
+        for url in self.asked:
+            assert url.startswith(("data:", "blob:")) or url.split(":", 1)[1].startswith(home), url
+        assert self.complaints == []
+        self.process.send_signal(signal.SIGINT)
+        out, err = self.process.communicate(timeout=30)
+        assert (self.process.returncode, out, err) == (130, "", "ended\n")
+        assert [path.name for path in self.folder.iterdir() if "jaxdae" in path.name] == []
 
     def source(self, name):
         return self.page.locator(f"#{name}").get_attribute("src")
@@ -633,12 +646,5 @@ def test_page_fits_a_phone_and_the_dark(session):
 
 @pytest.mark.slow
 def test_page_asks_nobody_else_and_ends_cleanly(session):
-    home = f"//127.0.0.1:{session.port}/"
     assert len(session.asked) > 20
-    for url in session.asked:
-        assert url.startswith(("data:", "blob:")) or url.split(":", 1)[1].startswith(home), url
-    assert session.complaints == []
-    session.process.send_signal(signal.SIGINT)
-    out, err = session.process.communicate(timeout=30)
-    assert (session.process.returncode, out, err) == (130, "", "ended\n")
-    assert [path.name for path in session.folder.iterdir() if "jaxdae" in path.name] == []
+    session.end()

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import shutil
-import signal
 from pathlib import Path
 
 import jax
@@ -17,8 +16,8 @@ from experiments.playground.photographs import Photographs, Settings
 from experiments.restore.networks import Network
 from jaxdae import pretrained, tiling
 from jaxdae.errors import InputError
-from jaxdae.model import PhotoDenoiser
 from tests import browser
+from tests.experiments.denoising import save, shipped_networks
 from tests.experiments.test_demo import Session, ids, needs_gradio
 
 RNG = np.random.default_rng(0)
@@ -30,15 +29,7 @@ jax.devices()  # all of them, before a command asks for one
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory):
     """The folder of the networks that come with the package, with small ones for photographs."""
-    folder = tmp_path_factory.mktemp("weights")
-    for path in pretrained.FOLDER.glob("digit*"):
-        shutil.copy(path, folder)
-    for name, channels in (("photo", 3), ("photo-gray", 1)):
-        model = PhotoDenoiser(channels, features=(4, 4), blocks=1, level_features=(4,))
-        params = jax.jit(model.init)(jax.random.key(channels), model.example)["params"]
-        params = {**params, "output": {"kernel": 100 * params["output"]["kernel"]}}
-        pretrained.save(name, model, jax.tree.map(np.asarray, params), {}, folder)
-    return folder
+    return shipped_networks(tmp_path_factory.mktemp("weights"), 100)
 
 
 @pytest.fixture(autouse=True)
@@ -51,11 +42,6 @@ def here(tmp_path, monkeypatch, shipped):
 @pytest.fixture
 def tab(tmp_path):
     return Photographs(tmp_path / "tab")
-
-
-def save(name, pixels, **options):
-    Image.fromarray(pixels).save(name, **options)
-    return Path(name)
 
 
 def metadata():
@@ -395,11 +381,19 @@ def test_page_says_what_is_wrong(session, here):
 
 @pytest.mark.slow
 def test_page_asks_nobody_else_and_deletes_the_photographs(session):
-    home = f"//127.0.0.1:{session.port}/"
-    for url in session.asked:
-        assert url.startswith(("data:", "blob:")) or url.split(":", 1)[1].startswith(home), url
-    assert session.complaints == []
-    session.process.send_signal(signal.SIGINT)
-    out, err = session.process.communicate(timeout=30)
-    assert (session.process.returncode, out, err) == (130, "", "ended\n")
-    assert [path.name for path in session.folder.iterdir() if "jaxdae" in path.name] == []
+    session.end()
+
+
+@pytest.mark.slow
+def test_page_opens_the_tab_with_noise_and_fits_a_phone(playwright, tmp_path, shipped):
+    words, options = ["--add-noise", "0.15"], {"weights": shipped, "ready": "#photo-in"}
+    with opened(playwright, tmp_path, *words, **options) as session:
+        assert settings(session) == Settings(noise=0.15)
+        session.page = session.open(
+            viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True
+        )
+        upload(session, save(tmp_path / "wide.png", PHOTO.repeat(9, 1)))
+        session.page.wait_for_selector("#after")
+        session.page.get_by_label("Pixel by pixel").check()
+        wide = session.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        assert wide[0] <= wide[1] == 360

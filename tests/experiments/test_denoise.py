@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
 
 from benchmarks import denoise_files
 from experiments import denoise
@@ -25,6 +24,7 @@ from jaxdae.errors import InputError
 from jaxdae.image_io import numpy_stacks as stacks
 from jaxdae.inference import denoise as restore
 from jaxdae.model import build
+from tests.experiments.denoising import command, pixels, save
 
 FIT = ["--model", "digits-blind", "--fit"]
 DIGITS = load("mnist").test.images[:40]
@@ -64,22 +64,6 @@ def networks(tmp_path_factory):
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def save(path, pixels, **options):
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, **options)
-
-
-def pixels(path):
-    with Image.open(path) as image:
-        return np.asarray(image)
-
-
-def command(*words):
-    """Runs it here; the status."""
-    return denoise.main([*map(str, words), "--no-progress"])
 
 
 def said(capsys, *words):

@@ -1,19 +1,16 @@
 """Photographs in `denoise`: which network is taken, large images in windows, and the flags."""
 
 import csv
-import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
-from experiments import denoise
 from experiments.restore import networks
 from jaxdae import metrics, pretrained, tiling
 from jaxdae.data import load
-from jaxdae.model import PhotoDenoiser
+from tests.experiments.denoising import command, pixels, save, shipped_networks
 
 DIGITS = load("mnist").test.images[:5]
 PHOTO = np.random.default_rng(0).integers(0, 256, (45, 70, 3), np.uint8)
@@ -26,16 +23,7 @@ jax.devices()  # all of them, before a command asks for one
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory):
     """The folder of the networks that come with the package, with small ones for photographs."""
-    folder = tmp_path_factory.mktemp("weights")
-    for path in pretrained.FOLDER.glob("digit*"):
-        shutil.copy(path, folder)
-    for name, channels in (("photo", 3), ("photo-gray", 1)):
-        model = PhotoDenoiser(channels=channels, features=(4, 4), blocks=1, level_features=(3,))
-        params = jax.jit(model.init)(jax.random.key(channels), model.example)["params"]
-        params = {**params, "output": {"kernel": 30 * params["output"]["kernel"]}}
-        about = {"about": f"Removes noise from {channels} channels. And more."}
-        pretrained.save(name, model, jax.tree.map(np.asarray, params), about, folder)
-    return folder
+    return shipped_networks(tmp_path_factory.mktemp("weights"), 30)
 
 
 @pytest.fixture(autouse=True)
@@ -44,20 +32,6 @@ def here(tmp_path, monkeypatch, shipped):
     monkeypatch.setattr(pretrained, "FOLDER", shipped)
     monkeypatch.setattr(networks, "has_bfloat16", lambda: False)
     return tmp_path
-
-
-def save(path, pixels, **options):
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, **options)
-
-
-def pixels(path):
-    with Image.open(path) as image:
-        return np.asarray(image)
-
-
-def command(*words):
-    return denoise.main([*map(str, words), "--no-progress"])
 
 
 def expected(name, images, sigma=None, strength=1):
@@ -232,9 +206,9 @@ def test_bombs_are_refused_and_the_flag_lifts_it(here, capsys):
     np.savez_compressed("in/c.npz", x=np.zeros((2, 900, 900, 1), np.uint8))
     assert command("in", "--out", "out", "--max-pixels", 3000) == 2
     errors = capsys.readouterr().err.splitlines()
-    for error, name, pixels in zip(errors, ("a.webp", "c.npz"), (250_000, 810_000), strict=False):
+    for error, name, most in zip(errors, ("a.webp", "c.npz"), (250_000, 810_000), strict=False):
         assert name in error
-        assert error.endswith(f"cut or shrink it, or give --max-pixels {pixels} if you trust it")
+        assert error.endswith(f"cut or shrink it, or give --max-pixels {most} if you trust it")
     assert len(errors) == 3 and [path.name for path in Path("out").iterdir()] == ["b.png"]
     assert command("in", "--out", "out", "--max-pixels", 810_000, "--skip-existing") == 0
     assert not np.load("out/c.npz")["x"].any()
